@@ -1,0 +1,15 @@
+"""The only reader of time. Policy takes times as arguments; rooms that must know the time ask here, so that a test can hand in its own."""
+
+import time
+from datetime import UTC, datetime
+
+monotonic = time.monotonic
+"""Seconds that never go back: for deadlines and intervals."""
+
+wall_ns = time.time_ns
+"""Nanoseconds since 1970, UTC: for what people and other machines read."""
+
+
+def iso(ns: int) -> str:
+    """`2026-01-31T12:00:00.123456Z`: a wall time in nanoseconds, to the microsecond."""
+    return datetime.fromtimestamp(ns / 1e9, UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")

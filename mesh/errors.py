@@ -1,0 +1,155 @@
+"""The error tree: what went wrong, as a stable code, what to do next, and whether trying again can help.
+
+MeshError
+├── ConfigError            what a person wrote is wrong               invalid_config, unknown_agent_file
+├── BrokerError            the broker cannot be used
+│   ├── BrokerUnavailable  not reachable, or gone                     broker_unavailable
+│   ├── BrokerUnsuitable   too old, no JetStream, other settings      broker_unsuitable
+│   └── StateDirInUse      two meshes on one state directory          state_dir_in_use
+├── MalformedMessage       bytes that are no JSON-RPC message         malformed_message
+├── Refused                a message that breaks a rule of the mesh   refused
+├── TooLarge               over the size limit                        too_large
+└── CallError              one call did not come to its result
+    ├── NoSuchAgent        nobody answers to that name                no_such_agent
+    ├── CallTimeout        the deadline passed                        timeout
+    ├── InstanceLost       the instance that held the call is gone    instance_lost
+    ├── OutcomeUnknown     it may or may not have run                 outcome_unknown
+    ├── Busy               the target has no room                     busy
+    ├── Disconnected       the mesh is closing                        disconnected
+    └── RemoteError        the far side answered with an error        (its own code, message and data)
+
+Codes are stable: scripts may match them. `retryable` says whether the same call may be made again without asking anybody.
+nats-py's own errors are translated once, in `mesh.link`.
+"""
+
+from typing import Any, ClassVar
+
+
+class MeshError(Exception):
+    """The root. `str(error)` is one sentence on the cause; `hint` is the next step."""
+
+    code: ClassVar[str] = "mesh_error"
+    retryable: ClassVar[bool] = False
+
+    def __init__(self, message: str, *, hint: str = "", **details: Any) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+        self.details = details
+
+    def as_dict(self) -> dict[str, Any]:
+        """The shape that `--json` prints on stderr: `{"code", "message", "hint"?, "retryable", "details"?}`."""
+        body: dict[str, Any] = {"code": self.code, "message": self.message, "retryable": self.retryable}
+        if self.hint:
+            body["hint"] = self.hint
+        if self.details:
+            body["details"] = {key: _plain(value) for key, value in self.details.items()}
+        return body
+
+
+class ConfigError(MeshError):
+    """A setting, a file or an argument that cannot be used."""
+
+    code = "invalid_config"
+
+
+class BrokerError(MeshError):
+    """The broker cannot be used."""
+
+    code = "broker_error"
+
+
+class BrokerUnavailable(BrokerError):
+    """Nothing answers at the broker's address, or the connection is gone for good."""
+
+    code = "broker_unavailable"
+    retryable = True
+
+
+class BrokerUnsuitable(BrokerError):
+    """The broker is there, but it is too old, or lacks JetStream, or ignored a setting that the mesh relies on."""
+
+    code = "broker_unsuitable"
+
+
+class StateDirInUse(BrokerError):
+    """Another mesh runs on this state directory."""
+
+    code = "state_dir_in_use"
+
+
+class MalformedMessage(MeshError):
+    """Bytes from outside that are no JSON-RPC message. `starts` shows their beginning."""
+
+    code = "malformed_message"
+
+
+class Refused(MeshError):
+    """A well-formed message that breaks a rule of the mesh: subject, sender, reply subject, headers or body disagree."""
+
+    code = "refused"
+
+
+class TooLarge(MeshError):
+    """A body over the limit. Nothing was sent."""
+
+    code = "too_large"
+
+
+class CallError(MeshError):
+    """One call that did not come to its result."""
+
+    code = "call_error"
+
+
+class NoSuchAgent(CallError):
+    """Nobody answers to that name. `details["close"]` lists the names that come close."""
+
+    code = "no_such_agent"
+
+
+class CallTimeout(CallError):
+    """The deadline passed. The call was cancelled at the target; whether it had an effect is not known."""
+
+    code = "timeout"
+
+
+class InstanceLost(CallError):
+    """The instance that held the call is gone. Whether the call had an effect is not known."""
+
+    code = "instance_lost"
+
+
+class OutcomeUnknown(CallError):
+    """The call may have run or not: its reply was lost and nobody can say. Safe to repeat only if the tool is."""
+
+    code = "outcome_unknown"
+
+
+class Busy(CallError):
+    """The target holds as many calls as it may. `details["retry_after"]` is in seconds."""
+
+    code = "busy"
+    retryable = True
+
+
+class Disconnected(CallError):
+    """This process left the mesh, or lost it for longer than a call may wait."""
+
+    code = "disconnected"
+    retryable = True
+
+
+class RemoteError(CallError):
+    """The far side's own JSON-RPC error, as it came: `rpc_code`, `message`, `data`."""
+
+    code = "remote_error"
+
+    def __init__(self, rpc_code: int, message: str, data: Any = None) -> None:
+        super().__init__(message, rpc_code=rpc_code, **({} if data is None else {"data": data}))
+        self.rpc_code = rpc_code
+        self.data = data
+
+
+def _plain(value: Any) -> Any:
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else value

@@ -1,0 +1,294 @@
+"""Every subject of the mesh: built, parsed and filtered here, and nowhere else is a subject text.
+
+`{prefix}.v1.{family}.{…}`. The sender is always a token, so that the broker can hold an agent to its own name.
+
+| family   | after the family                                       | carries                                             |
+|----------|--------------------------------------------------------|-----------------------------------------------------|
+| call     | {target}.{instance}.{caller}.{method…}[.{name}]        | one JSON-RPC request, journaled                     |
+| quiet    | the same                                               | the same, not journaled                             |
+| probe    | {target}.{instance}.{caller}                           | "is anyone there?", not journaled                   |
+| note     | {target}.{caller}.{method…}                            | a notification to every instance, journaled         |
+| reply    | {caller}.{target}.{connection}.{exchange}              | the frames of one exchange, to the caller's connection |
+| record   | {target}.{caller}                                      | a journal record without bodies                     |
+| health   | {agent}.{instance}                                     | the broker's copy of the health bucket, live        |
+| registry | {agent}.{instance}                                     | the broker's copy of the registry bucket, live      |
+| broker   | disconnect                                             | the broker's own disconnect events                  |
+
+Escape
+------
+A token is made of `[A-Za-z0-9_-]`. Any other character is written `_x{HEX}_`, its code point in upper-case hexadecimal, and an
+underscore that a literal `x` follows is escaped too, so that `_x` begins nothing but an escape: `unescape(escape(s)) == s` for any string, lone surrogates
+included. The empty string is `_x_`. A name too long for a subject (`LONGEST_NAME`) becomes `_x_` and its SHA-256: the
+subject then names the thing by digest, and the body, which is authoritative, by itself.
+
+`{method…}` is the method with `/` as `.`. Only the methods of `NAME_KEYS` carry a name, always as the last token.
+A vendor method that continues one of those (`tools/call/x`) keeps that slash escaped, so it cannot be read as a tool named `x`.
+"""
+
+import hashlib
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Final
+
+from mesh.errors import Refused, TooLarge
+
+VERSION: Final = "v1"
+ANY: Final = "any"
+"""In the instance's place: any instance of the target, one of its queue group."""
+
+NAME_KEYS: Final = {
+    "tools/call": "name",
+    "prompts/get": "name",
+    "resources/read": "uri",
+    "resources/subscribe": "uri",
+    "resources/unsubscribe": "uri",
+}
+"""Methods whose request names one thing, and the member of `params` that names it. It becomes a token of the subject."""
+
+ANSWER: Final = "mesh/answer"
+"""Stands in the method's place when a host answers a server's request: a response has no method."""
+
+LONGEST_NAME: Final = 1024
+"""Characters of an escaped name. The broker takes 4,096 a line, for subject and reply subject together."""
+LONGEST_METHOD: Final = 256
+"""Characters of an escaped method. MCP's longest has 34; a longer one than this is refused."""
+
+_plain: Final = re.compile(r"[A-Za-z0-9_-]+").fullmatch
+_special: Final = re.compile(r"[^A-Za-z0-9_-]|_(?=x)")
+_escape: Final = re.compile(r"_x([0-9A-F]+)_")
+
+
+@lru_cache(maxsize=4096)
+def escape(text: str) -> str:
+    """`text` as one token. Reversible for every string."""
+    if not text:
+        return "_x_"
+    if _plain(text) and "_x" not in text:
+        return text
+    return _special.sub(lambda match: f"_x{ord(match.group()):X}_", text)
+
+
+def unescape(token: str) -> str:
+    """The string that `escape` made `token` from. Raises Refused for what it never makes."""
+    text = "" if token == "_x_" else _escape.sub(_character, token)
+    if escape(text) != token:
+        raise Refused("a subject token that no name is written as", token=token)
+    return text
+
+
+def _character(match: re.Match[str]) -> str:
+    code = int(match.group(1), 16)
+    return chr(code) if code <= 0x10FFFF else ""
+
+
+@lru_cache(maxsize=4096)
+def tail(method: str, name: str | None) -> str:
+    """`{method…}[.{name}]`: what a subject says of a message. Raises TooLarge for a method that is longer than any real one."""
+    parts = method.split("/")
+    for named in NAME_KEYS:
+        if method.startswith(named + "/"):
+            known = named.split("/")
+            parts = [*known[:-1], "/".join(parts[len(known) - 1 :])]
+            break
+    text = ".".join(map(escape, parts))
+    if len(text) > LONGEST_METHOD:
+        raise TooLarge("the method's name is too long for a subject", limit=LONGEST_METHOD)
+    if method not in NAME_KEYS:
+        return text
+    token = escape(name or "")
+    if len(token) > LONGEST_NAME:
+        token = "_x_" + hashlib.sha256((name or "").encode("utf-8", "surrogatepass")).hexdigest()
+    return f"{text}.{token}"
+
+
+def read_tail(tokens: list[str]) -> tuple[str, str | None]:
+    """Method and name from a subject's last tokens. The name is None where the method has none, and `#` with the digest where it was too long."""
+    for named in NAME_KEYS:
+        known = named.split("/")
+        if tokens[:-1] == known:
+            last = tokens[-1]
+            return named, "#" + last[3:] if last.startswith("_x_") and len(last) > 3 else unescape(last)
+    return "/".join(map(unescape, tokens)), None
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A call, or a quiet call, or a notification or answer to one instance. `exchange` is None: it is in the reply subject."""
+
+    target: str
+    instance: str
+    caller: str
+    method: str
+    name: str | None = None
+    quiet: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    target: str
+    instance: str
+    caller: str
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    target: str
+    caller: str
+    method: str
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    caller: str
+    target: str
+    connection: str
+    exchange: str
+
+
+@dataclass(frozen=True, slots=True)
+class FoldedReply:
+    """A reply as the journal stores it: connection and exchange are in the body."""
+
+    caller: str
+    target: str
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    target: str
+    caller: str
+
+
+@dataclass(frozen=True, slots=True)
+class Health:
+    agent: str
+    instance: str
+
+
+@dataclass(frozen=True, slots=True)
+class Registry:
+    agent: str
+    instance: str
+
+
+Subject = Call | Probe | Note | Reply | FoldedReply | Record | Health | Registry
+
+
+class Subjects:
+    """The grammar under one prefix. Builders take names as people write them; filters take None for "any"."""
+
+    def __init__(self, prefix: str = "mesh") -> None:
+        if not _plain(prefix):
+            raise ValueError(f"a prefix is one token of [A-Za-z0-9_-], not {prefix!r}")
+        self.prefix = prefix
+        self.root = f"{prefix}.{VERSION}."
+        self._parsers: dict[str, Callable[[list[str]], Subject | None]] = {
+            "call": lambda t: Call(*map(unescape, t[:3]), *read_tail(t[3:])) if len(t) > 3 else None,
+            "quiet": lambda t: Call(*map(unescape, t[:3]), *read_tail(t[3:]), quiet=True) if len(t) > 3 else None,
+            "probe": lambda t: Probe(*map(unescape, t)) if len(t) == 3 else None,
+            "note": lambda t: Note(*map(unescape, t[:2]), read_tail(t[2:])[0]) if len(t) > 2 else None,
+            "reply": _read_reply,
+            "record": lambda t: Record(*map(unescape, t)) if len(t) == 2 else None,
+            "health": lambda t: Health(*map(unescape, t)) if len(t) == 2 else None,
+            "registry": lambda t: Registry(*map(unescape, t)) if len(t) == 2 else None,
+        }
+
+    def build(self, subject: Subject) -> str:
+        match subject:
+            case Call(target, instance, caller, method, name, quiet):
+                return self.call(target, instance, caller, method, name, quiet=quiet)
+            case Probe(target, instance, caller):
+                return self.probe(target, instance, caller)
+            case Note(target, caller, method):
+                return self.note(target, caller, method)
+            case Reply(caller, target, connection, exchange):
+                return f"{self.reply_prefix(caller, target, connection)}{escape(exchange)}"
+            case FoldedReply(caller, target):
+                return f"{self.root}reply.{escape(caller)}.{escape(target)}"
+            case Record(target, caller):
+                return f"{self.root}record.{escape(target)}.{escape(caller)}"
+            case Health(agent, instance):
+                return f"{self.root}health.{escape(agent)}.{escape(instance)}"
+            case Registry(agent, instance):
+                return f"{self.root}registry.{escape(agent)}.{escape(instance)}"
+
+    def parse(self, text: str) -> Subject:
+        """The subject that `text` is. Raises Refused for a text that `build` never makes."""
+        if not text.startswith(self.root):
+            raise Refused("a subject outside the mesh", subject=text)
+        family, *tokens = text[len(self.root) :].split(".")
+        parser = self._parsers.get(family)
+        subject = parser(tokens) if parser else None
+        if subject is None:
+            raise Refused("a subject of no family", subject=text)
+        return subject
+
+    def call(self, target: str, instance: str, caller: str, method: str, name: str | None = None, *, quiet: bool = False) -> str:
+        family = "quiet" if quiet else "call"
+        return f"{self.root}{family}.{escape(target)}.{escape(instance)}.{escape(caller)}.{tail(method, name)}"
+
+    def probe(self, target: str, instance: str, caller: str) -> str:
+        return f"{self.root}probe.{escape(target)}.{escape(instance)}.{escape(caller)}"
+
+    def note(self, target: str, caller: str, method: str) -> str:
+        return f"{self.root}note.{escape(target)}.{escape(caller)}.{tail(method, None)}"
+
+    def reply_prefix(self, caller: str, target: str, connection: str) -> str:
+        """The exchange's token follows."""
+        return f"{self.root}reply.{escape(caller)}.{escape(target)}.{escape(connection)}."
+
+    # what to subscribe to
+
+    def calls_to(self, target: str, instance: str, *, quiet: bool = False) -> str:
+        return f"{self.root}{'quiet' if quiet else 'call'}.{escape(target)}.{escape(instance)}.>"
+
+    def probes_to(self, target: str, instance: str) -> str:
+        return f"{self.root}probe.{escape(target)}.{escape(instance)}.*"
+
+    def notes_to(self, target: str) -> str:
+        return f"{self.root}note.{escape(target)}.>"
+
+    def replies_to(self, caller: str, connection: str) -> str:
+        return f"{self.root}reply.{escape(caller)}.*.{escape(connection)}.*"
+
+    def bucket_copy(self, bucket: str, agent: str | None = None) -> str:
+        """The live copies of a bucket (`health`, `registry`) that the broker republishes: of one agent, or of all."""
+        return f"{self.root}{bucket}.{'*' if agent is None else escape(agent)}.*"
+
+    @property
+    def disconnects(self) -> str:
+        """Where nats-server.conf imports the broker's disconnect events of this account to."""
+        return f"{self.root}broker.disconnect"
+
+    # what the journal stream takes, and what its readers ask for
+
+    @property
+    def journaled(self) -> tuple[str, ...]:
+        return (f"{self.root}call.>", f"{self.root}note.>", f"{self.root}record.>", f"{self.root}reply.*.*.*.*")
+
+    @property
+    def reply_fold(self) -> tuple[str, str]:
+        """Source and destination of the journal's subject transform: a reply subject is unique, and would each be an index entry."""
+        return f"{self.root}reply.*.*.*.*", f"{self.root}reply.{{{{wildcard(1)}}}}.{{{{wildcard(2)}}}}"
+
+    def journal_filters(self, *, target: str | None = None, caller: str | None = None) -> tuple[str, ...]:
+        """What the journal holds of the calls from a caller to a target."""
+        to, by = ("*" if name is None else escape(name) for name in (target, caller))
+        return (
+            f"{self.root}call.{to}.*.{by}.>",
+            f"{self.root}note.{to}.{by}.>",
+            f"{self.root}record.{to}.{by}",
+            f"{self.root}reply.{by}.{to}",
+        )
+
+    def bucket_republish(self, bucket: str) -> tuple[str, str]:
+        """Source and destination by which the broker copies each change of a bucket to plain subscribers."""
+        return f"$KV.{bucket}.>", f"{self.root}{bucket}.>"
+
+
+def _read_reply(tokens: list[str]) -> Subject | None:
+    if len(tokens) == 4:
+        return Reply(*map(unescape, tokens))
+    return FoldedReply(*map(unescape, tokens)) if len(tokens) == 2 else None
