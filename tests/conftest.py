@@ -1,0 +1,69 @@
+"""One real broker a test module: `broker.url` to connect to, `broker.server` to look at, `kill`, `stop` and `start` to disturb it.
+
+The server is watched by an event loop in a thread of its own. So it does not matter which loop a test runs in, or whether any runs
+between two tests, and a test that blocks its loop does not stop the watch. From an async test, call
+`await asyncio.to_thread(broker.stop)`.
+"""
+
+import asyncio
+import os
+import signal
+import threading
+from collections.abc import Callable, Coroutine, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pytest
+
+from mesh.link.server import EmbeddedServer
+
+T = TypeVar("T")
+
+
+class Broker:
+    """A broker on free ports, with a state directory of its own. All methods are synchronous."""
+
+    def __init__(self, state_dir: Path) -> None:
+        self.server = EmbeddedServer(state_dir, port=0, monitor_port=0, websocket_port=0)
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="test-broker")
+        self._thread.start()
+
+    @property
+    def url(self) -> str:
+        """The client URL. It stays the same over `kill`, and over `stop` and `start`."""
+        return self.server.url
+
+    def start(self) -> None:
+        self.run(self.server.start)
+
+    def stop(self) -> None:
+        """End the server cleanly. It stays away until `start`."""
+        self.run(self.server.stop)
+
+    def kill(self) -> None:
+        """SIGKILL, as a crash. The watch brings the server back by itself; `wait_ready` waits for that."""
+        os.kill(self.server.pid, signal.SIGKILL)
+
+    def wait_ready(self) -> None:
+        self.run(self.server.wait_ready)
+
+    def run(self, method: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        return asyncio.run_coroutine_threadsafe(method(), self._loop).result(timeout=30)
+
+    def close(self) -> None:
+        self.stop()
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(timeout=10)
+        self._loop.close()
+
+
+@pytest.fixture(scope="module")
+def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
+    """A running broker. What one test leaves in it, the next test of the module finds: use names of your own."""
+    broker = Broker(tmp_path_factory.mktemp("broker") / ".mesh")
+    try:
+        broker.start()
+        yield broker
+    finally:
+        broker.close()
