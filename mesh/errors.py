@@ -5,6 +5,7 @@ MeshError
 ├── BrokerError            the broker cannot be used
 │   ├── BrokerUnavailable  not reachable, or gone                     broker_unavailable
 │   ├── BrokerUnsuitable   too old, no JetStream, other settings      broker_unsuitable
+│   ├── NoResponders       a core request that nobody listens to     no_responders
 │   └── StateDirInUse      two meshes on one state directory          state_dir_in_use
 ├── MalformedMessage       bytes that are no JSON-RPC message         malformed_message
 ├── Refused                a message that breaks a rule of the mesh   refused
@@ -76,6 +77,12 @@ class StateDirInUse(BrokerError):
     """Another mesh runs on this state directory."""
 
     code = "state_dir_in_use"
+
+
+class NoResponders(BrokerError):
+    """A core request on a subject that nobody listens to."""
+
+    code = "no_responders"
 
 
 class MalformedMessage(MeshError):

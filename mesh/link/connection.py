@@ -1,0 +1,418 @@
+"""One supervised connection to the broker. Everything else in `mesh.link` stands on it.
+
+Traps of nats-py that this file answers (each was seen to happen):
+
+- A late PONG, or any exception in the parser, ends the reading task while `is_connected` stays True. So the task itself is watched.
+- Any `-ERR` but two kinds closes the client for good, and only `closed_cb` tells. So a closed client is replaced by a new one, and every
+  subscription is made again on it.
+- Subscription callbacks run one after another, each through a queue and a task switch, and a full queue drops messages in silence. So
+  messages are handed over inside the read loop instead: `msg_class` is nats-py's own hook for what a message becomes, and one
+  that becomes nothing is queued nowhere. Handlers are therefore plain functions, quick, and in the order of the socket.
+- Payload plus headers over `max_payload` passes nats-py's check, and the server then closes the connection. So the encoded size is checked here.
+- Requests in flight do not fail when the connection drops. Here they do, at once.
+- Messages published while the connection is down are kept and sent whenever it comes back. A call must not run minutes later, so here
+  publishing fails at once when the connection is down.
+- The server's idle ping finds a dead peer after minutes. Here it takes ten seconds.
+"""
+
+import asyncio
+import itertools
+import random
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Self
+
+import nats.errors
+import structlog
+from nats.aio.client import Client
+
+from mesh.errors import BrokerError, BrokerUnavailable, CallTimeout, NoResponders, TooLarge
+from mesh.link.server import check_server_info
+
+PING_SECONDS: Final = 5
+"""How often the client pings. Two unanswered pings end the connection, so a dead broker is noticed within 15 s."""
+
+LONGEST_PENDING: Final = 64 * 1024 * 1024
+"""Bytes that may wait for the socket. Over it, sending fails: the broker is not taking what we send."""
+
+HIGH_WATER: Final = 1024 * 1024
+"""Bytes waiting for the socket above which `publish` waits for them to go out."""
+
+_log = structlog.get_logger("mesh.link")
+_HEADER_LINE: Final = b"NATS/1.0\r\n"
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One message from the broker. `reply` is empty where the sender wants no answer."""
+
+    subject: str
+    reply: str
+    body: bytes
+    headers: dict[str, str] | None
+
+
+Handler = Callable[[Message], None]
+
+
+class Subscription:
+    """A subscription that lives until `unsubscribe`, over every reconnection."""
+
+    def __init__(self, connection: "Connection", subject: str, queue: str, handler: Handler) -> None:
+        self.subject = subject
+        self.queue = queue
+        self.handler = handler
+        self._connection = connection
+
+    async def unsubscribe(self) -> None:
+        await self._connection._unsubscribe(self)
+
+
+class _Client(Client):
+    """nats-py's client with one way more to send: without a coroutine, for those who stand in the read loop.
+
+    It uses what `publish` itself uses (`_pending`, `_flush_queue`); tests/test_connection.py holds that this stays so, and pyproject pins the minor version.
+    """
+
+    def post(self, line: bytes, size: int) -> None:
+        self._pending.append(line)
+        self._pending_data_size += len(line)
+        self.stats["out_msgs"] += 1
+        self.stats["out_bytes"] += size
+        queue = self._flush_queue
+        if queue is not None and queue.empty():
+            queue.put_nowait(asyncio.get_running_loop().create_future())
+
+    @property
+    def reading(self) -> bool:
+        return self._reading_task is not None and not self._reading_task.done()
+
+    @property
+    def server(self) -> dict[str, Any]:
+        return self._server_info
+
+
+class Connection:
+    """A connection that comes back. Open it with `Connection.open`, close it with `close` (idempotent), or use `async with`."""
+
+    def __init__(self, url: str, options: dict[str, Any]) -> None:
+        self.url = url
+        self.name: str = options["name"]
+        self._options = options
+        self._client = _Client()
+        self._handlers: dict[int, Handler] = {}
+        self._subscriptions: dict[Subscription, int] = {}
+        self._up: list[Callable[[], None]] = []
+        self._down: list[Callable[[], None]] = []
+        self._is_up = False
+        self._closing = False
+        self._wake = asyncio.Event()
+        self._supervisor: asyncio.Task[None] | None = None
+        self._inbox_prefix: str = options["inbox_prefix"]
+        self._inbox = f"{self._inbox_prefix}.{random.getrandbits(96):x}"
+        self._inbox_count = itertools.count(1)
+        self._requests: dict[str, asyncio.Future[Message]] = {}
+
+    @classmethod
+    async def open(
+        cls,
+        url: str,
+        *,
+        name: str,
+        connect_timeout: float = 5.0,
+        inbox_prefix: str = "_INBOX",
+        user_credentials: Path | None = None,
+    ) -> Self:
+        """Connect, and check that the broker can do what the mesh needs.
+
+        Raises BrokerUnavailable where nothing answers within `connect_timeout` seconds, BrokerUnsuitable where it is too old or has no JetStream.
+        """
+        options: dict[str, Any] = {
+            "name": name,
+            "inbox_prefix": inbox_prefix,
+            "connect_timeout": connect_timeout,
+            "max_reconnect_attempts": -1,
+            "reconnect_time_wait": 0.1 + random.random() * 0.2,
+            "ping_interval": PING_SECONDS,
+            "max_outstanding_pings": 2,
+            "pending_size": LONGEST_PENDING,
+        }
+        if user_credentials is not None:
+            options["user_credentials"] = str(user_credentials)
+        self = cls(url, options)
+        try:
+            async with asyncio.timeout(connect_timeout):
+                await self._connect(self._client, allow_reconnect=False)
+        except (TimeoutError, OSError, nats.errors.Error) as error:
+            await _discard(self._client)
+            raise BrokerUnavailable(
+                f"no broker answers at {url}: {error or type(error).__name__}",
+                hint="start one with `mesh up`, or say where it is with --broker URL or --state-dir DIR",
+            ) from None
+        try:
+            check_server_info(self._client.server)
+            await self.subscribe(self._inbox + ".*", self._on_answer)
+        except BaseException:
+            await _discard(self._client)
+            raise
+        self._is_up = True
+        self._supervisor = asyncio.create_task(self._supervise(), name=f"connection {name}")
+        return self
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    @property
+    def connected(self) -> bool:
+        return self._is_up and self._client.is_connected
+
+    @property
+    def client_id(self) -> int:
+        """The broker's number for this connection; new after each reconnection."""
+        return self._client.client_id or 0
+
+    @property
+    def server_id(self) -> str:
+        return str(self._client.server.get("server_id", ""))
+
+    @property
+    def server_version(self) -> str:
+        return str(self._client.server.get("version", ""))
+
+    @property
+    def max_payload(self) -> int:
+        return self._client.max_payload
+
+    def on_up(self, callback: Callable[[], None]) -> None:
+        """Call `callback` after each reconnection, when the subscriptions are in place again."""
+        self._up.append(callback)
+
+    def on_down(self, callback: Callable[[], None]) -> None:
+        """Call `callback` as soon as a loss of the connection is noticed."""
+        self._down.append(callback)
+
+    def new_inbox(self) -> str:
+        """A subject that nobody else uses, below this connection's own inbox prefix."""
+        return f"{self._inbox_prefix}.{random.getrandbits(96):x}"
+
+    def send(self, subject: str, body: bytes, reply: str = "", headers: Mapping[str, str] | None = None) -> None:
+        """Send without waiting; for handlers that stand in the read loop. Order is kept with `publish`.
+
+        Raises TooLarge (nothing was sent) and BrokerUnavailable (not connected, or the broker takes nothing any more).
+        """
+        client = self._client
+        if not (self._is_up and client.is_connected):
+            raise BrokerUnavailable("the connection to the broker is down", hint="it is being rebuilt; try again in a moment")
+        if client.pending_data_size > LONGEST_PENDING:
+            raise BrokerUnavailable("the broker does not take what is sent to it", hint="look at its log and its load")
+        size = len(body)
+        if headers:
+            head = _encode_headers(headers)
+            size += len(head)
+            line = f"HPUB {subject} {reply} {len(head)} {size}\r\n".encode() + head + body + b"\r\n"
+        else:
+            line = f"PUB {subject} {reply} {size}\r\n".encode() + body + b"\r\n"
+        if size > client.max_payload:
+            raise TooLarge(f"the message has {size} bytes with its headers", limit=client.max_payload)
+        client.post(line, size)
+
+    async def publish(self, subject: str, body: bytes, *, reply: str = "", headers: Mapping[str, str] | None = None) -> None:
+        """Send, and wait while much is waiting for the socket. Errors as `send`."""
+        self.send(subject, body, reply, headers)
+        if self._client.pending_data_size > HIGH_WATER:
+            await self.flush()
+
+    async def subscribe(self, subject: str, on_message: Handler, *, queue: str = "") -> Subscription:
+        """Call `on_message` for each message, in the read loop: it must be quick. What it raises is logged."""
+        subscription = Subscription(self, subject, queue, on_message)
+        try:
+            await self._attach(self._client, subscription)
+        except nats.errors.Error as error:
+            raise BrokerUnavailable(f"cannot subscribe to {subject}: {error}") from None
+        return subscription
+
+    async def request(self, subject: str, body: bytes, *, timeout: float, headers: Mapping[str, str] | None = None) -> Message:
+        """A core request and its first answer.
+
+        Raises NoResponders, CallTimeout after `timeout` seconds, and BrokerUnavailable at once when the connection drops.
+        """
+        try:
+            answer = await self._await_inbox(timeout, lambda inbox: self.send(subject, body, inbox, headers))
+        except TimeoutError:
+            raise CallTimeout(f"no answer on {subject} within {timeout:g} s") from None
+        if answer.headers and answer.headers.get("Status") == "503":
+            raise NoResponders(f"nobody listens on {subject}")
+        return answer
+
+    async def flush(self, timeout: float = 5.0) -> None:
+        """Wait until the broker has taken what was sent so far: a message to ourselves comes back. Raises BrokerUnavailable."""
+        try:
+            await self._await_inbox(timeout, lambda inbox: self.send(inbox, b""))
+        except TimeoutError:
+            raise BrokerUnavailable(f"the broker did not confirm within {timeout:g} s") from None
+
+    async def _await_inbox(self, timeout: float, send: Callable[[str], None]) -> Message:
+        token = str(next(self._inbox_count))
+        future: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
+        self._requests[token] = future
+        try:
+            send(f"{self._inbox}.{token}")
+            async with asyncio.timeout(timeout):
+                return await future
+        finally:
+            del self._requests[token]
+
+    async def close(self) -> None:
+        """Send what is waiting, then leave. Safe to call twice, and from `finally`."""
+        if self._closing:
+            return
+        self._closing = True
+        if self._supervisor is not None:
+            self._supervisor.cancel()
+            await asyncio.gather(self._supervisor, return_exceptions=True)
+        self._fail_requests()
+        await _discard(self._client)
+
+    # what nats-py calls
+
+    def _deliver(
+        self, subject: str, reply: str, data: bytes, headers: dict[str, str] | None, _client: Client, _sid: int
+    ) -> None:
+        """Stands where nats-py makes a message object. Returning None tells it that there is nothing to queue."""
+        handler = self._handlers.get(_sid)
+        if handler is None:
+            return
+        try:
+            handler(Message(subject, reply, data, headers))
+        except Exception:
+            _log.exception("a message handler failed", subject=subject)
+
+    async def _on_error(self, error: Exception) -> None:
+        _log.warning("broker", error=str(error), connection=self.name)
+
+    async def _on_disconnected(self) -> None:
+        self._lose()
+
+    async def _on_reconnected(self) -> None:
+        self._regain()
+
+    async def _on_closed(self) -> None:
+        self._lose()
+        self._wake.set()
+
+    # supervision
+
+    async def _connect(self, client: _Client, *, allow_reconnect: bool) -> None:
+        client.msg_class = self._deliver  # type: ignore[assignment]
+        await client.connect(
+            servers=self.url.split(","),
+            allow_reconnect=True,
+            error_cb=self._on_error,
+            disconnected_cb=self._on_disconnected,
+            reconnected_cb=self._on_reconnected,
+            closed_cb=self._on_closed,
+            **(self._options if allow_reconnect else {**self._options, "max_reconnect_attempts": 1}),
+        )
+        client.options["max_reconnect_attempts"] = -1
+
+    async def _supervise(self) -> None:
+        """Replace a client that is closed for good, or that reads no more though it says that it is connected."""
+        while True:
+            try:
+                async with asyncio.timeout(0.25):
+                    await self._wake.wait()
+            except TimeoutError:
+                pass
+            self._wake.clear()
+            client = self._client
+            if client.is_closed or (client.is_connected and not client.reading):
+                await self._replace()
+
+    async def _replace(self) -> None:
+        self._lose()
+        _log.warning("the connection to the broker is rebuilt", connection=self.name, last_error=str(self._client.last_error))
+        await _discard(self._client)
+        delay = 0.1
+        while True:
+            client = _Client()
+            try:
+                async with asyncio.timeout(self._options["connect_timeout"]):
+                    await self._connect(client, allow_reconnect=False)
+                self._client = client
+                self._handlers.clear()
+                for subscription in list(self._subscriptions):
+                    await self._attach(client, subscription)
+                break
+            except (TimeoutError, OSError, nats.errors.Error) as error:
+                _log.info("the broker is not there yet", connection=self.name, error=str(error))
+                await _discard(client)
+            await asyncio.sleep(delay * (0.5 + random.random()))
+            delay = min(2.0, delay * 2)
+        self._regain()
+
+    def _lose(self) -> None:
+        if not self._is_up:
+            return
+        self._is_up = False
+        self._fail_requests()
+        self._tell(self._down)
+
+    def _regain(self) -> None:
+        if self._is_up or self._closing:
+            return
+        self._is_up = True
+        self._tell(self._up)
+
+    def _tell(self, callbacks: list[Callable[[], None]]) -> None:
+        for callback in callbacks:
+            try:
+                callback()
+            except Exception:
+                _log.exception("a connection callback failed")
+
+    def _fail_requests(self) -> None:
+        for future in self._requests.values():
+            if not future.done():
+                future.set_exception(BrokerUnavailable("the connection to the broker was lost"))
+
+    def _on_answer(self, message: Message) -> None:
+        future = self._requests.get(message.subject[len(self._inbox) + 1 :])
+        if future is not None and not future.done():
+            future.set_result(message)
+
+    async def _attach(self, client: _Client, subscription: Subscription) -> None:
+        # Without a callback nats-py would queue the message for `next_msg`; `_deliver` has taken it before that.
+        made = await client.subscribe(subscription.subject, queue=subscription.queue)
+        self._handlers[made._id] = subscription.handler
+        self._subscriptions[subscription] = made._id
+
+    async def _unsubscribe(self, subscription: Subscription) -> None:
+        sid = self._subscriptions.pop(subscription, None)
+        if sid is None:
+            return
+        self._handlers.pop(sid, None)
+        made = self._client._subs.get(sid)
+        if made is not None and not self._client.is_closed:
+            await made.unsubscribe()
+
+
+def _encode_headers(headers: Mapping[str, str]) -> bytes:
+    parts = [_HEADER_LINE]
+    for key, value in headers.items():
+        if "\r" in value or "\n" in value or "\r" in key or "\n" in key or ":" in key:
+            raise BrokerError(f"the header {key!r} holds a character that ends a header")
+        parts.append(f"{key}: {value}\r\n".encode())
+    parts.append(b"\r\n")
+    return b"".join(parts)
+
+
+async def _discard(client: _Client) -> None:
+    try:
+        async with asyncio.timeout(2.0):
+            await client.close()
+    except (TimeoutError, OSError, nats.errors.Error, AttributeError) as error:
+        _log.debug("closing an old client", error=str(error))
