@@ -6,6 +6,10 @@ MeshError
 │   ├── BrokerUnavailable  not reachable, or gone                     broker_unavailable
 │   ├── BrokerUnsuitable   too old, no JetStream, other settings      broker_unsuitable
 │   ├── NoResponders       a core request that nobody listens to     no_responders
+│   ├── ApiError           JetStream refused a request                api_error
+│   ├── BrokerMissing      no nats-server program to start            broker_missing
+│   ├── PortTaken          the broker cannot listen there            port_taken
+│   ├── StateDirUnusable   the state directory cannot be written      state_dir_unusable
 │   └── StateDirInUse      two meshes on one state directory          state_dir_in_use
 ├── MalformedMessage       bytes that are no JSON-RPC message         malformed_message
 ├── Refused                a message that breaks a rule of the mesh   refused
@@ -73,6 +77,24 @@ class BrokerUnsuitable(BrokerError):
     code = "broker_unsuitable"
 
 
+class BrokerMissing(BrokerError):
+    """There is no `nats-server` program to start."""
+
+    code = "broker_missing"
+
+
+class PortTaken(BrokerError):
+    """The broker cannot listen on a port, mostly because another program does. `details` name the `port` and the `listener`."""
+
+    code = "port_taken"
+
+
+class StateDirUnusable(BrokerError):
+    """The state directory cannot be made or written."""
+
+    code = "state_dir_unusable"
+
+
 class StateDirInUse(BrokerError):
     """Another mesh runs on this state directory."""
 
@@ -83,6 +105,18 @@ class NoResponders(BrokerError):
     """A core request on a subject that nobody listens to."""
 
     code = "no_responders"
+
+
+class ApiError(BrokerError):
+    """JetStream refused a request. `status` is like HTTP's, `err_code` is the server's own (nats-server, errors.json)."""
+
+    code = "api_error"
+
+    def __init__(self, status: int, err_code: int, description: str, **details: Any) -> None:
+        super().__init__(f"JetStream refused: {description}", status=status, err_code=err_code, **details)
+        self.status = status
+        self.err_code = err_code
+        self.description = description
 
 
 class MalformedMessage(MeshError):

@@ -43,12 +43,14 @@ class Broker:
 
     def kill(self) -> None:
         """SIGKILL, as a crash. The watch brings the server back by itself; `wait_ready` waits for that."""
+        assert self.server.pid is not None, "the broker does not run"
         os.kill(self.server.pid, signal.SIGKILL)
 
     def wait_ready(self) -> None:
         self.run(self.server.wait_ready)
 
     def run(self, method: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        """Call a coroutine method of the server in the server's own loop."""
         return asyncio.run_coroutine_threadsafe(method(), self._loop).result(timeout=30)
 
     def close(self) -> None:

@@ -1,40 +1,353 @@
-"""Simple first version; the full one follows."""
+"""The embedded broker: a real nats-server as a child process, started, watched, restarted and stopped.
+
+Theory of operation
+-------------------
+The server runs with nats-server.conf as a person would start it. What differs for this mesh (state directory, log, ports that were
+asked for) stands in a start file in the state directory, `broker.conf`, that includes the common one; in a NATS configuration the later
+of two top-level keys counts. Flags would not do: there is none for the WebSocket port, and `-sd` is refused where a file names a store.
+
+`include` joins every path to the directory of the file that includes, absolute paths too; hence a relative one. A block is replaced as
+a whole, so `websocket` is written only if another port was asked for (its TLS and origins are then the ones of here: none), and nothing
+in `jetstream` is overridden.
+
+A free port is asked for as -1. The server takes one and writes all that it listens on into a ports file, just before it is ready: no
+port is guessed, and none can be taken between guess and use. A restart asks for the same ports again, so that clients find it.
+
+The server leads a session of its own: Ctrl-C in the terminal reaches the mesh alone, which stops the broker last. If this process dies
+instead, the kernel sends the server SIGTERM (Linux). Elsewhere the server outlives us, and the next mesh on the state directory ends it.
+
+Source: docs.nats.io, "Server configuration"; all of it seen on 2.15.1.
+"""
+
 import asyncio
+import contextlib
 import json
+import logging
 import os
+import random
+import re
+import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from types import TracebackType
+from typing import Any, Final, Literal, Self
+
+from mesh.clock import monotonic
+from mesh.errors import BrokerError, BrokerUnavailable, PortTaken
+from mesh.link.server_log import LogReader, loss_in, tail
+from mesh.link.server_program import (
+    OLDEST_EMBEDDED,
+    check_server_info,
+    check_version,
+    find_binary,
+    find_config,
+    monitor_page,
+    read_info,
+    version_of,
+)
+from mesh.link.state_dir import StateDir
+
+__all__ = ["EmbeddedServer", "Event", "check_server_info"]
+
+STEADY: Final = 30.0
+"""Seconds that a server must have run for its next death to be the first again, not one more of a series."""
+
+FIRST_DELAY: Final = 0.1
+LAST_DELAY: Final = 10.0
+"""Seconds before the first restart, and at most. In between they double; each is drawn from its upper half, so that hosts spread."""
+
+LOG_INTERVAL: Final = 1.0
+"""Seconds between two looks at the log."""
+
+Event = Literal["died", "restarted", "restart_failed", "dropped"]
+"""died, restarted, restart_failed: the process. dropped: the server discarded messages or requests that it had taken, and says which."""
+
+_LISTENERS: Final = (
+    ("Error listening on port", "clients", "--port"),
+    ("Can't start monitoring", "monitoring", "--monitor-port"),
+    ("Unable to listen for websocket", "WebSocket clients", "--websocket-port"),
+)
+"""How the server's message begins when it cannot listen, for whom it meant to, and the option of `mesh up` for another port."""
+
+_LAUNCHER: Final = """
+import ctypes, os, sys
+ctypes.CDLL(None).prctl(1, 15)  # PR_SET_PDEATHSIG, SIGTERM; it survives the exec
+if os.getppid() != int(sys.argv[1]):
+    sys.exit("the mesh ended before its broker began")
+os.execv(sys.argv[2], sys.argv[2:])
+"""
+"""Becomes the server, under the same pid. A program of its own because code between fork and exec is unsafe in a process with threads."""
+
+logger = logging.getLogger(__name__)
 
 
 class EmbeddedServer:
-    def __init__(self, state_dir: Path, *, port: int | None = None, monitor_port: int | None = None, websocket_port: int | None = None) -> None:
-        self.state_dir = state_dir
+    """One nats-server on one state directory. `async with`, or `start` and `stop`.
+
+    Ports: None takes what the configuration says, 0 a free one, a number that one. `on_event(kind, detail)` is called in the event loop.
+    The thread that calls `start` must live as long as the server is to: Linux ties the server to that thread.
+    """
+
+    def __init__(
+        self,
+        state_dir: Path,
+        *,
+        port: int | None = None,
+        monitor_port: int | None = None,
+        websocket_port: int | None = None,
+        config: Path | None = None,
+        on_event: Callable[[Event, str], None] | None = None,
+        start_timeout: float = 30.0,
+        stop_timeout: float = 20.0,
+    ) -> None:
+        """`start_timeout` leaves room for reading large streams again, `stop_timeout` for their consumers (10 ms each). ConfigError."""
+        self.state_dir = StateDir(state_dir)
         self.url = ""
+        """For clients. Empty before the first start; afterwards it stays the same."""
+        self.monitor_url = ""
+        """Where monitoring answers; empty also where the configuration has none. The same for `websocket_url`."""
+        self.websocket_url = ""
+        self.restarts = 0
+        self._ports = {"port": port, "http": monitor_port, "websocket": websocket_port}
+        self.config = (config or find_config()).resolve()
+        self._on_event = on_event
+        self._start_timeout = start_timeout
+        self._stop_timeout = stop_timeout
+        self._binary = Path()
+        self._process: asyncio.subprocess.Process | None = None
+        self._ready = asyncio.Event()
+        self._tasks: list[asyncio.Task[None]] = []
+
+    @property
+    def pid(self) -> int | None:
+        """The server's process, or None while it does not run."""
+        return self._process.pid if self._process is not None and self._process.returncode is None else None
 
     async def start(self) -> None:
-        self.state_dir.mkdir(parents=True, exist_ok=True)
-        conf = Path(__file__).resolve().parents[2] / "nats-server.conf"
-        w = self.state_dir / "broker.conf"
-        port = self.url.rpartition(":")[2] or "-1"
-        w.write_text(f'include "{os.path.relpath(conf, self.state_dir)}"\nstore_dir: "{self.state_dir}"\nport: {port}\nhttp: "127.0.0.1:-1"\n'
-                     f'log_file: "{self.state_dir}/broker.log"\nports_file_dir: "{self.state_dir}"\nwebsocket {{ listen: "127.0.0.1:-1", no_tls: true }}\n')
-        for old in self.state_dir.glob("*.ports"):
-            old.unlink()
-        self.process = await asyncio.create_subprocess_exec(str(Path(sys.executable).parent / "nats-server"), "-c", str(w))
-        self.pid = self.process.pid
-        async with asyncio.timeout(10):
-            while True:
-                await asyncio.sleep(0.05)
-                for f in self.state_dir.glob("*.ports"):
-                    ports = json.loads(f.read_text())
-                    self.url = ports["nats"][0]
-                    return
-
-    async def wait_ready(self) -> None:
-        await self.process.wait()
-        await self.start()
+        """Start, and return once the server takes connections. BrokerMissing, BrokerUnsuitable, PortTaken,
+        StateDirUnusable, StateDirInUse, or BrokerUnavailable with the end of the log."""
+        self._binary = find_binary()
+        check_version(await version_of(self._binary), OLDEST_EMBEDDED, str(self._binary))
+        self.state_dir.acquire()
+        try:
+            await self._end_orphan()
+            await self._launch()
+        except BaseException:
+            self.state_dir.release()
+            raise
+        self._tasks = [
+            asyncio.create_task(self._watch(), name="broker-watch"),
+            asyncio.create_task(self._follow_log(), name="broker-log"),
+        ]
 
     async def stop(self) -> None:
-        if self.process.returncode is None:
-            self.process.terminate()
-        await self.process.wait()
+        """End the server and wait for it: SIGTERM, and SIGKILL after `stop_timeout`. Then free the state directory. Idempotent."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._tasks = []
+        await self._end_process(self._stop_timeout)
+        self.state_dir.release()
+
+    async def wait_ready(self, timeout: float = 30.0) -> None:
+        """Wait until the server takes connections, after a death too. BrokerUnavailable."""
+        try:
+            async with asyncio.timeout(timeout):
+                await self._ready.wait()
+        except TimeoutError:
+            raise BrokerUnavailable(f"the broker is not back after {timeout:g} s", hint=f"Read {self.state_dir.broker_log}.") from None
+
+    async def monitor(self, path: str, timeout: float = 5.0) -> dict[str, Any]:
+        """One page of the server's monitoring, `/varz` for example. BrokerUnavailable."""
+        return await asyncio.to_thread(monitor_page, self.monitor_url, path, timeout)
+
+    def tail_log(self, lines: int = 20) -> list[str]:
+        """The end of the server's log, for an error message or a look."""
+        return tail(self.state_dir.broker_log, lines)
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        await self.stop()
+
+    # ---- The process
+
+    async def _launch(self) -> None:
+        """One process, from its start to the first connection that it takes. Whatever goes wrong, none is left behind."""
+        state = self.state_dir
+        try:
+            state.broker_config.write_text(self._start_file(), encoding="utf-8")
+            for stale in state.path.glob("*.ports"):
+                stale.unlink()
+            # The server opens its log by itself. What it says before that (a mistake in the configuration) and a panic go to stderr:
+            # to the same file.
+            stderr = state.broker_log.open("ab")
+        except OSError as error:
+            raise state.unusable(str(error)) from error
+        new_lines = LogReader(state.broker_log)
+        with stderr:
+            self._process = await asyncio.create_subprocess_exec(
+                *self._command(),
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=stderr,
+                stderr=stderr,
+                cwd=self.config.parent,  # Certificates are named relative to it.
+                start_new_session=True,
+            )
+        try:
+            async with asyncio.timeout(self._start_timeout):
+                ports = await self._listening(self._process)
+                self.url = _loopback(ports.get("nats", []))
+                self.monitor_url = _loopback(ports.get("monitoring", []))
+                self.websocket_url = _loopback(ports.get("websocket", []))
+                check_server_info(await read_info(self.url))
+        except BaseException as error:
+            await self._end_process(0.0)
+            if isinstance(error, TimeoutError):
+                raise self._failure(f"the broker was not ready after {self._start_timeout:g} s", new_lines.read()) from None
+            if isinstance(error, (EOFError, OSError)):
+                raise self._failure("the broker ended while it started", new_lines.read()) from None
+            raise
+        finally:
+            new_lines.close()
+        for key, url in (("port", self.url), ("http", self.monitor_url), ("websocket", self.websocket_url)):
+            if self._ports[key] == 0:
+                self._ports[key] = int(url.rpartition(":")[2])
+        self._ready.set()
+
+    def _command(self) -> list[str]:
+        launcher = [sys.executable, "-I", "-S", "-c", _LAUNCHER, str(os.getpid())] if sys.platform == "linux" else []
+        return [*launcher, str(self._binary), "-c", str(self.state_dir.broker_config)]
+
+    def _start_file(self) -> str:
+        """The text of `broker.conf`."""
+        state, ports = self.state_dir, {key: port or -1 for key, port in self._ports.items() if port is not None}
+        common = os.path.relpath(self.config, state.path)
+        lines = [
+            "# Written anew at each start of the mesh. Change the included file instead.",
+            f"include {_quoted(common)}",
+            f"store_dir: {_quoted(state.path)}",
+            f"log_file: {_quoted(state.broker_log)}",
+            f"pid_file: {_quoted(state.broker_pid_file)}",
+            f"ports_file_dir: {_quoted(state.path)}",
+        ]
+        if "port" in ports:
+            lines.append(f"port: {ports['port']}")
+        if "http" in ports:
+            lines.append(f'http: "127.0.0.1:{ports["http"]}"')
+        if "websocket" in ports:
+            lines.append(f'websocket {{ listen: "127.0.0.1:{ports["websocket"]}", no_tls: true, allowed_origins: ["http://localhost"] }}')
+        return "\n".join([*lines, ""])
+
+    async def _listening(self, process: asyncio.subprocess.Process) -> dict[str, list[str]]:
+        """The ports file, once it is there: {"nats": [url], "monitoring": [url], "websocket": [url]}. EOFError if the server ends."""
+        while process.returncode is None:
+            for file in self.state_dir.path.glob(f"*_{process.pid}.ports"):
+                try:
+                    ports: dict[str, list[str]] = json.loads(file.read_text())
+                except ValueError:  # Half written.
+                    continue
+                return ports
+            await asyncio.sleep(0.02)
+        raise EOFError
+
+    async def _end_process(self, patience: float) -> None:
+        """SIGTERM, unless there is no patience, and SIGKILL. Afterwards there is no process."""
+        process = self._process
+        self._ready.clear()
+        if process is None:
+            return
+        try:
+            if process.returncode is None and patience > 0:
+                process.terminate()
+                async with asyncio.timeout(patience):
+                    await process.wait()
+        except (TimeoutError, ProcessLookupError):
+            pass
+        finally:
+            if process.returncode is None:
+                with contextlib.suppress(ProcessLookupError):
+                    process.kill()
+                await process.wait()
+            self.state_dir.broker_pid_file.unlink(missing_ok=True)
+
+    async def _end_orphan(self) -> None:
+        """End a broker that outlived its mesh: it holds the ports and the store."""
+        for sent, patience in ((signal.SIGTERM, self._stop_timeout), (signal.SIGKILL, 5.0)):
+            deadline = monotonic() + patience
+            pid = self.state_dir.orphan()
+            if pid is not None:
+                logger.warning("ending the broker of an earlier mesh, process %d", pid)
+                os.kill(pid, sent)
+            while self.state_dir.orphan() is not None and monotonic() < deadline:  # noqa: ASYNC110 - no child of ours: nobody tells us
+                await asyncio.sleep(0.05)
+
+    def _failure(self, what: str, lines: list[str]) -> BrokerError:
+        """The error for a start that failed, from what the server wrote meanwhile."""
+        for line in lines:
+            for beginning, listener, option in _LISTENERS:
+                if beginning in line and (at := re.search(r"listen tcp (\S*:(\d+)): bind: (.*?)\"?$", line)):
+                    return PortTaken(
+                        f"the broker cannot listen for {listener} on {at[1]}: {at[3]}",
+                        hint=f"Stop what listens there, or choose another port: `mesh up {option} PORT`, or in {self.config}.",
+                        port=int(at[2]),
+                        listener=listener,
+                    )
+        said = [line.partition("[FTL] ")[2] or line for line in lines if "[FTL]" in line or line.startswith("nats-server:")]
+        because = f": {said[-1]}" if said else ""
+        return BrokerUnavailable(f"{what}{because}", hint=f"Read {self.state_dir.broker_log}.", log=lines[-20:])
+
+    # ---- The watch
+
+    async def _watch(self) -> None:
+        """Restart the server whenever it dies, for as long as this task lives. It never gives up, and reports each attempt."""
+        deaths, since = 0, monotonic()
+        while True:
+            assert self._process is not None
+            code = await self._process.wait()
+            self._ready.clear()
+            deaths = 1 if monotonic() - since > STEADY else deaths + 1
+            delay = min(LAST_DELAY, FIRST_DELAY * 2 ** min(deaths - 1, 10)) * random.uniform(0.5, 1.0)
+            self._report("died", f"the broker ended with {code}; it is started again in {delay:.1f} s")
+            await asyncio.sleep(delay)
+            try:
+                await self._launch()
+            except (BrokerError, OSError) as error:
+                self._report("restart_failed", str(error))
+            else:
+                self.restarts += 1
+                self._report("restarted", f"the broker runs again, process {self.pid}")
+            since = monotonic()
+
+    async def _follow_log(self) -> None:
+        log = LogReader(self.state_dir.broker_log)
+        try:
+            while True:
+                await asyncio.sleep(LOG_INTERVAL)
+                for line in log.read():
+                    if lost := loss_in(line):
+                        self._report("dropped", lost)
+        finally:
+            log.close()
+
+    def _report(self, kind: Event, detail: str) -> None:
+        logger.log(logging.INFO if kind == "restarted" else logging.WARNING, "%s", detail)
+        if self._on_event is None:
+            return
+        try:
+            self._on_event(kind, detail)
+        except Exception:
+            logger.exception("a broker event's receiver failed; the watch goes on")
+
+
+def _loopback(urls: list[str]) -> str:
+    """Of the addresses of one listener (all of this machine's, where it listens on every interface) the one for this machine."""
+    return next((url for url in urls if "127.0.0.1" in url), urls[0] if urls else "")
+
+
+def _quoted(value: object) -> str:
+    """A string of a NATS configuration. Its escapes are those of JSON, as far as paths need them."""
+    return json.dumps(str(value), ensure_ascii=False)
