@@ -38,6 +38,9 @@ VERSION: Final = "v1"
 ANY: Final = "any"
 """In the instance's place: any instance of the target, one of its queue group."""
 
+CONTROL_PLANE: Final = "mesh"
+"""The control plane is an agent too, and this is its name. Nobody else may take it."""
+
 NAME_KEYS: Final = {
     "tools/call": "name",
     "prompts/get": "name",

@@ -187,13 +187,15 @@ class Connection:
     def max_payload(self) -> int:
         return self._client.max_payload
 
-    def on_up(self, callback: Callable[[], None]) -> None:
-        """Call `callback` after each reconnection, when the subscriptions are in place again."""
+    def on_up(self, callback: Callable[[], None]) -> Callable[[], None]:
+        """Call `callback` after each reconnection, when the subscriptions are in place again. What is returned takes it off again."""
         self._up.append(callback)
+        return lambda: self._up.remove(callback)
 
-    def on_down(self, callback: Callable[[], None]) -> None:
-        """Call `callback` as soon as a loss of the connection is noticed."""
+    def on_down(self, callback: Callable[[], None]) -> Callable[[], None]:
+        """Call `callback` as soon as a loss of the connection is noticed. What is returned takes it off again."""
         self._down.append(callback)
+        return lambda: self._down.remove(callback)
 
     def new_inbox(self) -> str:
         """A subject that nobody else uses, below this connection's own inbox prefix."""
@@ -368,7 +370,7 @@ class Connection:
         self._tell(self._up)
 
     def _tell(self, callbacks: list[Callable[[], None]]) -> None:
-        for callback in callbacks:
+        for callback in list(callbacks):
             try:
                 callback()
             except Exception:

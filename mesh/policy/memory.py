@@ -2,6 +2,7 @@
 
 Pure: times are handed in. Two bounds hold the memory: frames are kept for `KEEP_FRAME` seconds and `MOST_BYTES`, ids for `KEEP_ID` seconds and `MOST_IDS`.
 Where a bound cut something off early, the memory says so (`FORGOTTEN`), so that nobody takes "I do not know it" for "it never ran".
+A connection counts its exchanges, so everything after the last number that was cut off is still known for sure.
 """
 
 from collections import deque
@@ -11,8 +12,8 @@ from typing import Final
 
 KEEP_FRAME: Final = 30.0
 KEEP_ID: Final = 120.0
-MOST_BYTES: Final = 16 * 1024 * 1024
-MOST_IDS: Final = 50_000
+MOST_BYTES: Final = 8 * 1024 * 1024
+MOST_IDS: Final = 20_000
 
 
 class Fate(Enum):
@@ -31,8 +32,9 @@ class Peer:
     connection: str
     ids: dict[str, "bytes | Fate"] = field(default_factory=dict)
     """Exchange token → RUNNING, the final frame, or FORGOTTEN when the frame is no longer kept."""
-    cut_until: float = 0.0
-    """Until then an id that is not in `ids` may have been dropped by a bound."""
+    cut: dict[str, int] = field(default_factory=dict)
+    """Series of exchange tokens → the highest number that a bound dropped."""
+    kept_until: float = 0.0
 
 
 class Memory:
@@ -46,6 +48,11 @@ class Memory:
         self._frames: deque[tuple[float, Peer, str]] = deque()
         self._ids: deque[tuple[float, Peer, str]] = deque()
 
+    def begin(self, peer: Peer, exchange: str, now: float) -> None:
+        """Note that an exchange runs. Ask `fate` first."""
+        peer.ids[exchange] = Fate.RUNNING
+        peer.kept_until = now + KEEP_ID
+
     def finish(self, peer: Peer, exchange: str, frame: bytes, now: float) -> None:
         """Keep the final frame of an exchange."""
         peer.ids[exchange] = frame
@@ -54,16 +61,17 @@ class Memory:
         self._frames.append(entry)
         self._ids.append(entry)
         if self._bytes > self._most_bytes or len(self._ids) > self._most_ids:
-            self._trim(now)
+            self._trim()
 
-    def fate(self, peer: Peer | None, exchange: str, now: float) -> "bytes | Fate":
+    def fate(self, peer: Peer | None, exchange: str) -> "bytes | Fate":
         """The final frame, or RUNNING, FORGOTTEN (it ran, or may have), or NEW (it never ran here)."""
         if peer is None:
             return Fate.NEW
         found = peer.ids.get(exchange)
         if found is not None:
             return found
-        return Fate.FORGOTTEN if now < peer.cut_until else Fate.NEW
+        series, number = _place(exchange)
+        return Fate.FORGOTTEN if number <= peer.cut.get(series, -1) else Fate.NEW
 
     def expire(self, now: float) -> None:
         """Drop what is too old. Call about once a second."""
@@ -73,18 +81,19 @@ class Memory:
             _, peer, exchange = self._ids.popleft()
             peer.ids.pop(exchange, None)
         if len(self.peers) > 64:
-            for key in [key for key, peer in self.peers.items() if not peer.ids and now >= peer.cut_until]:
+            for key in [key for key, peer in self.peers.items() if not peer.ids and now >= peer.kept_until]:
                 del self.peers[key]
 
-    def _trim(self, now: float) -> None:
+    def _trim(self) -> None:
         while self._bytes > self._most_bytes and self._frames:
             self._drop_frame()
         while len(self._ids) > self._most_ids:
-            ended, peer, exchange = self._ids.popleft()
+            _, peer, exchange = self._ids.popleft()
             if self._frames and self._frames[0][2] == exchange and self._frames[0][1] is peer:
                 self._drop_frame()
             peer.ids.pop(exchange, None)
-            peer.cut_until = max(peer.cut_until, ended + KEEP_ID)
+            series, number = _place(exchange)
+            peer.cut[series] = max(peer.cut.get(series, -1), number)
 
     def _drop_frame(self) -> None:
         _, peer, exchange = self._frames.popleft()
@@ -92,3 +101,11 @@ class Memory:
         if isinstance(frame, bytes):
             self._bytes -= len(frame)
             peer.ids[exchange] = Fate.FORGOTTEN
+
+
+def _place(exchange: str) -> tuple[str, int]:
+    """`17` is number 17 of the series ``; `q17` of `q`, `3-17` of `3-`. A token without a number stands alone."""
+    digits = len(exchange) - len(exchange.rstrip("0123456789"))
+    if not 0 < digits <= 18:
+        return exchange, 0
+    return exchange[:-digits], int(exchange[-digits:])

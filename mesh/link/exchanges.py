@@ -1,0 +1,391 @@
+"""The calling side: requests out, frames back, and an end to each.
+
+Theory of operation
+-------------------
+One subscription takes every frame for this connection; an exchange is found by the reply subject, which names caller, target,
+connection and exchange, so a frame from anybody but the target cannot be addressed to it. An exchange ends exactly once: with a final frame, by
+its deadline, by cancellation, or because its holder is gone. Nothing waits without a deadline, and silence is a fact too:
+
+- A serving bridge says "working" within half a second and then every two. So an exchange that has heard nothing for `SILENCE` is not
+  held by anyone who can answer. It asks (`resume`), and if nobody answers within `ASKED` it ends with `instance_lost`.
+- When an instance is seen to go, what it held ends at once; what it may have held asks.
+- When this connection was down, everything open asks. The answer is the final frame again, "working", or "unknown".
+
+"Unknown" can be proof: if every instance that lived when the call was sent says that it never saw the exchange, then the call was
+lost on the way and is sent again, under the same id. Without proof the call is made again only where that is safe
+(`safe_to_repeat`); otherwise it ends with `outcome_unknown`.
+"""
+
+import asyncio
+import itertools
+import secrets
+from collections.abc import Callable
+from typing import Final
+
+import structlog
+
+from mesh import clock
+from mesh.errors import BrokerUnavailable, CallError, CallTimeout, Disconnected, InstanceLost, MalformedMessage, OutcomeUnknown, Refused
+from mesh.link.connection import Connection, Message
+from mesh.link.targets import HEARD, Target, Targets
+from mesh.link.wheel import Wheel
+from mesh.policy.repeat import safe_to_repeat
+from mesh.subjects import ANY, Subjects
+from mesh.wire import control
+from mesh.wire.jsonrpc import Frame, Kind, scan
+
+SILENCE: Final = 3.5
+"""Seconds without any frame after which a caller asks. Working frames come every two; with `ASKED` a hung instance is known in under five."""
+
+ASKED: Final = 1.0
+"""Seconds to wait for an answer to that."""
+
+PATIENCE: Final = 5.0
+"""Seconds for which open calls wait for the connection to come back. A broker that restarts is back in one or two."""
+
+MOST_RESENDS: Final = 5
+"""How often one exchange may be sent again, each time with proof that it never ran."""
+
+BATCH: Final = 100
+"""Exchanges a resume names at most."""
+
+_log = structlog.get_logger("mesh.link")
+
+OnFrame = Callable[[Frame], None]
+OnFailure = Callable[[CallError], None]
+
+
+class Exchange:
+    """One call, from its publication to its end. Made by `Exchanges.open`."""
+
+    __slots__ = (
+        "_owner", "addressed", "agent", "asked_at", "body", "candidates", "deadline", "denied", "ended", "heard_at", "id", "instance",
+        "method", "on_failure", "on_frame", "renew", "reply", "resends", "slot", "subject", "target", "timeout", "token",
+    )  # fmt: skip
+
+    def __init__(self, owner: "Exchanges", target: Target, method: str, subject: str, reply: str, id: str) -> None:
+        self._owner = owner
+        self.target = target
+        self.method = method
+        self.subject = subject
+        self.reply = reply
+        self.id = id
+        self.token = reply.rpartition(".")[2]
+        self.body = b""
+        self.addressed = False
+        self.agent = ""
+        self.instance = ""
+        self.deadline: float | None = None
+        self.timeout: float | None = None
+        self.renew = False
+        self.heard_at = 0.0
+        self.asked_at = 0.0
+        self.denied: set[str] = set()
+        self.candidates: frozenset[str] | None = None
+        self.resends = 0
+        self.slot = -1
+        self.ended = False
+        self.on_frame: OnFrame = _ignore_frame
+        self.on_failure: OnFailure = _ignore_failure
+
+    def send(self, body: bytes) -> None:
+        """Publish the request. `body` is the whole JSON-RPC request, and its id is `self.id`. Raises TooLarge, BrokerUnavailable."""
+        self.body = body
+        self._owner._start(self)
+
+    def send_more(self, method: str, body: bytes) -> None:
+        """Send a notification or an answer that belongs to this exchange to the instance that holds it."""
+        owner = self._owner
+        subject = owner.subjects.call(self.agent or self.target.name, self.instance or ANY, owner.caller, method)
+        owner.connection.send(subject, body, self.reply)
+
+    def cancel(self, reason: str) -> None:
+        """End it here, and tell the target that nobody waits any more."""
+        if not self.ended:
+            self._owner._cancel(self, reason)
+
+
+class Exchanges:
+    """All exchanges of one connection of one caller."""
+
+    def __init__(self, connection: Connection, subjects: Subjects, caller: str) -> None:
+        self.connection = connection
+        self.subjects = subjects
+        self.caller = caller
+        self.name = secrets.token_hex(5)
+        """The connection's token in reply subjects: ours, not the broker's, so it stays over reconnections."""
+        self.targets = Targets(connection, subjects, caller, self._on_gone)
+        self.refused = 0
+        """Frames that broke a rule; each is logged."""
+        self._open: dict[str, Exchange] = {}
+        self._numbers = itertools.count(1)
+        self._quiet_numbers = itertools.count(1)
+        self._id_prefix = subjects.reply_prefix(caller, "-", self.name).split(".")[3] + f".{self.name}."
+        self._wheel: Wheel[Exchange] = Wheel(self._on_due)
+        self._reply_prefixes: dict[str, str] = {}
+        self._down_since = 0.0
+        self._tasks: set[asyncio.Task[None]] = set()
+        connection.on_down(self._on_down)
+        connection.on_up(self._on_up)
+
+    async def start(self) -> None:
+        await self.connection.subscribe(self.subjects.replies_to(self.caller, self.name), self._on_reply)
+
+    async def close(self) -> None:
+        for exchange in list(self._open.values()):
+            exchange.cancel("the caller leaves the mesh")
+            exchange.on_failure(Disconnected("this process leaves the mesh"))
+        self._wheel.stop()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self.targets.close()
+
+    def open(
+        self,
+        target: Target,
+        method: str,
+        name: str | None = None,
+        *,
+        on_frame: OnFrame,
+        on_failure: OnFailure,
+        timeout: float | None,
+        renew: bool = False,
+        instance: str = ANY,
+        series: str = "",
+    ) -> Exchange:
+        """A new exchange, not yet sent.
+
+        `on_frame` gets every frame, the final one last; `on_failure` is called instead of a final frame. Both run in the read loop.
+        `timeout` in seconds, None for exchanges that last (a subscription); with `renew` each progress frame starts it anew.
+        `series`: the session's token, for exchanges of a handshake session.
+        """
+        key = (method, name, instance)
+        found = target.subjects.get(key)
+        if found is None:
+            quiet = target.journal.mode(method, name) != "full"
+            subject = self.subjects.call(target.name, instance, self.caller, method, name, quiet=quiet)
+            if len(target.subjects) > 1000:
+                target.subjects.clear()
+            found = target.subjects[key] = (subject, quiet)
+        subject, quiet = found
+        number = f"q{next(self._quiet_numbers)}" if quiet else str(next(self._numbers))
+        token = f"{series}-{number}" if series else number
+        prefix = self._reply_prefixes.get(target.name)
+        if prefix is None:
+            prefix = self._reply_prefixes[target.name] = self.subjects.reply_prefix(self.caller, target.name, self.name)
+        exchange = Exchange(self, target, method, subject, prefix + token, self._id_prefix + token)
+        exchange.on_frame = on_frame
+        exchange.on_failure = on_failure
+        exchange.timeout = timeout
+        exchange.renew = renew
+        if instance != ANY:
+            exchange.addressed = True
+            exchange.agent, exchange.instance = target.name, instance
+        return exchange
+
+    # the life of an exchange
+
+    def _start(self, exchange: Exchange) -> None:
+        now = clock.monotonic()
+        self.connection.send(exchange.subject, exchange.body, exchange.reply)
+        exchange.heard_at = now
+        exchange.candidates = self._candidates(exchange)
+        if exchange.timeout is not None:
+            exchange.deadline = now + exchange.timeout
+        self._open[exchange.reply] = exchange
+        self._wheel.add(exchange, self._next_look(exchange))
+
+    def _on_reply(self, message: Message) -> None:
+        exchange = self._open.get(message.subject)
+        if exchange is None:
+            return  # a final frame that was sent twice, or one that came after the end
+        if message.headers and any(key.startswith("Nats-") for key in message.headers):
+            self._refuse(exchange, "a frame with a header of the broker's")
+            return
+        try:
+            frame = scan(message.body)
+            if frame.final and frame.id != exchange.id:
+                raise Refused("a response with the id of something else")
+            if frame.method is not None and frame.method.startswith(control.OWN):
+                self._on_own(exchange, frame)
+                return
+        except (MalformedMessage, Refused) as error:
+            self._refuse(exchange, str(error))
+            return
+        exchange.heard_at = now = clock.monotonic()
+        exchange.asked_at = 0.0
+        exchange.target.fresh_until = max(exchange.target.fresh_until, now + HEARD)
+        if frame.final:
+            self._end(exchange)
+        elif exchange.renew and exchange.timeout is not None and frame.method == "notifications/progress":
+            exchange.deadline = now + exchange.timeout
+        exchange.on_frame(frame)
+
+    def _on_own(self, exchange: Exchange, frame: Frame) -> None:
+        holder = control.read_holder(frame.raw)
+        if holder.exchange != exchange.id:
+            raise Refused("a frame of the mesh about another exchange")
+        if frame.method == control.WORKING:
+            exchange.heard_at = clock.monotonic()
+            exchange.asked_at = 0.0
+            named = exchange.instance
+            exchange.agent, exchange.instance = holder.agent, holder.instance
+            if not named:
+                exchange.on_frame(frame)
+        elif frame.method == control.UNKNOWN:
+            self._on_unknown(exchange, holder)
+
+    def _end(self, exchange: Exchange) -> None:
+        exchange.ended = True
+        self._open.pop(exchange.reply, None)
+        self._wheel.remove(exchange)
+
+    def _fail(self, exchange: Exchange, error: CallError) -> None:
+        if exchange.ended:
+            return
+        self._end(exchange)
+        exchange.on_failure(error)
+
+    def _cancel(self, exchange: Exchange, reason: str) -> None:
+        self._end(exchange)
+        body = control.cancelled(exchange.id, reason)
+        try:
+            if exchange.instance:
+                exchange.send_more("notifications/cancelled", body)
+            else:
+                note = self.subjects.note(exchange.target.name, self.caller, "notifications/cancelled")
+                self.connection.send(note, body, exchange.reply)
+        except BrokerUnavailable:
+            pass  # the serving side's own deadline ends it
+
+    def _refuse(self, exchange: Exchange, why: str) -> None:
+        self.refused += 1
+        _log.warning("frame refused", exchange=exchange.id, target=exchange.target.name, why=why)
+
+    # silence, loss, reconnection
+
+    def _next_look(self, exchange: Exchange) -> float:
+        look = exchange.asked_at + ASKED if exchange.asked_at else exchange.heard_at + SILENCE
+        return look if exchange.deadline is None else min(look, exchange.deadline)
+
+    def _on_due(self, exchange: Exchange, now: float) -> None:
+        if exchange.ended:
+            return
+        if exchange.deadline is not None and now >= exchange.deadline:
+            exchange.cancel("the deadline passed")
+            exchange.on_failure(CallTimeout(f"{exchange.target.name} did not finish within {exchange.timeout:g} s", target=exchange.target.name))
+            return
+        if self._down_since:
+            if now - self._down_since > PATIENCE:
+                self._fail(exchange, Disconnected("the broker was away for too long; the call may have run"))
+                return
+        elif exchange.asked_at:
+            if now - exchange.asked_at >= ASKED:
+                self._unanswered(exchange)
+                return
+        elif now - exchange.heard_at >= SILENCE:
+            self._ask([exchange])
+        self._wheel.add(exchange, max(self._next_look(exchange), now + 0.1))
+
+    def _on_gone(self, agent: str, instance: str) -> None:
+        asking: list[Exchange] = []
+        for exchange in list(self._open.values()):
+            if exchange.instance == instance and exchange.agent == agent:
+                self._lost(exchange)
+            elif exchange.target.name == agent and not exchange.instance:
+                asking.append(exchange)
+        self._ask(asking)
+
+    def _on_down(self) -> None:
+        self._down_since = clock.monotonic()
+
+    def _on_up(self) -> None:
+        self._down_since = 0.0
+        self._ask(list(self._open.values()))
+
+    def _ask(self, exchanges: list[Exchange]) -> None:
+        """Ask every instance of each target what it knows of these."""
+        now = clock.monotonic()
+        by_target: dict[str, list[Exchange]] = {}
+        for exchange in exchanges:
+            exchange.asked_at = now
+            exchange.denied.clear()
+            self._wheel.move(exchange, self._next_look(exchange))
+            by_target.setdefault(exchange.target.name, []).append(exchange)
+        for target, asking in by_target.items():
+            note = self.subjects.note(target, self.caller, control.RESUME)
+            for batch in (asking[at : at + BATCH] for at in range(0, len(asking), BATCH)):
+                try:
+                    self.connection.send(note, control.resume([each.id for each in batch]), batch[0].reply)
+                except BrokerUnavailable:
+                    return  # on_up asks again
+
+    def _on_unknown(self, exchange: Exchange, holder: control.Holder) -> None:
+        if holder.forgotten:
+            if holder.instance == exchange.instance:
+                self._fail(exchange, OutcomeUnknown(f"{holder.agent} no longer knows how this call ended"))
+            return
+        exchange.denied.add(holder.instance)
+        if exchange.candidates is not None and exchange.denied >= exchange.candidates:
+            self._resend(exchange)
+
+    def _unanswered(self, exchange: Exchange) -> None:
+        """Asked, and nobody holds it."""
+        if safe_to_repeat(exchange.method) and not exchange.addressed:
+            self._resend(exchange)
+        elif exchange.denied:
+            self._fail(exchange, OutcomeUnknown(f"no instance of {exchange.target.name} knows how this call ended"))
+        else:
+            self._lost(exchange)
+
+    def _lost(self, exchange: Exchange) -> None:
+        if safe_to_repeat(exchange.method) and not exchange.addressed:
+            self._resend(exchange)
+            return
+        who = f"instance {exchange.instance} of {exchange.agent}" if exchange.instance else f"the instance of {exchange.target.name}"
+        self.targets.stale(exchange.target.name)
+        self._fail(exchange, InstanceLost(f"{who} that held this call is gone", hint="it may have run; call again if that does no harm"))
+
+    def _resend(self, exchange: Exchange) -> None:
+        if exchange.resends >= MOST_RESENDS:
+            self._fail(exchange, OutcomeUnknown(f"the call was lost {MOST_RESENDS} times on its way to {exchange.target.name}"))
+            return
+        exchange.resends += 1
+        exchange.asked_at = 0.0
+        exchange.heard_at = clock.monotonic()
+        exchange.denied.clear()
+        if not exchange.addressed:
+            exchange.agent = exchange.instance = ""
+        self._wheel.move(exchange, self._next_look(exchange))
+        task = asyncio.create_task(self._send_again(exchange), name=f"resend {exchange.id}")
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _send_again(self, exchange: Exchange) -> None:
+        """The proof that it never ran holds for the next time only if it is known who may take it now."""
+        try:
+            target = await self.targets.resolve(exchange.target.name)
+            if not exchange.ended:
+                exchange.target = target
+                exchange.candidates = self._candidates(exchange)
+                exchange.heard_at = clock.monotonic()
+                self.connection.send(exchange.subject, exchange.body, exchange.reply)
+        except BrokerUnavailable:
+            pass  # on_up asks again
+        except CallError as error:
+            self._fail(exchange, error)
+
+    def _candidates(self, exchange: Exchange) -> frozenset[str] | None:
+        """Who may take it: all live instances, or the one that it is addressed to. None where that is not known."""
+        if exchange.addressed:
+            return frozenset({exchange.instance})
+        return exchange.target.instances if exchange.target.complete else None
+
+
+def _ignore_frame(_: Frame) -> None:
+    return
+
+
+def _ignore_failure(_: CallError) -> None:
+    return

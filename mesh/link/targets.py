@@ -1,0 +1,175 @@
+"""Whom this process calls, and whether they are alive: asked once, then watched.
+
+The journal takes every call, so the broker never answers "no responders" on a call to nobody (facts of the broker: a stream counts as interest).
+So before the first call to a name a probe asks on a subject that no stream takes; "no responders" there is the answer
+at once. The answer to the probe also says which of the target's tools the journal must not hold. From then on the target's heartbeats, which
+the broker copies to plain subscribers, keep it fresh; a name that has gone stale is probed again before it is called.
+"""
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Final
+
+from mesh import clock
+from mesh.errors import BrokerUnavailable, CallTimeout, InstanceLost, MalformedMessage, NoResponders, NoSuchAgent
+from mesh.link.connection import Connection, Message, Subscription
+from mesh.subjects import ANY, CONTROL_PLANE, Subjects
+from mesh.wire.entries import HEALTH_TTL_SECONDS, HEARTBEAT_SECONDS, JournalPolicy, ProbeAnswer, ProbeQuestion, read
+
+MOST_TARGETS: Final = 1_000
+"""Names watched at once; the one that was called longest ago makes room."""
+
+HEARD: Final = 2.0
+"""Seconds for which a target counts as alive after it answered something."""
+
+BEATEN: Final = HEALTH_TTL_SECONDS + HEARTBEAT_SECONDS
+"""Seconds for which a target counts as alive after a heartbeat."""
+
+PLANE: Final = 0.04
+"""Seconds to wait for the control plane's word. It makes a call surer and an error kinder; nothing waits longer for it."""
+
+PROBES: Final = (0.3, 0.7, 1.5)
+"""Seconds to wait for each probe in turn: an instance of a pool that hangs must not hide the others."""
+
+
+@dataclass(slots=True, eq=False)
+class Target:
+    """A name to call. `fresh_until` is the monotonic time until which it may be called without a probe."""
+
+    name: str
+    journal: JournalPolicy = field(default_factory=JournalPolicy)
+    fresh_until: float = 0.0
+    instances: frozenset[str] = frozenset()
+    """The live instances, as far as they were heard."""
+    complete: bool = False
+    """Whether `instances` is all of them: the control plane said so, or heartbeats were followed for long enough."""
+    watched_since: float = 0.0
+    subjects: dict[tuple[str, str | None, str], tuple[str, bool]] = field(default_factory=dict)
+    """(method, name, instance) → subject and whether it is quiet: built once."""
+
+
+class Targets:
+    """Owned by one node. `on_gone(agent, instance)` is called for each watched instance that leaves, expires or is lost."""
+
+    def __init__(self, connection: Connection, subjects: Subjects, caller: str, on_gone: Callable[[str, str], None]) -> None:
+        self._connection = connection
+        self._subjects = subjects
+        self._caller = caller
+        self._on_gone = on_gone
+        self._targets: dict[str, Target] = {}
+        self._watches: dict[str, Subscription] = {}
+        self._resolving: dict[str, asyncio.Task[Target]] = {}
+        connection.on_down(self._forget)
+
+    def fresh(self, name: str) -> Target | None:
+        """The target, if it may be called right now."""
+        target = self._targets.get(name)
+        return target if target is not None and clock.monotonic() < target.fresh_until else None
+
+    async def resolve(self, name: str) -> Target:
+        """Ask whether anyone answers to `name`. Raises NoSuchAgent, InstanceLost (there, but silent), BrokerUnavailable."""
+        task = self._resolving.get(name)
+        if task is None:
+            task = self._resolving[name] = asyncio.create_task(self._resolve(name), name=f"resolve {name}")
+            task.add_done_callback(lambda _: self._resolving.pop(name, None))
+        return await asyncio.shield(task)
+
+    def stale(self, name: str) -> None:
+        """Something the target said disagrees with what is known of it: probe it before the next call."""
+        if (target := self._targets.get(name)) is not None:
+            target.fresh_until = 0.0
+
+    async def watch(self, agent: str) -> None:
+        """Follow the heartbeats of an agent: one that is called, or that answers for a role."""
+        if agent in self._watches or not self._connection.connected:
+            return
+        self._watches[agent] = await self._connection.subscribe(
+            self._subjects.bucket_copy("health", agent), partial(self._on_health, agent)
+        )
+        if len(self._watches) > MOST_TARGETS:
+            await self._drop(next(iter(self._watches)))
+
+    async def close(self) -> None:
+        tasks = list(self._resolving.values())
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _resolve(self, name: str) -> Target:
+        await self.watch(name)
+        plane = asyncio.create_task(self._ask_plane(name), name=f"ask about {name}")
+        try:
+            found = await self._probe(name)
+        except NoSuchAgent as error:
+            await self._drop(name)
+            close = (await plane).close
+            if close:
+                error.hint = f"did you mean {', '.join(close)}? `mesh agents` shows who is there"
+                error.details["close"] = list(close)
+            raise
+        finally:
+            if not plane.done() and not self._connection.connected:
+                plane.cancel()
+        target = self._targets.setdefault(name, Target(name))
+        now = clock.monotonic()
+        if found.journal != target.journal:
+            target.journal = found.journal
+            target.subjects.clear()
+        target.watched_since = target.watched_since or now
+        members = (await plane).instances
+        target.instances |= {found.instance, *members}
+        target.complete = target.complete or bool(members)
+        target.fresh_until = max(target.fresh_until, clock.monotonic() + HEARD)
+        return target
+
+    async def _probe(self, name: str) -> ProbeAnswer:
+        for patience in PROBES:
+            try:
+                answer = await self._connection.request(self._subjects.probe(name, ANY, self._caller), b"", timeout=patience)
+                return read(ProbeAnswer, answer.body)
+            except NoResponders:
+                raise NoSuchAgent(f"nobody answers to {name!r}", hint="`mesh agents` shows who is there") from None
+            except CallTimeout:
+                continue
+        raise InstanceLost(f"{name!r} is there but does not answer", hint="`mesh agents` shows its health; restart its bridge")
+
+    async def _ask_plane(self, name: str) -> ProbeAnswer:
+        """What the control plane knows of a name: its instances, or the names that come close. Nothing, where no control plane runs."""
+        question = ProbeQuestion(about=name).encode()
+        subject = self._subjects.probe(CONTROL_PLANE, ANY, self._caller)
+        try:
+            return read(ProbeAnswer, (await self._connection.request(subject, question, timeout=PLANE)).body)
+        except (NoResponders, CallTimeout, BrokerUnavailable, MalformedMessage):
+            return ProbeAnswer(agent=CONTROL_PLANE, instance="")
+
+    async def _drop(self, name: str) -> None:
+        self._targets.pop(name, None)
+        if (watch := self._watches.pop(name, None)) is not None:
+            await watch.unsubscribe()
+
+    def _on_health(self, agent: str, message: Message) -> None:
+        instance = message.subject.rpartition(".")[2]
+        headers = message.headers or {}
+        target = self._targets.get(agent)
+        if not message.body or "Nats-Marker-Reason" in headers or "KV-Operation" in headers:
+            if target is not None:
+                target.instances -= {instance}
+                if not target.instances:
+                    target.fresh_until = 0.0
+            self._on_gone(agent, instance)
+        elif target is not None:
+            now = clock.monotonic()
+            target.fresh_until = now + BEATEN
+            if instance not in target.instances:
+                target.instances |= {instance}
+            if not target.complete and target.watched_since and now - target.watched_since > 1.5 * HEARTBEAT_SECONDS:
+                target.complete = True
+
+    def _forget(self) -> None:
+        """The connection is down: nothing that was known is known any more, but for what a subject looks like."""
+        for target in self._targets.values():
+            target.fresh_until = target.watched_since = 0.0
+            target.instances = frozenset()
+            target.complete = False

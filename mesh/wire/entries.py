@@ -1,0 +1,113 @@
+"""What an instance says of itself: its entry in the registry, its heartbeat in the health bucket, its answer to a probe.
+
+All three are JSON from another process, so they are read through models. Unknown fields are ignored: a newer bridge may say more.
+"""
+
+from typing import Annotated, Any, Final, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from mesh.errors import MalformedMessage
+
+JournalMode = Literal["full", "metadata", "none"]
+"""full: the broker records calls and replies. metadata: the serving bridge writes a record without bodies. none: nothing is recorded."""
+
+HEARTBEAT_SECONDS: Final = 1.0
+HEALTH_TTL_SECONDS: Final = 4
+"""Whole seconds (the broker takes no fractions). Three missed beats are a slow moment, four are a hung instance."""
+
+
+class _Wire(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    def encode(self) -> bytes:
+        return self.model_dump_json(exclude_defaults=True).encode()
+
+
+T = TypeVar("T", bound=_Wire)
+
+
+class JournalPolicy(_Wire):
+    """Which calls of an agent the journal holds: the agent's `default`, and what differs for a tool."""
+
+    default: JournalMode = "full"
+    tools: dict[str, JournalMode] = {}
+
+    def mode(self, method: str, name: str | None) -> JournalMode:
+        if method == "tools/call" and name is not None:
+            return self.tools.get(name, self.default)
+        return self.default
+
+
+class ProbeQuestion(_Wire):
+    """The body of a probe to the control plane. A probe to any other agent has no body."""
+
+    about: str
+
+
+class ProbeAnswer(_Wire):
+    """What a caller must know of a target before its first call; from the control plane also what it knows of another name."""
+
+    agent: str
+    instance: str
+    journal: JournalPolicy = JournalPolicy()
+    instances: tuple[str, ...] = ()
+    """All live instances of the name that was asked about (an agent or a role)."""
+    close: tuple[str, ...] = ()
+    """Where nobody has that name: the names that come close."""
+
+
+class Client(_Wire):
+    """The broker's own name for a connection: how a disconnect event is matched to an instance."""
+
+    server: str
+    id: int
+
+
+class Loss(_Wire):
+    at_ns: int
+    reason: str
+
+
+class InstanceEntry(_Wire):
+    """One instance of an agent, as the registry holds it under `{agent}.{instance}`."""
+
+    agent: str
+    instance: str
+    roles: tuple[str, ...] = ()
+    title: str = ""
+    description: str = ""
+    version: str = ""
+    protocol_versions: tuple[str, ...] = ()
+    """The MCP revisions that the server speaks, newest first."""
+    capabilities: dict[str, Any] = {}
+    tools: tuple[dict[str, Any], ...] = ()
+    """The server's own tool list (`Tool` of the MCP schema)."""
+    journal: JournalPolicy = JournalPolicy()
+    started_ns: int = 0
+    host: str = ""
+    pid: int = 0
+    mesh_version: str = ""
+    lost: Loss | None = None
+    """Set by the control plane when the instance went without a word."""
+
+
+class Health(_Wire):
+    """One heartbeat. It says how the instance is, and which connection of the broker it is."""
+
+    agent: str
+    instance: str
+    state: Literal["up", "degraded"] = "up"
+    """degraded: the bridge lives, its server does not (it is being restarted)."""
+    client: Client
+    running: Annotated[int, Field(ge=0)] = 0
+    served: int = 0
+    failed: int = 0
+
+
+def read(model: type[T], raw: bytes) -> T:
+    """`raw` as `model`. Raises MalformedMessage."""
+    try:
+        return model.model_validate_json(raw)
+    except ValidationError as error:
+        raise MalformedMessage(f"this is no {model.__name__}: {error.errors()[0]['msg']}", starts=raw[:80]) from None
