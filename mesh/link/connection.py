@@ -197,6 +197,11 @@ class Connection:
         self._down.append(callback)
         return lambda: self._down.remove(callback)
 
+    @property
+    def congested(self) -> bool:
+        """Whether much is waiting for the socket. Who sends much with `send` then awaits `flush`, as `publish` does."""
+        return self._client.pending_data_size > HIGH_WATER
+
     def new_inbox(self) -> str:
         """A subject that nobody else uses, below this connection's own inbox prefix."""
         return f"{self._inbox_prefix}.{random.getrandbits(96):x}"
@@ -225,7 +230,7 @@ class Connection:
     async def publish(self, subject: str, body: bytes, *, reply: str = "", headers: Mapping[str, str] | None = None) -> None:
         """Send, and wait while much is waiting for the socket. Errors as `send`."""
         self.send(subject, body, reply, headers)
-        if self._client.pending_data_size > HIGH_WATER:
+        if self.congested:
             await self.flush()
 
     async def subscribe(self, subject: str, on_message: Handler, *, queue: str = "") -> Subscription:
