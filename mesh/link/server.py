@@ -2,13 +2,8 @@
 
 Theory of operation
 -------------------
-The server runs with nats-server.conf as a person would start it. What differs for this mesh (state directory, log, ports that were
-asked for) stands in a start file in the state directory, `broker.conf`, that includes the common one; in a NATS configuration the later
-of two top-level keys counts. Flags would not do: there is none for the WebSocket port, and `-sd` is refused where a file names a store.
-
-`include` joins every path to the directory of the file that includes, absolute paths too; hence a relative one. A block is replaced as
-a whole, so `websocket` is written only if another port was asked for (its TLS and origins are then the ones of here: none), and nothing
-in `jetstream` is overridden.
+The server runs with nats-server.conf as a person would start it. What differs for this mesh stands in a start file in the state directory
+that includes the common one (mesh/link/server_start.py).
 
 A free port is asked for as -1. The server takes one and writes all that it listens on into a ports file, just before it is ready: no
 port is guessed, and none can be taken between guess and use. A restart asks for the same ports again, so that clients find it.
@@ -25,7 +20,6 @@ import json
 import logging
 import os
 import random
-import re
 import signal
 import sys
 from collections.abc import Callable
@@ -34,7 +28,7 @@ from types import TracebackType
 from typing import Any, Final, Literal, Self
 
 from mesh.clock import monotonic
-from mesh.errors import BrokerError, BrokerUnavailable, PortTaken
+from mesh.errors import BrokerError, BrokerUnavailable
 from mesh.link.server_log import LogReader, loss_in, tail
 from mesh.link.server_program import (
     OLDEST_EMBEDDED,
@@ -46,6 +40,7 @@ from mesh.link.server_program import (
     read_info,
     version_of,
 )
+from mesh.link.server_start import failure, loopback, start_file
 from mesh.link.state_dir import StateDir
 
 __all__ = ["EmbeddedServer", "Event", "check_server_info"]
@@ -62,13 +57,6 @@ LOG_INTERVAL: Final = 1.0
 
 Event = Literal["died", "restarted", "restart_failed", "dropped"]
 """died, restarted, restart_failed: the process. dropped: the server discarded messages or requests that it had taken, and says which."""
-
-_LISTENERS: Final = (
-    ("Error listening on port", "clients", "--port"),
-    ("Can't start monitoring", "monitoring", "--monitor-port"),
-    ("Unable to listen for websocket", "WebSocket clients", "--websocket-port"),
-)
-"""How the server's message begins when it cannot listen, for whom it meant to, and the option of `mesh up` for another port."""
 
 _LAUNCHER: Final = """
 import ctypes, os, sys
@@ -179,7 +167,7 @@ class EmbeddedServer:
         """One process, from its start to the first connection that it takes. Whatever goes wrong, none is left behind."""
         state = self.state_dir
         try:
-            state.broker_config.write_text(self._start_file(), encoding="utf-8")
+            state.broker_config.write_text(start_file(self.config, state, self._ports), encoding="utf-8")
             for stale in state.path.glob("*.ports"):
                 stale.unlink()
             # The server opens its log by itself. What it says before that (a mistake in the configuration) and a panic go to stderr:
@@ -200,16 +188,17 @@ class EmbeddedServer:
         try:
             async with asyncio.timeout(self._start_timeout):
                 ports = await self._listening(self._process)
-                self.url = _loopback(ports.get("nats", []))
-                self.monitor_url = _loopback(ports.get("monitoring", []))
-                self.websocket_url = _loopback(ports.get("websocket", []))
+                self.url = loopback(ports.get("nats", []))
+                self.monitor_url = loopback(ports.get("monitoring", []))
+                self.websocket_url = loopback(ports.get("websocket", []))
                 check_server_info(await read_info(self.url))
         except BaseException as error:
             await self._end_process(0.0)
             if isinstance(error, TimeoutError):
-                raise self._failure(f"the broker was not ready after {self._start_timeout:g} s", new_lines.read()) from None
+                late = f"the broker was not ready after {self._start_timeout:g} s"
+                raise failure(late, new_lines.read(), self.config, state) from None
             if isinstance(error, (EOFError, OSError)):
-                raise self._failure("the broker ended while it started", new_lines.read()) from None
+                raise failure("the broker ended while it started", new_lines.read(), self.config, state) from None
             raise
         finally:
             new_lines.close()
@@ -221,26 +210,6 @@ class EmbeddedServer:
     def _command(self) -> list[str]:
         launcher = [sys.executable, "-I", "-S", "-c", _LAUNCHER, str(os.getpid())] if sys.platform == "linux" else []
         return [*launcher, str(self._binary), "-c", str(self.state_dir.broker_config)]
-
-    def _start_file(self) -> str:
-        """The text of `broker.conf`."""
-        state, ports = self.state_dir, {key: port or -1 for key, port in self._ports.items() if port is not None}
-        common = os.path.relpath(self.config, state.path)
-        lines = [
-            "# Written anew at each start of the mesh. Change the included file instead.",
-            f"include {_quoted(common)}",
-            f"store_dir: {_quoted(state.path)}",
-            f"log_file: {_quoted(state.broker_log)}",
-            f"pid_file: {_quoted(state.broker_pid_file)}",
-            f"ports_file_dir: {_quoted(state.path)}",
-        ]
-        if "port" in ports:
-            lines.append(f"port: {ports['port']}")
-        if "http" in ports:
-            lines.append(f'http: "127.0.0.1:{ports["http"]}"')
-        if "websocket" in ports:
-            lines.append(f'websocket {{ listen: "127.0.0.1:{ports["websocket"]}", no_tls: true, allowed_origins: ["http://localhost"] }}')
-        return "\n".join([*lines, ""])
 
     async def _listening(self, process: asyncio.subprocess.Process) -> dict[str, list[str]]:
         """The ports file, once it is there: {"nats": [url], "monitoring": [url], "websocket": [url]}. EOFError if the server ends."""
@@ -285,21 +254,6 @@ class EmbeddedServer:
             while self.state_dir.orphan() is not None and monotonic() < deadline:  # noqa: ASYNC110 - no child of ours: nobody tells us
                 await asyncio.sleep(0.05)
 
-    def _failure(self, what: str, lines: list[str]) -> BrokerError:
-        """The error for a start that failed, from what the server wrote meanwhile."""
-        for line in lines:
-            for beginning, listener, option in _LISTENERS:
-                if beginning in line and (at := re.search(r"listen tcp (\S*:(\d+)): bind: (.*?)\"?$", line)):
-                    return PortTaken(
-                        f"the broker cannot listen for {listener} on {at[1]}: {at[3]}",
-                        hint=f"Stop what listens there, or choose another port: `mesh up {option} PORT`, or in {self.config}.",
-                        port=int(at[2]),
-                        listener=listener,
-                    )
-        said = [line.partition("[FTL] ")[2] or line for line in lines if "[FTL]" in line or line.startswith("nats-server:")]
-        because = f": {said[-1]}" if said else ""
-        return BrokerUnavailable(f"{what}{because}", hint=f"Read {self.state_dir.broker_log}.", log=lines[-20:])
-
     # ---- The watch
 
     async def _watch(self) -> None:
@@ -341,13 +295,3 @@ class EmbeddedServer:
             self._on_event(kind, detail)
         except Exception:
             logger.exception("a broker event's receiver failed; the watch goes on")
-
-
-def _loopback(urls: list[str]) -> str:
-    """Of the addresses of one listener (all of this machine's, where it listens on every interface) the one for this machine."""
-    return next((url for url in urls if "127.0.0.1" in url), urls[0] if urls else "")
-
-
-def _quoted(value: object) -> str:
-    """A string of a NATS configuration. Its escapes are those of JSON, as far as paths need them."""
-    return json.dumps(str(value), ensure_ascii=False)

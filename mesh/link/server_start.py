@@ -1,0 +1,73 @@
+"""The text that starts the embedded broker, and what its text says when it did not start. Pure but for the paths.
+
+The start file includes nats-server.conf and sets on top of it what differs for this mesh: state directory, log, ports that were asked for.
+In a NATS configuration the later of two top-level keys counts. Flags would not do: there is none for the WebSocket port, and `-sd` is
+refused where a file names a store.
+
+`include` joins every path to the directory of the file that includes, absolute paths too; hence a relative one. A block is replaced as
+a whole, so `websocket` is written only if another port was asked for (its TLS and origins are then the ones of here: none), and nothing
+in `jetstream` is overridden.
+"""
+
+import json
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+from mesh.errors import BrokerError, BrokerUnavailable, PortTaken
+from mesh.link.state_dir import StateDir
+
+_LISTENERS: Final = (
+    ("Error listening on port", "clients", "--port"),
+    ("Can't start monitoring", "monitoring", "--monitor-port"),
+    ("Unable to listen for websocket", "WebSocket clients", "--websocket-port"),
+)
+"""How the server's message begins when it cannot listen, for whom it meant to, and the option of `mesh up` for another port."""
+
+
+def start_file(config: Path, state: StateDir, ports: Mapping[str, int | None]) -> str:
+    """The text of `broker.conf`. `ports`: "port", "http", "websocket"; None leaves the configuration's own, 0 takes a free one."""
+    lines = [
+        "# Written anew at each start of the mesh. Change the included file instead.",
+        f"include {_quoted(os.path.relpath(config, state.path))}",
+        f"store_dir: {_quoted(state.path)}",
+        f"log_file: {_quoted(state.broker_log)}",
+        f"pid_file: {_quoted(state.broker_pid_file)}",
+        f"ports_file_dir: {_quoted(state.path)}",
+    ]
+    asked = {key: port or -1 for key, port in ports.items() if port is not None}
+    if "port" in asked:
+        lines.append(f"port: {asked['port']}")
+    if "http" in asked:
+        lines.append(f'http: "127.0.0.1:{asked["http"]}"')
+    if "websocket" in asked:
+        lines.append(f'websocket {{ listen: "127.0.0.1:{asked["websocket"]}", no_tls: true, allowed_origins: ["http://localhost"] }}')
+    return "\n".join([*lines, ""])
+
+
+def failure(what: str, lines: list[str], config: Path, state: StateDir) -> BrokerError:
+    """The error for a start that failed: `what` happened, and the `lines` that the server wrote meanwhile."""
+    for line in lines:
+        for beginning, listener, option in _LISTENERS:
+            if beginning in line and (at := re.search(r"listen tcp (\S*:(\d+)): bind: (.*?)\"?$", line)):
+                return PortTaken(
+                    f"the broker cannot listen for {listener} on {at[1]}: {at[3]}",
+                    hint=f"Stop what listens there, or choose another port: `mesh up {option} PORT`, or in {config}.",
+                    port=int(at[2]),
+                    listener=listener,
+                )
+    said = [line.partition("[FTL] ")[2] or line for line in lines if "[FTL]" in line or line.startswith("nats-server:")]
+    because = f": {said[-1]}" if said else ""
+    return BrokerUnavailable(f"{what}{because}", hint=f"Read {state.broker_log}.", log=lines[-20:])
+
+
+def loopback(urls: list[str]) -> str:
+    """Of the addresses of one listener (all of this machine's, where it listens on every interface) the one for this machine."""
+    return next((url for url in urls if "127.0.0.1" in url), urls[0] if urls else "")
+
+
+def _quoted(value: object) -> str:
+    """A string of a NATS configuration. Its escapes are those of JSON, as far as paths need them."""
+    return json.dumps(str(value), ensure_ascii=False)
