@@ -81,6 +81,11 @@ def unescape(token: str) -> str:
     return text
 
 
+def key_of(agent: str, instance: str) -> str:
+    """The key of an instance in the buckets `registry` and `health`: the owner is a token, so that rights can be cut along it."""
+    return f"{escape(agent)}.{escape(instance)}"
+
+
 def _character(match: re.Match[str]) -> str:
     code = int(match.group(1), 16)
     return chr(code) if code <= 0x10FFFF else ""

@@ -105,6 +105,27 @@ class Exchange:
             self._owner._cancel(self, reason)
 
 
+class Channel:
+    """Where frames go that belong to a session and to no exchange of it: the reply subject of the exchange that opened the session."""
+
+    def __init__(self, exchange: Exchange, on_frame: OnFrame, on_lost: OnFailure) -> None:
+        self.reply = exchange.reply
+        self.series = Series(exchange.token)
+        self.agent = exchange.agent
+        self.instance = exchange.instance
+        self.on_frame = on_frame
+        self.on_lost = on_lost
+
+
+class Series:
+    """The exchanges of one session: `{token}-1`, `{token}-2`, …"""
+
+    def __init__(self, token: str) -> None:
+        self.token = token
+        self.numbers = itertools.count(1)
+        self.quiet_numbers = itertools.count(1)
+
+
 class Exchanges:
     """All exchanges of one connection of one caller."""
 
@@ -118,8 +139,8 @@ class Exchanges:
         self.refused = 0
         """Frames that broke a rule; each is logged."""
         self._open: dict[str, Exchange] = {}
-        self._numbers = itertools.count(1)
-        self._quiet_numbers = itertools.count(1)
+        self._channels: dict[str, Channel] = {}
+        self._series = Series("")
         self._id_prefix = subjects.reply_prefix(caller, "-", self.name).split(".")[3] + f".{self.name}."
         self._wheel: Wheel[Exchange] = Wheel(self._on_due)
         self._reply_prefixes: dict[str, str] = {}
@@ -152,13 +173,13 @@ class Exchanges:
         timeout: float | None,
         renew: bool = False,
         instance: str = ANY,
-        series: str = "",
+        series: Series | None = None,
     ) -> Exchange:
         """A new exchange, not yet sent.
 
         `on_frame` gets every frame, the final one last; `on_failure` is called instead of a final frame. Both run in the read loop.
         `timeout` in seconds, None for exchanges that last (a subscription); with `renew` each progress frame starts it anew.
-        `series`: the session's token, for exchanges of a handshake session.
+        `series`: that of the session's channel, for exchanges of a handshake session.
         """
         key = (method, name, instance)
         found = target.subjects.get(key)
@@ -169,8 +190,10 @@ class Exchanges:
                 target.subjects.clear()
             found = target.subjects[key] = (subject, quiet)
         subject, quiet = found
-        number = f"q{next(self._quiet_numbers)}" if quiet else str(next(self._numbers))
-        token = f"{series}-{number}" if series else number
+        series = series or self._series
+        token = f"q{next(series.quiet_numbers)}" if quiet else str(next(series.numbers))
+        if series.token:
+            token = f"{series.token}-{token}"
         prefix = self._reply_prefixes.get(target.name)
         if prefix is None:
             prefix = self._reply_prefixes[target.name] = self.subjects.reply_prefix(self.caller, target.name, self.name)
@@ -183,6 +206,17 @@ class Exchanges:
             exchange.addressed = True
             exchange.agent, exchange.instance = target.name, instance
         return exchange
+
+    def open_channel(self, exchange: Exchange, on_frame: OnFrame, on_lost: OnFailure) -> Channel:
+        """Keep the reply subject of `exchange`, which opened a session, for frames that belong to no exchange of it.
+
+        `on_lost` is called once, when the instance that holds the session is seen to go.
+        """
+        channel = self._channels[exchange.reply] = Channel(exchange, on_frame, on_lost)
+        return channel
+
+    def close_channel(self, channel: Channel) -> None:
+        self._channels.pop(channel.reply, None)
 
     # the life of an exchange
 
@@ -199,7 +233,8 @@ class Exchanges:
     def _on_reply(self, message: Message) -> None:
         exchange = self._open.get(message.subject)
         if exchange is None:
-            return  # a final frame that was sent twice, or one that came after the end
+            self._on_channel(message)
+            return
         if message.headers and any(key.startswith("Nats-") for key in message.headers):
             self._refuse(exchange, "a frame with a header of the broker's")
             return
@@ -221,6 +256,21 @@ class Exchanges:
         elif exchange.renew and exchange.timeout is not None and frame.method == "notifications/progress":
             exchange.deadline = now + exchange.timeout
         exchange.on_frame(frame)
+
+    def _on_channel(self, message: Message) -> None:
+        channel = self._channels.get(message.subject)
+        if channel is None:
+            return  # a final frame that was sent twice, or one that came after the end
+        try:
+            if message.headers and any(key.startswith("Nats-") for key in message.headers):
+                raise Refused("a frame with a header of the broker's")
+            frame = scan(message.body)
+        except (MalformedMessage, Refused) as error:
+            self.refused += 1
+            _log.warning("frame refused", session=message.subject, why=str(error))
+            return
+        if not frame.final and not (frame.method or "").startswith(control.OWN):
+            channel.on_frame(frame)
 
     def _on_own(self, exchange: Exchange, frame: Frame) -> None:
         holder = control.read_holder(frame.raw)
@@ -296,6 +346,9 @@ class Exchanges:
             elif exchange.target.name == agent and not exchange.instance:
                 asking.append(exchange)
         self._ask(asking)
+        for channel in [each for each in self._channels.values() if each.agent == agent and each.instance == instance]:
+            self.close_channel(channel)
+            channel.on_lost(InstanceLost(f"instance {instance} of {agent} that held this session is gone", hint="begin a new session"))
 
     def _on_down(self) -> None:
         self._down_since = clock.monotonic()

@@ -12,6 +12,7 @@ Source: NATS ADR-1 (JSON API), ADR-15 and ADR-15's ack subjects; nats-server, er
 
 import json
 from collections.abc import Mapping
+from datetime import datetime
 from typing import Any, Final, NamedTuple
 
 from mesh.errors import ApiError, BrokerError, BrokerUnavailable, CallTimeout, NoResponders
@@ -58,6 +59,12 @@ def parse_delivery(reply: str) -> Delivery:
         return Delivery(stream, consumer, int(deliveries), int(seq), int(consumer_seq), int(time_ns), int(pending))
     except ValueError:
         raise BrokerError(f"no delivery of a consumer has the reply subject {reply!r}") from None
+
+
+def time_ns(text: str) -> int:
+    """Nanoseconds since 1970 of a time as the server writes it in headers and configs: `2026-01-31T12:00:00.123456789Z`, zeros at the end left out."""
+    whole, _, fraction = text.rstrip("Z").partition(".")
+    return int(datetime.fromisoformat(whole + "+00:00").timestamp()) * 10**9 + int(fraction[:9].ljust(9, "0"))
 
 
 def parse_ack(message: Message) -> PubAck:

@@ -102,26 +102,24 @@ class Targets:
         plane = asyncio.create_task(self._ask_plane(name), name=f"ask about {name}")
         try:
             found = await self._probe(name)
+            said = await plane
         except NoSuchAgent as error:
             await self._drop(name)
-            close = (await plane).close
-            if close:
+            if close := (await plane).close:
                 error.hint = f"did you mean {', '.join(close)}? `mesh agents` shows who is there"
                 error.details["close"] = list(close)
             raise
         finally:
-            if not plane.done() and not self._connection.connected:
-                plane.cancel()
+            plane.cancel()
         target = self._targets.setdefault(name, Target(name))
         now = clock.monotonic()
         if found.journal != target.journal:
             target.journal = found.journal
             target.subjects.clear()
         target.watched_since = target.watched_since or now
-        members = (await plane).instances
-        target.instances |= {found.instance, *members}
-        target.complete = target.complete or bool(members)
-        target.fresh_until = max(target.fresh_until, clock.monotonic() + HEARD)
+        target.instances |= {found.instance, *said.instances}
+        target.complete = target.complete or bool(said.instances)
+        target.fresh_until = max(target.fresh_until, now + HEARD)
         return target
 
     async def _probe(self, name: str) -> ProbeAnswer:

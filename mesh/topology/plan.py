@@ -64,7 +64,7 @@ class Actual:
 
 
 _FIXED: Final = {
-    StreamSpec: frozenset({"name", "storage", "retention", "max_consumers"}),
+    StreamSpec: frozenset({"name", "storage", "retention"}),
     ConsumerSpec: frozenset({"deliver_policy", "opt_start_seq", "opt_start_time", "ack_policy", "replay_policy", "durable_name", "mem_storage"}),
 }
 """Settings that the server refuses to change once a stream or consumer exists."""

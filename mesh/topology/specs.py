@@ -31,7 +31,7 @@ class StreamSpec:
     max_age: float = 0
     max_msgs_per_subject: int = NO_LIMIT
     max_consumers: int = 1000
-    """Said explicitly: where it is -1 the server stops at 1,000 all the same. It cannot be changed later."""
+    """Said explicitly: where it is -1 the server stops at 1,000 all the same."""
     replicas: int = 1
     no_ack: bool = False
     duplicate_window: float | None = None
@@ -90,7 +90,7 @@ class ConsumerSpec:
     max_deliver: int = NO_LIMIT
     max_ack_pending: int = 1000
     backoff: tuple[float, ...] = ()
-    """Waits between attempts after ack timeouts. A nak names its own delay."""
+    """Waits between attempts after ack timeouts, in the place of `ack_wait`. A nak names its own delay."""
     start_seq: int | None = None
     start_time_ns: int | None = None
     inactive_threshold: float = 0
@@ -113,7 +113,8 @@ class ConsumerSpec:
         elif self.start_time_ns is not None:
             config |= {"deliver_policy": "by_start_time", "opt_start_time": _rfc3339(self.start_time_ns)}
         if self.ack == "explicit":
-            config |= {"ack_wait": _ns(self.ack_wait), "max_ack_pending": self.max_ack_pending, "backoff": [_ns(wait) for wait in self.backoff]}
+            first = self.backoff[0] if self.backoff else self.ack_wait  # the server sets the ack wait to the first backoff
+            config |= {"ack_wait": _ns(first), "max_ack_pending": self.max_ack_pending, "backoff": [_ns(wait) for wait in self.backoff]}
         config |= {
             "max_deliver": self.max_deliver,
             "inactive_threshold": _ns(self.inactive_threshold),

@@ -1,0 +1,161 @@
+"""Reads a stream in order, once, without acks: what replay, the journal and audits stand on.
+
+Theory of operation
+-------------------
+An ephemeral consumer in memory numbers what it delivers 1, 2, 3, … . A number that is missing means that a message was lost on the way. Then, and
+whenever the connection or the consumer is lost, a new consumer begins behind the last message that was handed on. So each message of the stream
+comes once, in order, over any number of restarts; what the stream itself has dropped meanwhile (age, size) does not come.
+
+Traps answered:
+
+- nats-py's ordered consumer took 19.6 s to recover after a restart, and dies in the read loop when the server speaks ack subjects of the second form.
+- `async for` over it gives 42,000 messages a second, `fetch` 38,000. Lists from a pipelined pull give several times that, so lists are what is yielded.
+- A stream that was made anew (a memory stream after a restart) begins at 1 again: waiting for the sequence after the last one would skip all
+  of it. So the date of its creation is compared.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncGenerator
+from typing import Final, NamedTuple
+
+import structlog
+
+from mesh.clock import monotonic
+from mesh.errors import ApiError, BrokerUnavailable
+from mesh.link.connection import Connection, Message
+from mesh.link.jetstream import API, PASSING, JetStream, parse_delivery
+from mesh.link.pull import PullLoop
+from mesh.topology import ConsumerSpec
+
+BATCH: Final = 2000
+"""Small messages: 500 gave three quarters of the rate, more than 2,000 no more."""
+
+INACTIVE: Final = 10.0
+"""Seconds after which the server removes a reader's consumer by itself, should we not come to do it."""
+
+_FIRST_DELAY: Final = 0.1
+_LONGEST_DELAY: Final = 2.0
+
+_log = structlog.get_logger("mesh.link")
+
+
+class Stored(NamedTuple):
+    """One message as a stream holds it. `time_ns` is the broker's clock (UTC) when it was stored."""
+
+    subject: str
+    body: bytes
+    headers: dict[str, str] | None
+    seq: int
+    time_ns: int
+
+
+async def read_stream(
+    connection: Connection,
+    stream: str,
+    *,
+    subjects: tuple[str, ...] = (),
+    start_seq: int | None = None,
+    start_time_ns: int | None = None,
+    until_seq: int | None = None,
+    follow: bool = False,
+    patience: float | None = 30.0,
+) -> AsyncGenerator[list[Stored], None]:
+    """Yield lists of messages: those that are there, up to `until_seq` if given, and with `follow` those that come.
+
+    `subjects` are filters that must not overlap; none means all. After `patience` seconds without the broker (None: never) raises BrokerUnavailable.
+    Raises ApiError where the stream is not there. Leave early through `contextlib.aclosing`, so that the consumer is removed at once.
+    """
+    reader = _Reader(connection, stream, subjects, start_seq, start_time_ns)
+    delay, lost_since = _FIRST_DELAY, None
+    while True:
+        try:
+            end = await reader.begin()
+            last = until_seq if follow else min(until_seq or end, end)
+            if last is not None and reader.position >= last:
+                return
+            async with PullLoop(connection, stream, reader.consumer, batch=BATCH, resume=False, until_empty=not follow) as pulls:
+                async for messages in pulls:
+                    delay, lost_since = _FIRST_DELAY, None
+                    found, complete = reader.accept(messages, last)
+                    if found:
+                        yield found
+                    if last is not None and reader.position >= last:
+                        return
+                    if not complete:
+                        break
+                else:
+                    return
+        except (BrokerUnavailable, ApiError) as error:
+            if isinstance(error, ApiError) and error.status not in PASSING:
+                raise
+            now = monotonic()
+            lost_since = now if lost_since is None else lost_since
+            if patience is not None and now - lost_since > patience:
+                raise
+            await asyncio.sleep(delay)
+            delay = min(_LONGEST_DELAY, delay * 2)
+        finally:
+            reader.end()
+
+
+class _Reader:
+    """Where the reading stands, over several consumers."""
+
+    def __init__(self, connection: Connection, stream: str, subjects: tuple[str, ...], start_seq: int | None, start_time_ns: int | None) -> None:
+        self.position = (start_seq or 1) - 1
+        """The last stream sequence that was handed on, or skipped."""
+        self.consumer = ""
+        self._connection = connection
+        self._js = JetStream(connection)
+        self._stream = stream
+        self._subjects = subjects
+        self._start_time_ns = start_time_ns
+        self._next = 1
+        self._created = ""
+
+    async def begin(self) -> int:
+        """A new consumer behind the last message. Returns the stream's last sequence."""
+        info = await self._js.api(f"STREAM.INFO.{self._stream}")
+        if self._created and info["created"] != self._created:
+            _log.warning("a stream was made anew while it was read", stream=self._stream)
+            self.position = 0
+        self._created = info["created"]
+        by_time = self._start_time_ns is not None and self.position == 0
+        spec = ConsumerSpec(
+            stream=self._stream,
+            name="read-" + self._connection.new_inbox().rpartition(".")[2],
+            filters=self._subjects,
+            durable=False,
+            ack="none",
+            start_time_ns=self._start_time_ns if by_time else None,
+            start_seq=None if by_time else self.position + 1,
+            inactive_threshold=INACTIVE,
+            memory=True,
+            replicas=1,
+        )
+        await self._js.api(f"CONSUMER.CREATE.{spec.stream}.{spec.name}", {"stream_name": spec.stream, "config": spec.config()})
+        self.consumer, self._next = spec.name, 1
+        return int(info["state"]["last_seq"])
+
+    def accept(self, messages: list[Message], last: int | None) -> tuple[list[Stored], bool]:
+        """What of `messages` to hand on, up to sequence `last`, and whether nothing was missing among them."""
+        found: list[Stored] = []
+        for message in messages:
+            _, _, _, seq, consumer_seq, time_ns, _ = parse_delivery(message.reply)
+            if consumer_seq != self._next:
+                _log.warning("messages were lost on the way and are read again", stream=self._stream, after=self.position)
+                return found, False
+            self._next += 1
+            self.position = seq
+            if last is not None and seq > last:
+                break
+            found.append(Stored(message.subject, message.body, message.headers, seq, time_ns))
+        return found, True
+
+    def end(self) -> None:
+        """Remove the consumer, without waiting for the answer. If this is lost the server removes it itself a little later."""
+        if self.consumer and self._connection.connected:
+            with contextlib.suppress(BrokerUnavailable):
+                self._connection.send(f"{API}CONSUMER.DELETE.{self._stream}.{self.consumer}", b"", self._connection.new_inbox())
+        self.consumer = ""

@@ -1,0 +1,414 @@
+"""The serving side: calls in, checked; frames out; each call answered once, and none run twice.
+
+Theory of operation
+-------------------
+A call is taken only if everything about it agrees: the subject is of the family that was subscribed, the reply subject is that caller's and this
+target's, no header is the broker's own (`Nats-…` can keep a message out of the journal), and the body is a JSON-RPC request
+whose method and name are those of the subject and whose id is that of the reply subject. A tool that the journal must not hold comes on `quiet`,
+and only such a one. What does not agree is refused, counted and logged, and answered where there is somebody to answer.
+
+What it took an instance remembers (`mesh.policy.memory`): a second copy does not run, a `resume` gets the final frame again. A call that takes
+longer is reported as held (`working`), first after half a second, so that a caller can tell a slow call from a lost one. A cancellation may overtake
+its call, since subscriptions are served side by side; so one for an unknown call is remembered for a while.
+
+The handler gets a `Call` and must end it with `finish` or `fail`, now or later. Everything here runs in the read loop and waits for nothing.
+"""
+
+import json
+from collections import OrderedDict
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Final, Protocol
+
+import structlog
+
+from mesh import clock
+from mesh.errors import BrokerUnavailable, MalformedMessage, MeshError, Refused, TooLarge
+from mesh.link.connection import Connection, Message, Subscription
+from mesh.link.wheel import Wheel
+from mesh.policy.memory import Fate, Memory, Peer
+from mesh.subjects import ANSWER, ANY, Record, Subjects, escape, tail, unescape
+from mesh.wire import control
+from mesh.wire.entries import JournalPolicy
+from mesh.wire.jsonrpc import Frame, Kind, dumps, error, scan
+
+FIRST_WORKING: Final = 0.5
+NEXT_WORKING: Final = 2.0
+"""Seconds until the first `working` frame, and between the next ones. The caller asks after 3.5 s of silence."""
+
+MOST_RUNNING: Final = 1_000
+"""Calls that one instance holds at once; one more is refused as busy. The handler bounds what really runs in parallel."""
+
+MOST_PEERS: Final = 10_000
+"""Connections remembered at once."""
+
+MOST_CANCELLED: Final = 1_000
+KEEP_CANCELLED: Final = 30.0
+"""Cancellations remembered for each caller, and for how many seconds, in case their calls come later."""
+
+_log = structlog.get_logger("mesh.link")
+
+
+class Call:
+    """One call that this instance holds. `finish`, `fail` or `drop` ends it; `emit` sends a frame before that."""
+
+    __slots__ = (
+        "_owner", "agent_data", "caller", "ended", "exchange", "frame", "id", "mode", "peer", "prefix", "slot", "started_ns", "target",
+    )  # fmt: skip
+
+    def __init__(self, owner: "Responder", frame: Frame, caller: str, target: str, prefix: str, exchange: str, peer: Peer) -> None:
+        self._owner = owner
+        self.frame = frame
+        self.caller = caller
+        self.target = target
+        self.prefix = prefix
+        self.exchange = exchange
+        self.peer = peer
+        self.id = str(frame.id)
+        self.mode = "full"
+        self.started_ns = 0
+        self.slot = -1
+        self.ended = False
+        self.agent_data: Any = None
+        """For the handler's own use."""
+
+    @property
+    def series(self) -> str:
+        """The session that this call belongs to (the exchange that opened it), or empty."""
+        return self.exchange.rpartition("-")[0]
+
+    def announce(self) -> None:
+        """Tell the caller now which instance holds this call: the first frame of a session, and of a call to a role."""
+        self._owner._working(self)
+
+    def emit(self, raw: bytes, *, named: bool = False) -> None:
+        """Send a frame. `named`: its body names the exchange (a progress notification does); otherwise a header does."""
+        if not self.ended:
+            headers = None if named else {control.EXCHANGE_HEADER: self.id}
+            self._owner._send(self.prefix + self.exchange, raw, headers)
+
+    def finish(self, raw: bytes) -> None:
+        """End it with the response `raw`, whose id is `self.id`."""
+        if not self.ended:
+            self._owner._finish(self, raw)
+
+    def fail(self, code: int, message: str, data: Any = None) -> None:
+        """End it with an error response."""
+        self.finish(error(dumps(self.id), code, message, data))
+
+    def refuse(self, problem: MeshError, **data: Any) -> None:
+        """End it with an error of the mesh's own: `data.mesh` holds its stable code."""
+        self.fail(control.MESH_ERROR, problem.message, {"mesh": problem.code, **({"hint": problem.hint} if problem.hint else {}), **data})
+
+
+class Handler(Protocol):
+    """What stands behind a responder: a server behind a bridge, or a Python function."""
+
+    def on_call(self, call: Call) -> None:
+        """A new call. End it with `call.finish` or `call.fail`, now or later. It must not wait."""
+
+    def on_cancel(self, call: Call, reason: str) -> None:
+        """The caller no longer waits for this call. It is ended already; stop the work."""
+
+    def on_message(self, caller: str, exchange: str, frame: Frame) -> None:
+        """A notification, or an answer to a server's request, that a caller sent to this instance. `exchange` is its token."""
+
+
+class Responder:
+    """Takes the calls of one agent at one instance, under the agent's name and its roles."""
+
+    def __init__(
+        self,
+        connection: Connection,
+        subjects: Subjects,
+        agent: str,
+        instance: str,
+        handler: Handler,
+        *,
+        roles: tuple[str, ...] = (),
+        journal: JournalPolicy | None = None,
+        on_probe: Callable[[bytes], bytes],
+        most_running: int = MOST_RUNNING,
+    ) -> None:
+        self.agent = agent
+        self.instance = instance
+        self.journal = journal or JournalPolicy()
+        self.refused = 0
+        self.served = 0
+        self.failed = 0
+        self._connection = connection
+        self._subjects = subjects
+        self._handler = handler
+        self._names = (agent, *roles)
+        self._on_probe = on_probe
+        self._most_running = most_running
+        self._memory = Memory()
+        self._running: dict[str, Call] = {}
+        self._cancelled: dict[str, OrderedDict[str, float]] = {}
+        self._wheel: Wheel[Call] = Wheel(self._on_due)
+        self._senders: dict[str, tuple[str, str]] = {}
+        self._subscriptions: list[Subscription] = []
+        self._unsent: list[tuple[str, bytes]] = []
+        self._expired = 0.0
+        connection.on_up(self._on_up)
+
+    @property
+    def running(self) -> int:
+        return len(self._running)
+
+    async def start(self) -> None:
+        """Begin to take calls. The instance's first heartbeat should be out by then."""
+        subjects, take = self._subjects, self._connection.subscribe
+        for name in self._names:
+            group = escape(name)
+            made = [
+                await take(subjects.notes_to(name), partial(self._on_note, name)),
+                await take(subjects.calls_to(name, ANY), partial(self._on_call, name, False), queue=group),
+                await take(subjects.calls_to(name, ANY, quiet=True), partial(self._on_call, name, True), queue=group),
+                await take(subjects.probes_to(name, ANY), self._on_probe_message, queue=group),
+            ]
+            self._subscriptions += made
+        self._subscriptions += [
+            await take(subjects.calls_to(self.agent, self.instance), partial(self._on_call, self.agent, False)),
+            await take(subjects.calls_to(self.agent, self.instance, quiet=True), partial(self._on_call, self.agent, True)),
+            await take(subjects.probes_to(self.agent, self.instance), self._on_probe_message),
+        ]
+
+    async def stop(self) -> None:
+        """Take no more calls. What still runs is ended with an error, so that nobody waits for it."""
+        for subscription in self._subscriptions:
+            await subscription.unsubscribe()
+        for call in list(self._running.values()):
+            call.fail(control.MESH_ERROR, f"{self.agent} is being stopped", {"mesh": "instance_lost"})
+            self._handler.on_cancel(call, "the bridge is being stopped")
+        self._wheel.stop()
+
+    # what comes in
+
+    def _on_call(self, target: str, quiet: bool, message: Message) -> None:
+        try:
+            caller, said = self._sender(message.subject)
+            peer, prefix, exchange = self._peer(caller, target, message)
+        except Refused as problem:
+            self._refuse(message, problem)
+            return
+        call_id = f"{escape(caller)}.{peer.connection}.{exchange}"
+        try:
+            if message.headers and any(key.startswith("Nats-") for key in message.headers):
+                raise Refused("a call with a header of the broker's")
+            frame = scan(message.body)
+            if frame.method is None:
+                if said != tail(ANSWER, None):
+                    raise Refused("an answer on the subject of a request")
+            elif tail(frame.method, frame.name) != said:
+                raise Refused("the body's method is not the one in the subject")
+            if frame.kind is not Kind.REQUEST:
+                self._on_message(caller, exchange, frame)
+                return
+            if frame.id != call_id:
+                raise Refused("the body's id is not the one in the reply subject")
+        except (MalformedMessage, Refused, TooLarge) as problem:
+            self._refuse(message, problem)
+            code = control.PARSE_ERROR if isinstance(problem, MalformedMessage) else control.INVALID_REQUEST
+            self._send(message.reply, error(dumps(call_id), code, problem.message, {"mesh": problem.code}))
+            return
+        now = clock.monotonic()
+        fate = self._memory.fate(peer, exchange)
+        if fate is not Fate.NEW:
+            self._tell_fate(prefix + exchange, call_id, fate)
+            return
+        self._memory.begin(peer, exchange, now)
+        call = Call(self, frame, caller, target, prefix, exchange, peer)
+        call.started_ns = clock.wall_ns()
+        self._running[call_id] = call
+        call.mode = self.journal.mode(frame.method or "", frame.name)
+        if quiet is (call.mode == "full"):
+            call.refuse(Refused("the journal's rule for this tool has changed", hint="ask the target again, then call again"), quiet=not quiet)
+        elif self._take_cancelled(caller, call_id, now):
+            call.fail(control.REQUEST_TIMEOUT, "cancelled before it arrived", {"mesh": "cancelled"})
+        elif len(self._running) > self._most_running:
+            call.fail(control.MESH_ERROR, f"{self.agent} holds {self._most_running} calls and takes no more", {"mesh": "busy", "retry_after": 0.5})
+        else:
+            self._wheel.add(call, now + FIRST_WORKING)
+            if target != self.agent:
+                call.announce()
+            self._handler.on_call(call)
+
+    def _on_message(self, caller: str, exchange: str, frame: Frame) -> None:
+        if frame.method == "notifications/cancelled":
+            self._cancel(caller, frame)
+        else:
+            self._handler.on_message(caller, exchange, frame)
+
+    def _on_note(self, target: str, message: Message) -> None:
+        try:
+            caller, said = self._sender(message.subject)
+            frame = scan(message.body)
+            if frame.kind is not Kind.NOTIFICATION or tail(frame.method or "", None) != said:
+                raise Refused("a notice whose body is not the notification in its subject")
+            if frame.method == "notifications/cancelled":
+                self._cancel(caller, frame)
+            elif frame.method == control.RESUME:
+                peer, prefix, _ = self._peer(caller, target, message)
+                self._resume(peer, prefix, control.read_resume(frame.raw))
+        except (Refused, MalformedMessage, TooLarge) as problem:
+            self._refuse(message, problem)
+
+    def _on_probe_message(self, message: Message) -> None:
+        if message.reply:
+            self._send(message.reply, self._on_probe(message.body))
+
+    def _sender(self, subject: str) -> tuple[str, str]:
+        """Caller and tail of a subject that one of our subscriptions matched. The same few come again and again."""
+        found = self._senders.get(subject)
+        if found is None:
+            family, *tokens = subject[len(self._subjects.root) :].split(".")
+            at = 1 if family == "note" else 2
+            if len(tokens) < at + 2:
+                raise Refused("a subject without a method", subject=subject)
+            found = unescape(tokens[at]), ".".join(tokens[at + 1 :])
+            if len(self._senders) > 4096:
+                self._senders.clear()
+            self._senders[subject] = found
+        return found
+
+    def _peer(self, caller: str, target: str, message: Message) -> tuple[Peer, str, str]:
+        """The caller's connection, by the reply subject: what it is remembered under, the subject's prefix, and the exchange's token."""
+        prefix, dot, exchange = message.reply.rpartition(".")
+        peer = self._memory.peers.get(prefix)
+        if peer is None:
+            start = f"{self._subjects.root}reply.{escape(caller)}.{escape(target)}."
+            connection = prefix[len(start) :]
+            if not prefix.startswith(start) or not connection or "." in connection:
+                raise Refused("the reply subject is not the caller's own", reply=message.reply)
+            if len(self._memory.peers) >= MOST_PEERS:
+                raise Refused("too many connections at once")
+            peer = self._memory.peers[prefix] = Peer(caller, connection)
+        elif peer.caller != caller:
+            raise Refused("the reply subject is another caller's", reply=message.reply)
+        if not exchange:
+            raise Refused("the reply subject names no exchange", reply=message.reply)
+        return peer, prefix + dot, exchange
+
+    # what happens to a call
+
+    def _cancel(self, caller: str, frame: Frame) -> None:
+        call_id = str(frame.cancels)
+        if not call_id.startswith(escape(caller) + "."):
+            raise Refused("the cancellation of another caller's exchange", exchange=call_id)
+        call = self._running.get(call_id)
+        if call is not None:
+            reason = "cancelled by the caller"
+            self._handler.on_cancel(call, reason)
+            self._record(call, "cancelled")
+            self._remember(call, error(dumps(call.id), control.REQUEST_TIMEOUT, reason, {"mesh": "cancelled"}))
+            return
+        remembered = self._cancelled.setdefault(caller, OrderedDict())
+        remembered[call_id] = clock.monotonic() + KEEP_CANCELLED
+        if len(remembered) > MOST_CANCELLED:
+            remembered.popitem(last=False)
+
+    def _take_cancelled(self, caller: str, call_id: str, now: float) -> bool:
+        remembered = self._cancelled.get(caller)
+        return remembered is not None and remembered.pop(call_id, 0.0) > now
+
+    def _resume(self, peer: Peer, prefix: str, exchanges: list[str]) -> None:
+        start = f"{escape(peer.caller)}.{peer.connection}."
+        for call_id in exchanges:
+            if not call_id.startswith(start):
+                raise Refused("the exchange of another connection", exchange=call_id)
+            exchange = call_id[len(start) :]
+            if exchange.count("."):
+                raise Refused("an exchange that is no token", exchange=call_id)
+            self._tell_fate(prefix + exchange, call_id, self._memory.fate(peer, exchange))
+
+    def _tell_fate(self, reply: str, call_id: str, fate: "bytes | Fate") -> None:
+        if isinstance(fate, bytes):
+            self._send(reply, fate)
+        elif fate is Fate.RUNNING:
+            self._send(reply, control.working(call_id, self.agent, self.instance))
+        else:
+            self._send(reply, control.unknown(call_id, self.agent, self.instance, forgotten=fate is Fate.FORGOTTEN))
+
+    def _working(self, call: Call) -> None:
+        self._send(call.prefix + call.exchange, control.working(call.id, self.agent, self.instance))
+
+    def _on_due(self, call: Call, now: float) -> None:
+        if not call.ended:
+            self._working(call)
+            self._wheel.add(call, now + NEXT_WORKING)
+
+    def _finish(self, call: Call, raw: bytes) -> None:
+        if call.mode == "metadata":
+            self._record(call, "", raw)
+        self._remember(call, raw)
+        try:
+            self._connection.send(call.prefix + call.exchange, raw)
+        except BrokerUnavailable:
+            self._unsent.append((call.prefix + call.exchange, raw))
+        except TooLarge as problem:
+            raw = error(dumps(call.id), control.MESH_ERROR, f"the response is too large for the mesh: {problem}", {"mesh": "too_large"})
+            self._memory.finish(call.peer, call.exchange, raw, clock.monotonic())
+            self._send(call.prefix + call.exchange, raw)
+
+    def _remember(self, call: Call, raw: bytes) -> None:
+        call.ended = True
+        self.served += 1
+        self._running.pop(call.id, None)
+        self._wheel.remove(call)
+        now = clock.monotonic()
+        self._memory.finish(call.peer, call.exchange, raw, now)
+        if now - self._expired > 1.0:
+            self._expired = now
+            self._memory.expire(now)
+
+    def _record(self, call: Call, outcome: str, raw: bytes = b"") -> None:
+        """For tools whose bodies the journal must not hold: what happened, without what was said."""
+        if call.mode != "metadata":
+            return
+        code = None
+        if not outcome:
+            outcome, code = _outcome(raw)
+        record: dict[str, Any] = {
+            "id": call.id,
+            "caller": call.caller,
+            "target": call.target,
+            "instance": self.instance,
+            "method": call.frame.method,
+            "name": call.frame.name,
+            "outcome": outcome,
+            "started_ns": call.started_ns,
+            "duration_ms": round((clock.wall_ns() - call.started_ns) / 1e6, 3),
+            "bytes_in": len(call.frame.raw),
+            "bytes_out": len(raw),
+        }
+        if code is not None:
+            record["code"] = code
+        self._send(self._subjects.build(Record(call.target, call.caller)), dumps(record))
+
+    def _send(self, subject: str, body: bytes, headers: dict[str, str] | None = None) -> None:
+        """Send what may be lost: a frame that is not final, or one that is asked for again."""
+        try:
+            self._connection.send(subject, body, headers=headers)
+        except BrokerUnavailable:
+            return
+        except TooLarge as problem:
+            _log.warning("a frame is too large and was not sent", subject=subject, why=str(problem))
+
+    def _on_up(self) -> None:
+        unsent, self._unsent = self._unsent, []
+        for subject, raw in unsent:
+            self._send(subject, raw)
+
+    def _refuse(self, message: Message, problem: MeshError) -> None:
+        self.refused += 1
+        _log.warning("message refused", agent=self.agent, subject=message.subject, why=str(problem))
+
+
+def _outcome(raw: bytes) -> tuple[str, int | None]:
+
+
+    body = json.loads(raw)
+    if "error" in body:
+        return "error", body["error"].get("code")
+    return ("tool_error" if body.get("result", {}).get("isError") is True else "ok"), None

@@ -1,0 +1,174 @@
+"""The control plane: an agent named `mesh` that keeps the registry true and answers questions about it.
+
+Calls and deliveries go on while none runs; several may run side by side, since everything it does can be done twice.
+
+- **Loss.** The broker says at once when a connection ends. If the instance that named this connection in its heartbeat has not come back
+  with another within `GRACE`, it is gone: its heartbeat is deleted, which tells everybody who watches, and its entry
+  is marked as lost for an hour, so that people see who died. A heartbeat that expired is a hung instance and is marked the same way.
+- **Questions.** A probe to `mesh` with a name in its body gets the live instances of that name, or the names that come close. Readers of
+  buckets are made for those who may not make consumers. Micro discovery is answered from the directory.
+"""
+
+import asyncio
+import json
+import secrets
+from contextlib import AsyncExitStack
+from functools import partial
+from typing import Any, Final, Self
+
+import structlog
+
+from mesh import clock
+from mesh.errors import MalformedMessage, MeshError
+from mesh.link.buckets import Bucket
+from mesh.link.connection import Connection, Message
+from mesh.link.jetstream import JetStream
+from mesh.link.reconcile import ensure
+from mesh.link.responder import Call
+from mesh.registry import micro
+from mesh.registry.directory import Directory
+from mesh.subjects import CONTROL_PLANE, Subjects
+from mesh.topology import HEALTH, REGISTRY, reader_spec
+from mesh.wire import control
+from mesh.wire.entries import Loss, ProbeAnswer, ProbeQuestion, read
+from mesh.wire.jsonrpc import Frame, dumps
+
+GRACE: Final = 0.6
+"""Seconds for a connection that broke to come back before its instance counts as gone. A renewal of rights is such a break, and takes 0.1 to 0.3."""
+
+LOST_SECONDS: Final = 3600
+"""How long the registry shows an instance that went without a word."""
+
+_log = structlog.get_logger("mesh.plane")
+
+
+async def make_reader(js: JetStream, bucket: str) -> str:
+    """Make a reader of a bucket, and return its name. For those who may create consumers; others ask the control plane."""
+    name = f"reader-{secrets.token_hex(8)}"
+    await ensure(js, reader_spec(bucket, name))
+    return name
+
+
+class ControlPlane:
+    """The handler behind the agent `mesh`. `async with` it after its node is connected and before it is present."""
+
+    def __init__(self, connection: Connection, subjects: Subjects, instance: str) -> None:
+        self._connection = connection
+        self._subjects = subjects
+        self._instance = instance
+        self._js = JetStream(connection)
+        self._registry = Bucket(self._js, REGISTRY)
+        self._health = Bucket(self._js, HEALTH)
+        self.directory = Directory(self._js, subjects, partial(make_reader, self._js), self._on_change)
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._stack = AsyncExitStack()
+
+    async def __aenter__(self) -> Self:
+        async with AsyncExitStack() as stack:
+            stack.push_async_callback(self._end_tasks)
+            await stack.enter_async_context(self.directory)
+            for subject, handler, queue in (
+                (self._subjects.disconnects, self._on_disconnect, ""),
+                (micro.PATTERN, self._on_micro, CONTROL_PLANE),
+            ):
+                subscription = await self._connection.subscribe(subject, handler, queue=queue)
+                stack.push_async_callback(subscription.unsubscribe)
+            self._stack = stack.pop_all()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._stack.aclose()
+
+    # what is asked of it
+
+    def on_probe(self, body: bytes) -> bytes:
+        answer = ProbeAnswer(agent=CONTROL_PLANE, instance=self._instance)
+        if body:
+            try:
+                about = read(ProbeQuestion, body).about
+            except MalformedMessage:
+                return answer.encode()
+            instances = self.directory.instances_of(about)
+            close = () if instances else self.directory.close_to(about)
+            answer = answer.model_copy(update={"instances": instances, "close": close})
+        return answer.encode()
+
+    def on_call(self, call: Call) -> None:
+        match call.frame.method:
+            case "ping":
+                self._answer(call, {})
+            case "mesh/reader":
+                self._start(self._make_reader(call), f"reader for {call.caller}")
+            case method:
+                call.fail(control.METHOD_NOT_FOUND, f"the control plane has no method {method}")
+
+    def on_cancel(self, call: Call, reason: str) -> None:
+        """What it does takes milliseconds."""
+
+    def on_message(self, caller: str, exchange: str, frame: Frame) -> None:
+        """It has no sessions."""
+
+    async def _make_reader(self, call: Call) -> None:
+        bucket = (json.loads(call.frame.raw).get("params") or {}).get("bucket")
+        if bucket not in (REGISTRY, HEALTH):
+            call.fail(control.INVALID_PARAMS, f"there is no bucket {bucket!r} to read")
+            return
+        try:
+            self._answer(call, {"consumer": await make_reader(self._js, bucket)})
+        except MeshError as error:
+            call.refuse(error)
+
+    def _answer(self, call: Call, result: dict[str, Any]) -> None:
+        call.finish(b'{"jsonrpc":"2.0","id":' + dumps(call.id) + b',"result":' + dumps(result) + b"}")
+
+    def _on_micro(self, message: Message) -> None:
+        if not message.reply.startswith("_INBOX."):
+            return
+        for answer in micro.answers(self._subjects, self.directory.agents(), message.subject):
+            self._connection.send(message.reply, answer)
+
+    # loss
+
+    def _on_disconnect(self, message: Message) -> None:
+        try:
+            event = json.loads(message.body)
+            client, server, reason = int(event["client"]["id"]), str(event["server"]["id"]), str(event.get("reason", ""))
+        except (ValueError, KeyError, TypeError):
+            _log.warning("a disconnect event that cannot be read", body=message.body[:200].decode("utf-8", "replace"))
+            return
+        for key in self.directory.keys_of_client(server, client):
+            self._start(self._after_grace(key, server, client, reason), f"grace of {key}")
+
+    async def _after_grace(self, key: str, server: str, client: int, reason: str) -> None:
+        await asyncio.sleep(GRACE)
+        if key not in self.directory.keys_of_client(server, client):
+            return  # it came back, or left in order
+        await self._mark_lost(key, f"its connection ended: {reason}")
+        await self._health.delete(key)
+
+    def _on_change(self, what: str, key: str, reason: str) -> None:
+        if what == HEALTH and reason == "expired":
+            self._start(self._mark_lost(key, "its heartbeat stopped: it hangs, or its machine is gone"), f"loss of {key}")
+
+    async def _mark_lost(self, key: str, reason: str) -> None:
+        entry = self.directory.entry(key)
+        if entry is None or entry.lost is not None:
+            return
+        _log.warning("instance lost", agent=entry.agent, instance=entry.instance, why=reason)
+        lost = entry.model_copy(update={"lost": Loss(at_ns=clock.wall_ns(), reason=reason)})
+        await self._registry.put(key, lost.encode(), ttl=LOST_SECONDS)
+
+    def _start(self, work: Any, name: str) -> None:
+        task = asyncio.create_task(work, name=name)
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            _log.warning("the control plane could not finish something", what=task.get_name(), why=str(error))
+
+    async def _end_tasks(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)

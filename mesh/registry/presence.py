@@ -1,0 +1,102 @@
+"""An instance's place on the mesh: entry, heartbeat, and the calls that it takes. In this order, and backwards when it leaves.
+
+The first heartbeat is stored before the first call can arrive, so whoever knows all heartbeats knows all who may hold a call.
+When the broker was away, the health bucket (memory) may be empty and this connection has another number: both are written anew.
+"""
+
+import asyncio
+from collections.abc import Callable
+from typing import Literal
+
+import structlog
+
+from mesh.errors import MeshError
+from mesh.link.buckets import Bucket
+from mesh.link.connection import Connection
+from mesh.link.heart import Heart
+from mesh.link.jetstream import JetStream
+from mesh.link.responder import Responder
+from mesh.subjects import key_of
+from mesh.topology import HEALTH, REGISTRY, bucket_subject
+from mesh.wire.entries import HEALTH_TTL_SECONDS, Client, Health, InstanceEntry
+
+_log = structlog.get_logger("mesh.registry")
+
+
+class Presence:
+    """One instance. `enter` once, `leave` once; `update` when what the server offers has changed."""
+
+    def __init__(self, connection: Connection, heart: Heart, entry: InstanceEntry, responder: Responder) -> None:
+        self.entry = entry
+        self.state: Literal["up", "degraded"] = "up"
+        self._connection = connection
+        self._heart = heart
+        self._responder = responder
+        js = JetStream(connection)
+        self._health = Bucket(js, HEALTH)
+        self._registry = Bucket(js, REGISTRY)
+        self._key = key_of(entry.agent, entry.instance)
+        self._subject = bucket_subject(HEALTH, self._key)
+        self._detach: Callable[[], None] | None = None
+        self._again: asyncio.Task[None] | None = None
+
+    async def enter(self) -> None:
+        """Be there. Raises BrokerError where the buckets are missing (`mesh topology apply`, or no control plane has run yet)."""
+        await self._write()
+        self._heart.add(self._subject, self._beat)
+        self._detach = self._connection.on_up(self._rewrite)
+        await self._responder.start()
+
+    async def update(self, entry: InstanceEntry) -> None:
+        """Say something else of this instance from now on."""
+        self.entry = entry
+        await self._registry.put(self._key, entry.encode())
+
+    async def leave(self) -> None:
+        """Take no more calls, then be gone, told as such. Where the broker is away, the heartbeat's TTL says it instead."""
+        if self._detach is not None:
+            self._detach()
+        if self._again is not None:
+            self._again.cancel()
+            await asyncio.gather(self._again, return_exceptions=True)
+        self._heart.remove(self._subject)
+        try:
+            await self._responder.stop()
+            await self._registry.delete(self._key)
+            await self._health.delete(self._key)
+        except MeshError as error:
+            _log.info("left without a word", agent=self.entry.agent, why=str(error))
+
+    def _beat(self) -> bytes | None:
+        if not self._connection.connected:
+            return None
+        responder = self._responder
+        return Health(
+            agent=self.entry.agent,
+            instance=self.entry.instance,
+            state=self.state,
+            client=Client(server=self._connection.server_id, id=self._connection.client_id),
+            running=responder.running,
+            served=responder.served,
+            failed=responder.failed,
+        ).encode()
+
+    async def _write(self) -> None:
+        beat = self._beat()
+        if beat is not None:
+            await self._health.put(self._key, beat, ttl=HEALTH_TTL_SECONDS)
+        await self._registry.put(self._key, self.entry.encode())
+
+    def _rewrite(self) -> None:
+        if self._again is None or self._again.done():
+            self._again = asyncio.create_task(self._write_until_done(), name=f"presence of {self.entry.agent}")
+
+    async def _write_until_done(self) -> None:
+        while True:
+            try:
+                await self._write()
+            except MeshError as error:
+                _log.info("the registry cannot be written yet", agent=self.entry.agent, why=str(error))
+                await asyncio.sleep(0.5)
+            else:
+                return
