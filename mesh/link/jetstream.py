@@ -7,7 +7,7 @@ Traps answered:
 - A request in flight when the connection drops waits out its timeout in nats-py. `Connection.request` fails it at once.
 - `msg.term()` cannot give a reason; the protocol can.
 
-Source: NATS ADR-1 (JSON API), ADR-15 and ADR-15's ack subjects; nats-server, errors.json.
+Source: NATS ADR-1 (JSON API), ADR-15 (acks and their subjects); nats-server, errors.json.
 """
 
 import json
@@ -25,8 +25,9 @@ STREAM_NOT_FOUND: Final = 10059
 WRONG_LAST_SEQUENCE: Final = frozenset({10071, 10164})
 """The subject's newest message is not the one that the sender expected. 10164 is the same, said without the number."""
 
-PASSING: Final = frozenset({503, 504})
-"""Statuses of a server that has no leader yet, or is starting: the same request succeeds a little later."""
+PASSING: Final = frozenset({10004, 10008, 10009, 10118, 10167})
+"""No leader yet, a stream that is offline, too much at once: the same request succeeds a little later. The status does not tell, as 503 is also
+"the stream is full"."""
 
 
 class PubAck(NamedTuple):
@@ -88,12 +89,12 @@ class JetStream:
         try:
             message = await self.connection.request(API + tail, body, timeout=self.timeout)
         except (NoResponders, CallTimeout) as error:
-            raise BrokerUnavailable(f"JetStream does not answer {tail}: {error}", hint="is it enabled, and does it have a leader?") from None
+            raise BrokerUnavailable(
+                f"JetStream does not answer {tail}: {error}", hint="is it enabled, and does it have a leader?"
+            ) from None
         return _answer(message.body)
 
-    async def publish(
-        self, subject: str, body: bytes, *, headers: Mapping[str, str] | None = None, timeout: float | None = None
-    ) -> PubAck:
+    async def publish(self, subject: str, body: bytes, *, headers: Mapping[str, str] | None = None, timeout: float | None = None) -> PubAck:
         """Publish once and wait for the ack. Where many are sent, or one must get through a restart, use WindowedPublisher.
 
         Raises ApiError, NoResponders, CallTimeout, and BrokerUnavailable when the connection drops: then it may have been stored or not.

@@ -92,7 +92,9 @@ class WindowedPublisher:
             if self._timer is not None:
                 self._timer.cancel()
             for entry in [*self._in_flight.values(), *self._parked.values()]:
-                self._end(entry, OutcomeUnknown("the publisher was closed before the broker answered", hint="publish with a msg_id, and again"))
+                self._end(
+                    entry, OutcomeUnknown("the publisher was closed before the broker answered", hint="publish with a msg_id, and again")
+                )
             if self._subscription is not None:
                 await self._subscription.unsubscribe()
 
@@ -137,13 +139,12 @@ class WindowedPublisher:
         try:
             self._connection.send(entry.subject, entry.body, f"{self._inbox}.{entry.token}", entry.headers)
         except BrokerUnavailable as error:
-            self._again(entry, error, _FIRST_DELAY)
+            self._again(entry, error, entry.give_up)  # `_on_up` sends it before that
         except MeshError as error:
             self._end(entry, error)
 
-    def _again(self, entry: _Entry, error: MeshError, delay: float) -> None:
-        """Park it, or end it with `error` where another attempt is not safe or comes too late."""
-        due = monotonic() + delay
+    def _again(self, entry: _Entry, error: MeshError, due: float) -> None:
+        """Park it until `due`, or end it with `error` where another attempt is not safe or comes too late."""
         if entry.msg_id is None or due > entry.give_up or entry.future.done():
             self._end(entry, error)
             return
@@ -172,22 +173,23 @@ class WindowedPublisher:
         try:
             self._end(entry, parse_ack(message))
         except ApiError as error:
-            if error.status in PASSING:
-                self._again(entry, error, self._delay(entry))
+            if error.err_code in PASSING:
+                self._again(entry, error, self._next(entry))
             else:
                 self._end(entry, error)
         except NoResponders as error:
             # After a restart also a stream that is there answers so for a moment.
-            self._again(entry, error, self._delay(entry))
+            self._again(entry, error, self._next(entry))
         except BrokerError as error:
             self._end(entry, error)
 
-    def _delay(self, entry: _Entry) -> float:
-        return float(min(_LONGEST_DELAY, _FIRST_DELAY * 2 ** (entry.attempts - 1)))
+    def _next(self, entry: _Entry) -> float:
+        """When to try again what was answered with "not now"."""
+        return monotonic() + float(min(_LONGEST_DELAY, _FIRST_DELAY * 2 ** (entry.attempts - 1)))
 
     def _on_down(self) -> None:
         for entry in list(self._in_flight.values()):
-            self._lost(entry, "the connection was lost before the broker acknowledged the message", self._retry_for)
+            self._silent(entry, "the connection was lost before the broker acknowledged the message", entry.give_up)
 
     def _on_up(self) -> None:
         for entry in list(self._parked.values()):
@@ -196,7 +198,7 @@ class WindowedPublisher:
     def _tick(self) -> None:
         now = monotonic()
         for entry in list(itertools.takewhile(lambda entry: entry.due <= now, self._in_flight.values())):
-            self._lost(entry, f"no ack within {self._ack_timeout:g} s", 0.0)
+            self._silent(entry, f"no ack within {self._ack_timeout:g} s", now)
         for entry in list(self._parked.values()):
             if entry.future.done() or entry.give_up <= now:
                 self._end(entry, BrokerUnavailable(f"the broker did not take the message within {self._retry_for:g} s"))
@@ -204,10 +206,9 @@ class WindowedPublisher:
                 self._send(entry)
         self._timer = asyncio.get_running_loop().call_later(_TICK, self._tick) if self._in_flight or self._parked else None
 
-    def _lost(self, entry: _Entry, why: str, delay: float) -> None:
-        """No word came. `delay` is how long to wait for the connection at most; `_on_up` ends the waiting."""
+    def _silent(self, entry: _Entry, why: str, due: float) -> None:
+        """No word came: the broker may have it or not."""
         if entry.msg_id is None:
             self._end(entry, OutcomeUnknown(f"{why}; it may be stored or not", hint="with a msg_id it would have been sent again"))
         else:
-            left = entry.give_up - monotonic()
-            self._again(entry, BrokerUnavailable(f"{why}, for {self._retry_for:g} s"), min(delay, max(left, 0.0)))
+            self._again(entry, BrokerUnavailable(f"{why}, for {self._retry_for:g} s"), due)

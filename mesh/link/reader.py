@@ -87,7 +87,7 @@ async def read_stream(
                 else:
                     return
         except (BrokerUnavailable, ApiError) as error:
-            if isinstance(error, ApiError) and error.status not in PASSING:
+            if isinstance(error, ApiError) and error.err_code not in PASSING:
                 raise
             now = monotonic()
             lost_since = now if lost_since is None else lost_since
@@ -102,7 +102,9 @@ async def read_stream(
 class _Reader:
     """Where the reading stands, over several consumers."""
 
-    def __init__(self, connection: Connection, stream: str, subjects: tuple[str, ...], start_seq: int | None, start_time_ns: int | None) -> None:
+    def __init__(
+        self, connection: Connection, stream: str, subjects: tuple[str, ...], start_seq: int | None, start_time_ns: int | None
+    ) -> None:
         self.position = (start_seq or 1) - 1
         """The last stream sequence that was handed on, or skipped."""
         self.consumer = ""
