@@ -1,0 +1,302 @@
+"""The journal as a person asks for it: calls by filter, one call in full, and whether anything is missing.
+
+What the broker can filter (caller, target, time) it filters; the rest is chosen here. A filter by `agent` reads everything, since
+subjects that name an agent in either place overlap, and the broker takes no overlapping filters.
+
+Calls come in the order in which they were made: each waits for the ones before it, up to `MOST_HELD`. A call that is recorded without
+bodies stands where its record is, at its end. With `follow` each comes when it ends. A call that was made before the range begins is not
+in it, though its end may be.
+"""
+
+import heapq
+from collections import deque
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import Any, Final
+
+from mesh.audit.calls import OUTCOMES, Integrity, JournalCall, JournalExchange, JournalMessage, Outcome
+from mesh.audit.counting import Counting
+from mesh.audit.pairing import Pairing
+from mesh.audit.parts import Part, PartReader, What
+from mesh.errors import MalformedMessage, Refused, TooLarge
+from mesh.link.connection import Connection
+from mesh.link.jetstream import JetStream
+from mesh.link.reader import Stored, read_stream
+from mesh.subjects import Subjects, unescape
+from mesh.topology import JOURNAL
+
+MOST_HELD: Final = 100_000
+"""Ended calls that wait for an earlier one that is still open. Some 600 bytes each."""
+
+WINDOW: Final = 8
+"""Messages looked at for each of the last calls that are asked for, at first; then eight times as many. A call has two or a few more."""
+
+PATIENCE: Final = 30.0
+"""Seconds without the broker after which a reading fails with BrokerUnavailable. One that follows waits for as long as it takes."""
+
+_TOOL: Final = "tools/call"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Wanted:
+    """Which calls are asked for."""
+
+    agent: str | None
+    caller: str | None
+    target: str | None
+    tool: str | None
+    outcome: Outcome | None
+    since_ns: int | None
+    until_ns: int | None
+    correlation_id: str | None
+
+    def starts(self, part: Part) -> bool:
+        """By the request alone."""
+        return (
+            (self.caller is None or part.caller == self.caller)
+            and (self.target is None or part.target == self.target)
+            and (self.tool is None or (part.name == self.tool and part.method == _TOOL))
+            and (self.since_ns is None or part.time_ns >= self.since_ns or part.what is What.RECORD)
+            and (self.until_ns is None or part.time_ns <= self.until_ns)
+            and (self.correlation_id is None or part.exchange == self.correlation_id)
+        )
+
+    def ends(self, call: JournalCall) -> bool:
+        """By what only its end tells."""
+        return (self.outcome is None or call.outcome == self.outcome) and (
+            self.agent is None or self.agent in (call.caller, call.target, call.agent)
+        )
+
+    def filters(self, subjects: Subjects) -> tuple[str, ...]:
+        caller = self.caller if self.caller is not None else _caller_in(self.correlation_id)
+        if self.target is None and caller is None:
+            return ()
+        return subjects.journal_filters(target=self.target, caller=caller)
+
+
+class Journal:
+    """Reads the journal of the mesh that `connection` is on."""
+
+    def __init__(self, connection: Connection, subjects: Subjects) -> None:
+        self._connection = connection
+        self._subjects = subjects
+        self._js = JetStream(connection)
+
+    async def calls(
+        self,
+        *,
+        agent: str | None = None,
+        caller: str | None = None,
+        target: str | None = None,
+        tool: str | None = None,
+        outcome: Outcome | None = None,
+        since_ns: int | None = None,
+        until_ns: int | None = None,
+        correlation_id: str | None = None,
+        limit: int | None = None,
+        last: int | None = None,
+        follow: bool = False,
+    ) -> AsyncIterator[JournalCall]:
+        """The calls that all the given filters fit, from the first one that is kept or from `since_ns`, up to those stored when this
+        begins.
+
+        `agent` fits the caller, the target, and the agent that took a call to a role. `since_ns` and `until_ns` bound when a call was
+        made (wall time of the broker). `limit` ends it after so many; `last` begins with the newest so many. With `follow` it goes on,
+        each call comes when it ends, and only the caller's leaving ends it: use `contextlib.aclosing`.
+
+        Raises BrokerUnavailable, and ApiError where the broker has no journal.
+        """
+        wanted = _Wanted(
+            agent=agent, caller=caller, target=target, tool=tool, outcome=outcome,
+            since_ns=since_ns, until_ns=until_ns, correlation_id=correlation_id,
+        )  # fmt: skip
+        left = limit if limit is not None else -1
+        async with aclosing(self._calls(wanted, last, follow)) as found:
+            async for call in found:
+                if left == 0:
+                    return
+                left -= 1
+                yield call
+                if left == 0:
+                    return
+
+    async def show(self, correlation_id: str) -> JournalExchange | None:
+        """One call with all its messages. None where the journal does not hold its request (or its record)."""
+        caller = _caller_in(correlation_id)
+        if caller is None:
+            return None
+        pairing, reader = Pairing(self._subjects, choose=lambda part: part.exchange == correlation_id), PartReader(self._subjects)
+        name = correlation_id.encode()
+        call: JournalCall | None = None
+        messages: list[JournalMessage] = []
+        async with aclosing(self._read(self._subjects.journal_filters(caller=caller))) as batches:
+            async for batch in batches:
+                for message in batch:
+                    if name not in message.body and b"\\u" not in message.body and not message.headers:
+                        continue
+                    if (what := _what(reader, message, correlation_id)) is not None:
+                        messages.append(
+                            JournalMessage(message.seq, message.time_ns, what.value, message.subject, message.headers or {}, message.body)
+                        )
+                        call = next(iter(pairing.feed(message)), call)
+        call = call or next(pairing.rest(), None)
+        return JournalExchange(call, tuple(messages)) if call is not None else None
+
+    async def check(self) -> Integrity:
+        """Read all of it, and say what is there, what does not belong there and what is missing."""
+        before = await self._state()
+        counting = Counting()
+        pairing = Pairing(self._subjects, counting=counting)
+        outcomes: dict[Outcome, int] = dict.fromkeys(OUTCOMES, 0)
+        expected = int(before["state"]["first_seq"])
+        skipped = first_ns = last_ns = 0
+        async with aclosing(self._read(())) as batches:
+            async for batch in batches:
+                for message in batch:
+                    if message.seq != expected:
+                        skipped += max(0, message.seq - expected)
+                    expected = message.seq + 1
+                    for call in pairing.feed(message):
+                        outcomes[call.outcome] += 1
+                first_ns, last_ns = first_ns or batch[0].time_ns, batch[-1].time_ns
+        pairing.settle()
+        outcomes["open"] += pairing.open
+        state, config = before["state"], before["config"]
+        return Integrity(
+            messages=pairing.messages,
+            calls=sum(outcomes.values()),
+            open=outcomes["open"],
+            outcomes=outcomes,
+            suspects=pairing.suspect_count,
+            suspect=tuple(pairing.suspects),
+            missing=counting.missing(from_start=int(state["first_seq"]) <= 1 and not skipped),
+            duplicates=pairing.duplicates,
+            resent=pairing.resent,
+            late=pairing.late,
+            unpaired=pairing.unpaired,
+            unplaced=pairing.unplaced,
+            skipped=skipped,
+            first_ns=first_ns,
+            last_ns=last_ns,
+            first_seq=int(state["first_seq"]),
+            last_seq=int(state["last_seq"]),
+            discarded=max(0, int(state["first_seq"]) - 1),
+            stored=int(state["messages"]),
+            stored_bytes=int(state["bytes"]),
+            max_msgs=int(config["max_msgs"]),
+            max_bytes=int(config["max_bytes"]),
+            max_age=int(config["max_age"]) / 1e9,
+        )
+
+    # reading
+
+    async def _calls(self, wanted: _Wanted, last: int | None, follow: bool) -> AsyncGenerator[JournalCall, None]:
+        pairing = Pairing(self._subjects, choose=wanted.starts)
+        start_seq: int | None = None
+        if last is not None:
+            pairing, newest, end = await self._newest(wanted, last, follow)
+            for call in newest:
+                yield call
+            if not follow:
+                return
+            start_seq = end + 1
+        order = _Order(pairing, wanted, at_once=follow)
+        async with aclosing(self._read(wanted.filters(self._subjects), start_seq, wanted.since_ns, follow=follow)) as batches:
+            async for batch in batches:
+                for call in order.take(batch):
+                    yield call
+                if wanted.until_ns is not None and batch[-1].time_ns > wanted.until_ns and not pairing.open:
+                    break
+        for call in order.rest():
+            yield call
+
+    async def _newest(self, wanted: _Wanted, count: int, follow: bool) -> tuple[Pairing, list[JournalCall], int]:
+        """The last `count` calls that fit, read from as near the end as will do; the pairing as it then stands; and the stream's end."""
+        state = (await self._state())["state"]
+        first, end = int(state["first_seq"]), int(state["last_seq"])
+        window = max(1000, count * WINDOW)
+        while True:
+            start = max(first, end - window + 1)
+            pairing, newest = Pairing(self._subjects, choose=wanted.starts), deque[JournalCall](maxlen=count)
+            order = _Order(pairing, wanted)
+            if start <= end:
+                async with aclosing(self._read(wanted.filters(self._subjects), start, until_seq=end)) as batches:
+                    async for batch in batches:
+                        newest.extend(order.take(batch))
+                newest.extend(order.rest(with_open=not follow))
+            if len(newest) >= count or start <= first:
+                return pairing, list(newest), end
+            window *= WINDOW
+
+    def _read(
+        self,
+        filters: tuple[str, ...],
+        start_seq: int | None = None,
+        start_time_ns: int | None = None,
+        *,
+        until_seq: int | None = None,
+        follow: bool = False,
+    ) -> AsyncGenerator[list[Stored], None]:
+        return read_stream(
+            self._connection,
+            JOURNAL,
+            subjects=filters,
+            start_seq=start_seq,
+            start_time_ns=start_time_ns if start_seq is None else None,
+            until_seq=until_seq,
+            follow=follow,
+            patience=None if follow else PATIENCE,
+        )
+
+    async def _state(self) -> dict[str, Any]:
+        return await self._js.api(f"STREAM.INFO.{JOURNAL}")
+
+
+class _Order:
+    """Calls in the order of their requests, or `at_once` in the order of their ends."""
+
+    def __init__(self, pairing: Pairing, wanted: _Wanted, *, at_once: bool = False) -> None:
+        self._pairing = pairing
+        self._wanted = wanted
+        self._at_once = at_once
+        self._held: list[tuple[int, JournalCall]] = []
+
+    def take(self, messages: list[Stored]) -> Iterator[JournalCall]:
+        feed, held, wanted = self._pairing.feed, self._held, self._wanted.ends
+        for message in messages:
+            for call in feed(message):
+                if wanted(call):
+                    if self._at_once:
+                        yield call
+                    else:
+                        heapq.heappush(held, (call.seqs[0], call))
+        oldest = self._pairing.oldest_open
+        while held and (oldest is None or held[0][0] < oldest or len(held) > MOST_HELD):
+            yield heapq.heappop(held)[1]
+
+    def rest(self, *, with_open: bool = True) -> Iterator[JournalCall]:
+        """What is held, and the calls that are still open, at the end of a reading."""
+        if not self._at_once:
+            still_open = [(call.seqs[0], call) for call in self._pairing.rest() if self._wanted.ends(call)] if with_open else []
+            for _, call in sorted(self._held + still_open, key=lambda each: each[0]):
+                yield call
+
+
+def _caller_in(correlation_id: str | None) -> str | None:
+    """The caller that an exchange's id names. None for a text that is no such id."""
+    if correlation_id is None or correlation_id.count(".") != 2:
+        return None
+    try:
+        return unescape(correlation_id.partition(".")[0])
+    except Refused:
+        return None
+
+
+def _what(reader: PartReader, message: Stored, exchange: str) -> What | None:
+    """What `message` is in that exchange; None if nothing."""
+    try:
+        part = reader.read(message)
+    except (Refused, MalformedMessage, TooLarge):
+        return None
+    return part.what if part.exchange == exchange or exchange in part.exchanges else None
