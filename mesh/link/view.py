@@ -11,13 +11,14 @@ the old one's place, and the differences are told. The highest sequence that the
 a key that was deleted meanwhile.
 
 A snapshot is read at the start, after each reconnection, and every `refresh` seconds, because a core subscription may lose a message (a leader
-that dies between storing and republishing). Sequences are compared only within one reading: a bucket in memory begins
-at 1 again after a restart of the broker.
+that dies between storing and republishing). Sequences are compared only within one reading: a bucket in memory on
+a single broker is gone after a restart, settings and all, and begins at 1 again when the control plane has made it anew.
 
 Traps answered:
 
 - nats-py's KV watch took 19.6 s to recover after a restart, blocks at 256 unread entries, and mishandles markers.
 - A consumer with `last_per_subject` gives its snapshot only once, and refuses the reset. So the reader delivers `all` of a bucket with history 1.
+- The server does not answer the reset of a consumer that is not there. So it is asked for the consumer first.
 - Two that share a reader split the snapshot between them. So each view asks for its own, and asks again where it has expired.
 """
 
@@ -159,15 +160,17 @@ class BucketView:
                 self._fresh = None
 
     async def _reset(self) -> None:
-        """Have the reader begin anew."""
+        """Have the reader begin anew, and another one made where it is gone: it expired, or the broker was restarted."""
+        if self._reader:
+            try:
+                await self._js.api(f"CONSUMER.INFO.{self._stream}.{self._reader}")
+            except ApiError as error:
+                if error.err_code != CONSUMER_NOT_FOUND:
+                    raise
+                self._reader = ""
         if not self._reader:
             self._reader = await self._make_reader()
-        try:
-            await self._js.api(f"CONSUMER.RESET.{self._stream}.{self._reader}", {"seq": 1})
-        except ApiError as error:
-            if error.err_code == CONSUMER_NOT_FOUND:
-                self._reader = ""  # it expired, or the broker was restarted; the next attempt has a new one made
-            raise
+        await self._js.api(f"CONSUMER.RESET.{self._stream}.{self._reader}", {"seq": 1})
 
     def _adopt(self, fresh: dict[str, tuple[int, Entry | None]], floor: int) -> None:
         old, self._entries = self._entries, {key: entry for key, (_, entry) in fresh.items() if entry is not None}

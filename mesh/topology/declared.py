@@ -56,7 +56,7 @@ def declare(prefix: str = "mesh", replicas: int = 1) -> Topology:
     health = BucketSpec(
         name=HEALTH,
         description="heartbeats; a key that expired is an instance that hangs",
-        storage="memory",
+        storage="memory",  # on a single broker it is gone after a restart, settings and all: so reconcile after each reconnection
         max_age=10.0,
         max_bytes=64 * MIB,
         marker_ttl=1.0,
