@@ -5,7 +5,7 @@ Numbers stay text (`int` refuses more than 4,300 digits, and `1E400` is no float
 
 import json
 import re
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, TypeGuard
 
 from mesh.audit.calls import Outcome
 from mesh.errors import MalformedMessage
@@ -15,7 +15,14 @@ from mesh.wire.jsonrpc import Frame, Kind
 LONGEST_TEXT: Final = 1_000
 """Characters of an error's message that are kept. The whole body is still in the stream."""
 
-_decode: Final = json.JSONDecoder(parse_int=str, parse_float=str).decode
+
+class _Digits(str):
+    """A number, as it was written."""
+
+    __slots__ = ()
+
+
+_decode: Final = json.JSONDecoder(parse_int=_Digits, parse_float=_Digits).decode
 _integer: Final = re.compile(r"-?[0-9]{1,18}").fullmatch
 _trace: Final = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}").fullmatch
 _mark: Final = re.compile(r'"(?:[^"\\]|\\.)*"|[][{}]').finditer
@@ -84,12 +91,12 @@ def read_record(raw: bytes) -> Recorded:
     name, outcome, duration = body.get("name"), body.get("outcome"), body.get("duration_ms")
     sizes = [_number(body.get(key)) for key in ("bytes_in", "bytes_out")]
     try:
-        id, caller, target, instance, method = (text for text in texts if isinstance(text, str))
+        id, caller, target, instance, method = (text for text in texts if _is_text(text))
         bytes_in, bytes_out = (size for size in sizes if size is not None and size >= 0)
-        duration_ms = float(duration)  # type: ignore[arg-type]
-    except (TypeError, ValueError):
+        duration_ms = float(duration) if isinstance(duration, _Digits) else -1.0
+    except ValueError:
         raise MalformedMessage("a record lacks a member", starts=raw[:80]) from None
-    if outcome not in ("ok", "tool_error", "error", "cancelled") or not (name is None or isinstance(name, str)):
+    if outcome not in ("ok", "tool_error", "error", "cancelled") or not (name is None or _is_text(name)):
         raise MalformedMessage("a record with an outcome or a name that none has", starts=raw[:80])
     if not 0 <= duration_ms < 1e12:
         raise MalformedMessage("a record with a duration that none has", starts=raw[:80])
@@ -133,9 +140,12 @@ def _member(body: Any, key: str) -> dict[str, Any]:
 
 
 def _number(value: Any) -> int | None:
-    # A number is text here, and so is a string: `"code": "12"` counts as 12, which does no harm.
-    return int(value) if isinstance(value, str) and _integer(value) else None
+    return int(value) if isinstance(value, _Digits) and _integer(value) else None
 
 
 def _text(value: Any) -> str:
-    return value[:LONGEST_TEXT] if isinstance(value, str) else ""
+    return value[:LONGEST_TEXT] if _is_text(value) else ""
+
+
+def _is_text(value: Any) -> TypeGuard[str]:
+    return isinstance(value, str) and not isinstance(value, _Digits)

@@ -3,76 +3,33 @@
 What the broker can filter (caller, target, time) it filters; the rest is chosen here. A filter by `agent` reads everything, since
 subjects that name an agent in either place overlap, and the broker takes no overlapping filters.
 
-Calls come in the order in which they were made: each waits for the ones before it, up to `MOST_HELD`. A call that is recorded without
-bodies stands where its record is, at its end. With `follow` each comes when it ends. A call that was made before the range begins is not
-in it, though its end may be.
+Calls come in the order in which they were made: each waits for the ones before it, up to `choosing.MOST_HELD`. A call that is recorded
+without bodies stands where its record is, at its end. With `follow` each comes when it ends. A call that was made before the range begins
+is not in it, though its end may be.
 """
 
-import heapq
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from dataclasses import dataclass
 from typing import Any, Final
 
 from mesh.audit.calls import OUTCOMES, Integrity, JournalCall, JournalExchange, JournalMessage, Outcome
+from mesh.audit.choosing import Order, Wanted, caller_in
 from mesh.audit.counting import Counting
 from mesh.audit.pairing import Pairing
-from mesh.audit.parts import Part, PartReader, What
+from mesh.audit.parts import PartReader, What
 from mesh.errors import MalformedMessage, Refused, TooLarge
 from mesh.link.connection import Connection
 from mesh.link.jetstream import JetStream
 from mesh.link.reader import Stored, read_stream
-from mesh.subjects import Subjects, unescape
+from mesh.subjects import Subjects
 from mesh.topology import JOURNAL
-
-MOST_HELD: Final = 100_000
-"""Ended calls that wait for an earlier one that is still open. Some 600 bytes each."""
 
 WINDOW: Final = 8
 """Messages looked at for each of the last calls that are asked for, at first; then eight times as many. A call has two or a few more."""
 
 PATIENCE: Final = 30.0
 """Seconds without the broker after which a reading fails with BrokerUnavailable. One that follows waits for as long as it takes."""
-
-_TOOL: Final = "tools/call"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Wanted:
-    """Which calls are asked for."""
-
-    agent: str | None
-    caller: str | None
-    target: str | None
-    tool: str | None
-    outcome: Outcome | None
-    since_ns: int | None
-    until_ns: int | None
-    correlation_id: str | None
-
-    def starts(self, part: Part) -> bool:
-        """By the request alone."""
-        return (
-            (self.caller is None or part.caller == self.caller)
-            and (self.target is None or part.target == self.target)
-            and (self.tool is None or (part.name == self.tool and part.method == _TOOL))
-            and (self.since_ns is None or part.time_ns >= self.since_ns or part.what is What.RECORD)
-            and (self.until_ns is None or part.time_ns <= self.until_ns)
-            and (self.correlation_id is None or part.exchange == self.correlation_id)
-        )
-
-    def ends(self, call: JournalCall) -> bool:
-        """By what only its end tells."""
-        return (self.outcome is None or call.outcome == self.outcome) and (
-            self.agent is None or self.agent in (call.caller, call.target, call.agent)
-        )
-
-    def filters(self, subjects: Subjects) -> tuple[str, ...]:
-        caller = self.caller if self.caller is not None else _caller_in(self.correlation_id)
-        if self.target is None and caller is None:
-            return ()
-        return subjects.journal_filters(target=self.target, caller=caller)
 
 
 class Journal:
@@ -97,7 +54,7 @@ class Journal:
         limit: int | None = None,
         last: int | None = None,
         follow: bool = False,
-    ) -> AsyncIterator[JournalCall]:
+    ) -> AsyncGenerator[JournalCall, None]:
         """The calls that all the given filters fit, from the first one that is kept or from `since_ns`, up to those stored when this
         begins.
 
@@ -107,7 +64,7 @@ class Journal:
 
         Raises BrokerUnavailable, and ApiError where the broker has no journal.
         """
-        wanted = _Wanted(
+        wanted = Wanted(
             agent=agent, caller=caller, target=target, tool=tool, outcome=outcome,
             since_ns=since_ns, until_ns=until_ns, correlation_id=correlation_id,
         )  # fmt: skip
@@ -123,7 +80,7 @@ class Journal:
 
     async def show(self, correlation_id: str) -> JournalExchange | None:
         """One call with all its messages. None where the journal does not hold its request (or its record)."""
-        caller = _caller_in(correlation_id)
+        caller = caller_in(correlation_id)
         if caller is None:
             return None
         pairing, reader = Pairing(self._subjects, choose=lambda part: part.exchange == correlation_id), PartReader(self._subjects)
@@ -191,7 +148,7 @@ class Journal:
 
     # reading
 
-    async def _calls(self, wanted: _Wanted, last: int | None, follow: bool) -> AsyncGenerator[JournalCall, None]:
+    async def _calls(self, wanted: Wanted, last: int | None, follow: bool) -> AsyncGenerator[JournalCall, None]:
         pairing = Pairing(self._subjects, choose=wanted.starts)
         start_seq: int | None = None
         if last is not None:
@@ -201,7 +158,7 @@ class Journal:
             if not follow:
                 return
             start_seq = end + 1
-        order = _Order(pairing, wanted, at_once=follow)
+        order = Order(pairing, wanted, at_once=follow)
         async with aclosing(self._read(wanted.filters(self._subjects), start_seq, wanted.since_ns, follow=follow)) as batches:
             async for batch in batches:
                 for call in order.take(batch):
@@ -211,7 +168,7 @@ class Journal:
         for call in order.rest():
             yield call
 
-    async def _newest(self, wanted: _Wanted, count: int, follow: bool) -> tuple[Pairing, list[JournalCall], int]:
+    async def _newest(self, wanted: Wanted, count: int, follow: bool) -> tuple[Pairing, list[JournalCall], int]:
         """The last `count` calls that fit, read from as near the end as will do; the pairing as it then stands; and the stream's end."""
         state = (await self._state())["state"]
         first, end = int(state["first_seq"]), int(state["last_seq"])
@@ -219,7 +176,7 @@ class Journal:
         while True:
             start = max(first, end - window + 1)
             pairing, newest = Pairing(self._subjects, choose=wanted.starts), deque[JournalCall](maxlen=count)
-            order = _Order(pairing, wanted)
+            order = Order(pairing, wanted)
             if start <= end:
                 async with aclosing(self._read(wanted.filters(self._subjects), start, until_seq=end)) as batches:
                     async for batch in batches:
@@ -251,46 +208,6 @@ class Journal:
 
     async def _state(self) -> dict[str, Any]:
         return await self._js.api(f"STREAM.INFO.{JOURNAL}")
-
-
-class _Order:
-    """Calls in the order of their requests, or `at_once` in the order of their ends."""
-
-    def __init__(self, pairing: Pairing, wanted: _Wanted, *, at_once: bool = False) -> None:
-        self._pairing = pairing
-        self._wanted = wanted
-        self._at_once = at_once
-        self._held: list[tuple[int, JournalCall]] = []
-
-    def take(self, messages: list[Stored]) -> Iterator[JournalCall]:
-        feed, held, wanted = self._pairing.feed, self._held, self._wanted.ends
-        for message in messages:
-            for call in feed(message):
-                if wanted(call):
-                    if self._at_once:
-                        yield call
-                    else:
-                        heapq.heappush(held, (call.seqs[0], call))
-        oldest = self._pairing.oldest_open
-        while held and (oldest is None or held[0][0] < oldest or len(held) > MOST_HELD):
-            yield heapq.heappop(held)[1]
-
-    def rest(self, *, with_open: bool = True) -> Iterator[JournalCall]:
-        """What is held, and the calls that are still open, at the end of a reading."""
-        if not self._at_once:
-            still_open = [(call.seqs[0], call) for call in self._pairing.rest() if self._wanted.ends(call)] if with_open else []
-            for _, call in sorted(self._held + still_open, key=lambda each: each[0]):
-                yield call
-
-
-def _caller_in(correlation_id: str | None) -> str | None:
-    """The caller that an exchange's id names. None for a text that is no such id."""
-    if correlation_id is None or correlation_id.count(".") != 2:
-        return None
-    try:
-        return unescape(correlation_id.partition(".")[0])
-    except Refused:
-        return None
 
 
 def _what(reader: PartReader, message: Stored, exchange: str) -> What | None:

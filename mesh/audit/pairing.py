@@ -81,7 +81,8 @@ class _Open:
 
 
 class _Ended(NamedTuple):
-    """What is remembered of an ended call. `how` is what ended it, None where the request itself was suspect."""
+    """What is remembered of an ended call. `how` is what ended it: CALL where it had to make room, None where the request itself was
+    suspect."""
 
     target: str
     subject: str
@@ -181,7 +182,7 @@ class Pairing:
         out: Sequence[JournalCall] = ()
         if len(self._open) > self._most_open:
             _, oldest = self._open.popitem(last=False)
-            self._remember(oldest.request, None)
+            self._remember(oldest.request, What.CALL)
             out = (oldest.close(None),)
         if self._early and id in self._early:
             early = self._early.pop(id)
@@ -266,7 +267,7 @@ class Pairing:
             if (call := self._open.get(exchange)) is not None:
                 call.note(part)
 
-    def _remember(self, request: Part, how: What | None) -> None:
+    def _remember(self, request: Part, how: What) -> None:
         self._ended[request.exchange] = _Ended(request.target, request.subject, request.digest, how)
         if len(self._ended) > MOST_ENDED:
             self._ended.popitem(last=False)
