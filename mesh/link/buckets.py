@@ -1,17 +1,18 @@
 """Key-value buckets: reading and writing keys, and a live local copy of a bucket.
 
-A key's *revision* is its sequence in the bucket's stream. A key is gone when its newest message is a marker: `KV-Operation: DEL` or `PURGE`
-that a client wrote, or `Nats-Marker-Reason` that the server wrote when a TTL ran out.
+A key's *revision* is its sequence in the bucket's stream. A key is gone when its newest message is a marker: `KV-Operation: DEL` or
+`PURGE` that a client wrote, or `Nats-Marker-Reason` that the server wrote when a TTL ran out.
 
-`Bucket.get` and `create` need the right to get directly, and `snapshot` that to create consumers: they are for the control plane and for
-operators. An agent puts and deletes its own keys, and reads through a `BucketView` (mesh.link.view).
+`Bucket.get` and `create` need the right to get directly, and `snapshot` that to create consumers: they are for the control plane
+and for operators. An agent puts and deletes its own keys, and reads through a `BucketView` (mesh.link.view).
 
 Traps answered:
 
-- nats-py's KV gives an entry with the value None for an expired key, and its `create` then fails for ever: an agent could never register again. Here
-  a marker is a key that is not there, and `create` writes over it.
+- nats-py's KV gives an entry with the value None for an expired key, and its `create` then fails for ever: an agent could never
+  register again. Here a marker is a key that is not there, and `create` writes over it.
 - nats-py's `put` has no TTL. One without a TTL lives until the bucket's own `max_age`.
-- A marker that a client writes stays for ever in a bucket without `max_age`, one for each instance that ever was. Here it gets a TTL of its own.
+- A marker that a client writes stays for ever in a bucket without `max_age`, one for each instance that ever was. Here it gets a
+  TTL of its own.
 - A purge through the stream's API leaves no marker and is told to nobody, so it is not offered here.
 
 Source: NATS ADR-8 (key-value), ADR-31 (direct get), ADR-43 (TTL and markers).
@@ -32,7 +33,7 @@ TTL: Final = "Nats-TTL"
 EXPECTED: Final = "Nats-Expected-Last-Subject-Sequence"
 
 MARKER_SECONDS: Final = 60
-"""How long the marker of a deleted key stays. Copies hear of it at once, and one that was away reads the bucket anew: nobody needs it longer."""
+"""How long the marker of a deleted key stays. Copies hear of it at once, and one that was away reads the bucket anew."""
 
 _ATTEMPTS: Final = 5
 

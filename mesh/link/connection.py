@@ -286,9 +286,7 @@ class Connection:
 
     # what nats-py calls
 
-    def _deliver(
-        self, subject: str, reply: str, data: bytes, headers: dict[str, str] | None, _client: Client, _sid: int
-    ) -> None:
+    def _deliver(self, subject: str, reply: str, data: bytes, headers: dict[str, str] | None, _client: Client, _sid: int) -> None:
         """Stands where nats-py makes a message object. Returning None tells it that there is nothing to queue."""
         handler = self._handlers.get(_sid)
         if handler is None:

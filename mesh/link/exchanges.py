@@ -32,7 +32,7 @@ from mesh.link.wheel import Wheel
 from mesh.policy.repeat import safe_to_repeat
 from mesh.subjects import ANY, Subjects
 from mesh.wire import control
-from mesh.wire.jsonrpc import Frame, Kind, scan
+from mesh.wire.jsonrpc import Frame, scan
 
 SILENCE: Final = 3.5
 """Seconds without any frame after which a caller asks. Working frames come every two; with `ASKED` a hung instance is known in under five."""
@@ -324,7 +324,9 @@ class Exchanges:
             return
         if exchange.deadline is not None and now >= exchange.deadline:
             exchange.cancel("the deadline passed")
-            exchange.on_failure(CallTimeout(f"{exchange.target.name} did not finish within {exchange.timeout:g} s", target=exchange.target.name))
+            exchange.on_failure(
+                CallTimeout(f"{exchange.target.name} did not finish within {exchange.timeout:g} s", target=exchange.target.name)
+            )
             return
         if self._down_since:
             if now - self._down_since > PATIENCE:

@@ -26,8 +26,9 @@ WRONG_LAST_SEQUENCE: Final = frozenset({10071, 10164})
 """The subject's newest message is not the one that the sender expected. 10164 is the same, said without the number."""
 
 PASSING: Final = frozenset({10004, 10008, 10009, 10118, 10167})
-"""No leader yet, a stream that is offline, too much at once: the same request succeeds a little later. The status does not tell, as 503 is also
-"the stream is full"."""
+"""No leader yet, a stream that is offline, too much at once: the same request succeeds a little later.
+
+The status does not tell, as 503 is also "the stream is full"."""
 
 
 class PubAck(NamedTuple):
@@ -51,7 +52,7 @@ class Delivery(NamedTuple):
 
 
 def parse_delivery(reply: str) -> Delivery:
-    """Read `$JS.ACK.{stream}.{consumer}.{deliveries}.{seq}.{consumer seq}.{time}.{pending}`, in the long form with domain and account too."""
+    """Read `$JS.ACK.{stream}.{consumer}.{deliveries}.{seq}.{consumer seq}.{time}.{pending}`, also with a domain before the stream."""
     tokens = reply.split(".")
     if len(tokens) > 9:
         del tokens[2:4]
@@ -63,7 +64,7 @@ def parse_delivery(reply: str) -> Delivery:
 
 
 def time_ns(text: str) -> int:
-    """Nanoseconds since 1970 of a time as the server writes it in headers and configs: `2026-01-31T12:00:00.123456789Z`, zeros at the end left out."""
+    """Nanoseconds since 1970 of a time as the server writes it: `2026-01-31T12:00:00.123456789Z`, zeros at the end left out."""
     whole, _, fraction = text.rstrip("Z").partition(".")
     return int(datetime.fromisoformat(whole + "+00:00").timestamp()) * 10**9 + int(fraction[:9].ljust(9, "0"))
 

@@ -2,12 +2,13 @@
 
 Theory of operation
 -------------------
-All messages share one reply inbox; the last token says which one an ack is for. A message is either *in flight* (sent, its ack is due by
-a deadline) or *parked* (waiting to be sent again). Sending needs no coroutine, so everything after the first sending happens in callbacks:
-of acks, of the connection, and of one timer that ticks while there is anything to watch.
+All messages share one reply inbox; the last token says which one an ack is for. A message is either *in flight* (sent, its ack is
+due by a deadline) or *parked* (waiting to be sent again). Sending needs no coroutine, so everything after the first sending happens
+in callbacks: of acks, of the connection, and of one timer that ticks while there is anything to watch.
 
 A message with a `msg_id` is sent again under the same id: the broker stores it once (within the stream's `duplicate_window`) and
-answers the second time with the first one's sequence. Without a `msg_id` nothing is sent twice, and a lost ack is `outcome_unknown`.
+answers the second time with the first one's sequence. Without a `msg_id` nothing is sent twice, and a lost ack is
+`outcome_unknown`.
 
 Traps answered:
 
@@ -95,8 +96,9 @@ class WindowedPublisher:
                 self._end(
                     entry, OutcomeUnknown("the publisher was closed before the broker answered", hint="publish with a msg_id, and again")
                 )
-            if self._subscription is not None:
-                await self._subscription.unsubscribe()
+            subscription, self._subscription = self._subscription, None
+            if subscription is not None:
+                await subscription.unsubscribe()
 
     @property
     def unacknowledged(self) -> int:
@@ -115,9 +117,10 @@ class WindowedPublisher:
         self, subject: str, body: bytes, *, headers: Mapping[str, str] | None = None, msg_id: str | None = None
     ) -> asyncio.Future[PubAck]:
         """Wait for room and send. The future ends as `publish` does: so one task can keep the whole window full."""
-        if self._subscription is None:
-            raise BrokerError("a publisher is used as `async with`")
         await self._room.acquire()
+        if self._subscription is None:
+            self._room.release()
+            raise BrokerError("the publisher is closed; it works inside its `async with`")
         all_headers = dict(headers) if headers else None
         if msg_id is not None:
             all_headers = {**(all_headers or {}), MSG_ID: msg_id}

@@ -2,25 +2,29 @@
 
 Theory of operation
 -------------------
-`batch` bounds what is asked for and buffered together. Whoever iterates takes all that is buffered as one list; that makes room, and at half a
-batch of room the next pull goes out. So at most two batches are held: one in the buffer, one in the hands of the taker, and a
-taker that is slow is simply asked for no more.
+`batch` bounds what is asked for and buffered together. Whoever iterates takes all that is buffered as one list; that makes room,
+and at half a batch of room the next pull goes out. So at most two batches are held: one in the buffer, one in the hands of the
+taker, and a taker that is slow is simply asked for no more.
 
-All pulls share one inbox. A *status* (heartbeat, end of a pull, refusal) comes on the inbox itself; a *message* comes on its own subject, with the
-consumer's ack subject as reply. That, and not a header, tells them apart: a sender can write a `Status` header, but not onto our inbox.
+All pulls share one inbox. A *status* (heartbeat, end of a pull, refusal) comes on the inbox itself; a *message* comes on its own
+subject, with the consumer's ack subject as reply. That, and not a header, tells them apart: a sender can write a `Status` header,
+but not onto our inbox.
 
-While something is asked for the server must be heard once a `heartbeat`. If it is not, the pulls are taken for lost and made anew under
-a new *generation* of the inbox, as they are after a reconnection.
+While something is asked for the server must be heard once a `heartbeat`. If it is not, the pulls are taken for lost and made anew
+under a new *generation* of the inbox, as they are after a reconnection.
 
-With `resume=False` nothing is made anew: the iteration raises instead. A reader without acks needs that, as what was on its way when
-the connection dropped will not come again. With `until_empty=True` the pulls do not wait for messages, and the iteration ends when the server says that
-there are none: the count of those that follow, which each message carries, would wait for ever for a last one that expires unread.
+With `resume=False` nothing is made anew: the iteration raises instead. A reader without acks needs that, as what was on its way
+when the connection dropped will not come again. With `until_empty=True` the pulls do not wait for messages, and the iteration ends
+when the server says that there are none: the count of those that follow, which each message carries, would wait for ever for a last
+one that expires unread.
 
 Traps answered:
 
-- nats-py's `fetch` stalls now and then, ignores missed heartbeats, and after a restart waits out its timeout with a message available.
+- nats-py's `fetch` stalls now and then, ignores missed heartbeats, and after a restart waits out its timeout with a message
+  available.
 - `fetch` on a consumer that is not there returns at once, so a loop around it spins. Refusals are met with a growing delay here.
-- A subscription over its pending limit drops messages in silence, to be seen again after `ack_wait`. Nothing is asked for here that there is no room for.
+- A subscription over its pending limit drops messages in silence, to be seen again after `ack_wait`. Nothing is asked for here that
+  there is no room for.
 - A handler awaited by the subscription holds up the next message. Here a taker runs as many at once as it likes.
 
 Source: NATS ADR-37 (simplified consumers), ADR-9 (idle heartbeats), ADR-13 (pull).
@@ -60,6 +64,7 @@ _log = structlog.get_logger("mesh.link")
 
 class PullLoop:
     """`async with PullLoop(…) as pulls: async for messages in pulls: …`, with lists of at least one message, in the order of the consumer.
+    One task takes.
 
     `expires` and `heartbeat` are seconds; the server wants `heartbeat` to be at most half of `expires`.
     """

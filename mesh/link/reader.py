@@ -2,16 +2,19 @@
 
 Theory of operation
 -------------------
-An ephemeral consumer in memory numbers what it delivers 1, 2, 3, … . A number that is missing means that a message was lost on the way. Then, and
-whenever the connection or the consumer is lost, a new consumer begins behind the last message that was handed on. So each message of the stream
-comes once, in order, over any number of restarts; what the stream itself has dropped meanwhile (age, size) does not come.
+An ephemeral consumer in memory numbers what it delivers 1, 2, 3, … . A number that is missing means that a message was lost on the
+way. Then, and whenever the connection or the consumer is lost, a new consumer begins behind the last message that was handed on. So
+each message of the stream comes once, in order, over any number of restarts; what the stream itself has dropped meanwhile (age,
+size) does not come.
 
 Traps answered:
 
-- nats-py's ordered consumer took 19.6 s to recover after a restart, and dies in the read loop when the server speaks ack subjects of the second form.
-- `async for` over it gives 42,000 messages a second, `fetch` 38,000. Lists from a pipelined pull give several times that, so lists are what is yielded.
-- A stream that was made anew (a memory stream after a restart) begins at 1 again: waiting for the sequence after the last one would skip all
-  of it. So the date of its creation is compared.
+- nats-py's ordered consumer took 19.6 s to recover after a restart, and dies in the read loop when the server speaks ack subjects
+  of the second form.
+- `async for` over it gives 42,000 messages a second, `fetch` 38,000. Lists from a pipelined pull give several times that, so lists
+  are what is yielded.
+- A stream that was made anew (a memory stream after a restart) begins at 1 again: waiting for the sequence after the last one would
+  skip all of it. So the date of its creation is compared.
 """
 
 import asyncio
@@ -63,8 +66,8 @@ async def read_stream(
 ) -> AsyncGenerator[list[Stored], None]:
     """Yield lists of messages: those that are there, up to `until_seq` if given, and with `follow` those that come.
 
-    `subjects` are filters that must not overlap; none means all. After `patience` seconds without the broker (None: never) raises BrokerUnavailable.
-    Raises ApiError where the stream is not there. Leave early through `contextlib.aclosing`, so that the consumer is removed at once.
+    `subjects` are filters that must not overlap; none means all. Raises BrokerUnavailable after `patience` seconds without the broker
+    (None: never), and ApiError where the stream is not there. Leave early through `contextlib.aclosing`: it removes the consumer at once.
     """
     reader = _Reader(connection, stream, subjects, start_seq, start_time_ns)
     delay, lost_since = _FIRST_DELAY, None

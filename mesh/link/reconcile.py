@@ -2,10 +2,11 @@
 
 Traps answered:
 
-- An older server ignores the settings that it does not know, and says that all is well. So each echo is compared with what was asked for,
-  and what is missing stops the start, with the setting named.
+- An older server ignores the settings that it does not know, and says that all is well. So each echo is compared with what was
+  asked for, and what is missing stops the start, with the setting named.
 - STREAM.LIST answers in pages of 256. All are read.
-- Several control planes may do this at once. Creating what is there with the same settings succeeds, so the second one changes nothing.
+- Several control planes may do this at once. Creating what is there with the same settings succeeds, so the second one changes
+  nothing.
 """
 
 from collections.abc import Iterable, Mapping

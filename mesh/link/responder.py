@@ -53,7 +53,7 @@ class Call:
     """One call that this instance holds. `finish`, `fail` or `drop` ends it; `emit` sends a frame before that."""
 
     __slots__ = (
-        "_owner", "agent_data", "caller", "ended", "exchange", "frame", "id", "mode", "peer", "prefix", "slot", "started_ns", "target",
+        "_owner", "holder", "caller", "ended", "exchange", "frame", "id", "mode", "peer", "prefix", "slot", "started_ns", "target",
     )  # fmt: skip
 
     def __init__(self, owner: "Responder", frame: Frame, caller: str, target: str, prefix: str, exchange: str, peer: Peer) -> None:
@@ -69,12 +69,12 @@ class Call:
         self.started_ns = 0
         self.slot = -1
         self.ended = False
-        self.agent_data: Any = None
-        """For the handler's own use."""
+        self.holder: Any = None
+        """For the handler: where it has put this call."""
 
     @property
     def series(self) -> str:
-        """The session that this call belongs to (the exchange that opened it), or empty."""
+        """The token of the exchange that opened the session of this call, or empty."""
         return self.exchange.rpartition("-")[0]
 
     def announce(self) -> None:
@@ -86,6 +86,10 @@ class Call:
         if not self.ended:
             headers = None if named else {control.EXCHANGE_HEADER: self.id}
             self._owner._send(self.prefix + self.exchange, raw, headers)
+
+    def say(self, raw: bytes) -> None:
+        """Send a message on the reply subject also after the end: what a session that this call opened has to say."""
+        self._owner._send(self.prefix + self.exchange, raw, {control.EXCHANGE_HEADER: self.id})
 
     def finish(self, raw: bytes) -> None:
         """End it with the response `raw`, whose id is `self.id`."""
@@ -110,8 +114,8 @@ class Handler(Protocol):
     def on_cancel(self, call: Call, reason: str) -> None:
         """The caller no longer waits for this call. It is ended already; stop the work."""
 
-    def on_message(self, caller: str, exchange: str, frame: Frame) -> None:
-        """A notification, or an answer to a server's request, that a caller sent to this instance. `exchange` is its token."""
+    def on_message(self, caller: str, reply: str, frame: Frame) -> None:
+        """A notification, or an answer to a server's request, that a caller sent. `reply` is the reply subject of the exchange that it belongs to."""
 
 
 class Responder:
@@ -203,7 +207,7 @@ class Responder:
             elif tail(frame.method, frame.name) != said:
                 raise Refused("the body's method is not the one in the subject")
             if frame.kind is not Kind.REQUEST:
-                self._on_message(caller, exchange, frame)
+                self._on_message(caller, message.reply, frame)
                 return
             if frame.id != call_id:
                 raise Refused("the body's id is not the one in the reply subject")
@@ -223,22 +227,26 @@ class Responder:
         self._running[call_id] = call
         call.mode = self.journal.mode(frame.method or "", frame.name)
         if quiet is (call.mode == "full"):
-            call.refuse(Refused("the journal's rule for this tool has changed", hint="ask the target again, then call again"), quiet=not quiet)
+            call.refuse(
+                Refused("the journal's rule for this tool has changed", hint="ask the target again, then call again"), quiet=not quiet
+            )
         elif self._take_cancelled(caller, call_id, now):
             call.fail(control.REQUEST_TIMEOUT, "cancelled before it arrived", {"mesh": "cancelled"})
         elif len(self._running) > self._most_running:
-            call.fail(control.MESH_ERROR, f"{self.agent} holds {self._most_running} calls and takes no more", {"mesh": "busy", "retry_after": 0.5})
+            call.fail(
+                control.MESH_ERROR, f"{self.agent} holds {self._most_running} calls and takes no more", {"mesh": "busy", "retry_after": 0.5}
+            )
         else:
             self._wheel.add(call, now + FIRST_WORKING)
             if target != self.agent:
                 call.announce()
             self._handler.on_call(call)
 
-    def _on_message(self, caller: str, exchange: str, frame: Frame) -> None:
+    def _on_message(self, caller: str, reply: str, frame: Frame) -> None:
         if frame.method == "notifications/cancelled":
             self._cancel(caller, frame)
         else:
-            self._handler.on_message(caller, exchange, frame)
+            self._handler.on_message(caller, reply, frame)
 
     def _on_note(self, target: str, message: Message) -> None:
         try:
@@ -251,6 +259,8 @@ class Responder:
             elif frame.method == control.RESUME:
                 peer, prefix, _ = self._peer(caller, target, message)
                 self._resume(peer, prefix, control.read_resume(frame.raw))
+            else:
+                self._handler.on_message(caller, message.reply, frame)
         except (Refused, MalformedMessage, TooLarge) as problem:
             self._refuse(message, problem)
 
@@ -406,7 +416,6 @@ class Responder:
 
 
 def _outcome(raw: bytes) -> tuple[str, int | None]:
-
 
     body = json.loads(raw)
     if "error" in body:

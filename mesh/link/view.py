@@ -2,22 +2,24 @@
 
 Theory of operation
 -------------------
-Two sources, which meet by revision. The *live* one is a plain subscription on the subject that the bucket republishes its changes to. The *snapshot* is
-read through a consumer that others made for this reader; resetting it to 1 reads all keys again, as often as wanted. The subscription
-stands before the snapshot is asked for, so each change is in one of the two or in both, and of a key the higher revision wins.
+Two sources, which meet by revision. The *live* one is a plain subscription on the subject that the bucket republishes its changes
+to. The *snapshot* is read through a consumer that others made for this reader; resetting it to 1 reads all keys again, as often as
+wanted. The subscription stands before the snapshot is asked for, so each change is in one of the two or in both, and of a key the
+higher revision wins.
 
-While a snapshot is read, both sources fill a new copy (and changes go on to the old one, if it is still good). When it is complete, the new copy takes
-the old one's place, and the differences are told. The highest sequence that the snapshot reached is its *floor*: a live message at or below it says nothing new, and could bring back
-a key that was deleted meanwhile.
+While a snapshot is read, both sources fill a new copy (and changes go on to the old one, if it is still good). When it is complete,
+the new copy takes the old one's place, and the differences are told. The highest sequence that the snapshot reached is its *floor*:
+a live message at or below it says nothing new, and could bring back a key that was deleted meanwhile.
 
-A snapshot is read at the start, after each reconnection, and every `refresh` seconds, because a core subscription may lose a message (a leader
-that dies between storing and republishing). Sequences are compared only within one reading: a bucket in memory on
+A snapshot is read at the start, after each reconnection, and every `refresh` seconds, because a core subscription may lose a
+message (a leader that dies between storing and republishing). Sequences are compared only within one reading: a bucket in memory on
 a single broker is gone after a restart, settings and all, and begins at 1 again when the control plane has made it anew.
 
 Traps answered:
 
 - nats-py's KV watch took 19.6 s to recover after a restart, blocks at 256 unread entries, and mishandles markers.
-- A consumer with `last_per_subject` gives its snapshot only once, and refuses the reset. So the reader delivers `all` of a bucket with history 1.
+- A consumer with `last_per_subject` gives its snapshot only once, and refuses the reset. So the reader delivers `all` of a bucket
+  with history 1.
 - The server does not answer the reset of a consumer that is not there. So it is asked for the consumer first.
 - Two that share a reader split the snapshot between them. So each view asks for its own, and asks again where it has expired.
 """

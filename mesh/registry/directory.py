@@ -126,11 +126,13 @@ class Directory:
         found = self._health.get(key)
         return found[0] if found else None
 
+    def silent(self) -> tuple[str, ...]:
+        """Entries that are not marked as lost and have no heartbeat."""
+        return tuple(key for key, entry in self._entries.items() if entry.lost is None and key not in self._health)
+
     def keys_of_client(self, server: str, client: int) -> tuple[str, ...]:
         """Whose heartbeats name this connection of the broker."""
-        return tuple(
-            key for key, (health, _) in self._health.items() if health.client.id == client and health.client.server == server
-        )
+        return tuple(key for key, (health, _) in self._health.items() if health.client.id == client and health.client.server == server)
 
     def _on_registry(self, key: str, entry: Entry | None, reason: str) -> None:
         found = _read(InstanceEntry, key, entry)

@@ -36,6 +36,11 @@ from mesh.wire.jsonrpc import Frame, dumps
 GRACE: Final = 0.6
 """Seconds for a connection that broke to come back before its instance counts as gone. A renewal of rights is such a break, and takes 0.1 to 0.3."""
 
+SWEEP: Final = 5.0
+"""Seconds between two looks for entries without a heartbeat. One that is found twice counts as lost."""
+
+SILENT: Final = "its heartbeat stopped: it hangs, or its machine is gone"
+
 LOST_SECONDS: Final = 3600
 """How long the registry shows an instance that went without a word."""
 
@@ -73,6 +78,7 @@ class ControlPlane:
             ):
                 subscription = await self._connection.subscribe(subject, handler, queue=queue)
                 stack.push_async_callback(subscription.unsubscribe)
+            self._start(self._sweep(), "sweep of the registry")
             self._stack = stack.pop_all()
         return self
 
@@ -105,7 +111,7 @@ class ControlPlane:
     def on_cancel(self, call: Call, reason: str) -> None:
         """What it does takes milliseconds."""
 
-    def on_message(self, caller: str, exchange: str, frame: Frame) -> None:
+    def on_message(self, caller: str, reply: str, frame: Frame) -> None:
         """It has no sessions."""
 
     async def _make_reader(self, call: Call) -> None:
@@ -147,8 +153,27 @@ class ControlPlane:
         await self._health.delete(key)
 
     def _on_change(self, what: str, key: str, reason: str) -> None:
-        if what == HEALTH and reason == "expired":
-            self._start(self._mark_lost(key, "its heartbeat stopped: it hangs, or its machine is gone"), f"loss of {key}")
+        if what != HEALTH:
+            return
+        if reason == "expired":
+            self._start(self._mark_lost(key, SILENT), f"loss of {key}")
+        elif (entry := self.directory.entry(key)) is not None and entry.lost is not None and self.directory.health(key) is not None:
+            self._start(self._put_back(key), f"return of {key}")
+
+    async def _sweep(self) -> None:
+        """Entries without a heartbeat whose end nobody saw: the broker was away, or no control plane ran."""
+        suspects: set[str] = set()
+        while True:
+            await asyncio.sleep(SWEEP)
+            silent = set(self.directory.silent())
+            for key in suspects & silent:
+                await self._mark_lost(key, SILENT)
+            suspects = silent
+
+    async def _put_back(self, key: str) -> None:
+        """It hung, and goes on: its heartbeat is there again."""
+        if (entry := self.directory.entry(key)) is not None:
+            await self._registry.put(key, entry.model_copy(update={"lost": None}).encode())
 
     async def _mark_lost(self, key: str, reason: str) -> None:
         entry = self.directory.entry(key)

@@ -1,4 +1,5 @@
-"""The topology of a mesh: which streams and buckets there are, and with which bounds. Each durable subject belongs to exactly one stream."""
+"""The topology of a mesh: which streams and buckets there are, and with which bounds. Each durable subject belongs to exactly one
+stream."""
 
 from dataclasses import dataclass
 from itertools import combinations
@@ -15,7 +16,7 @@ REGISTRY: Final = "registry"
 HEALTH: Final = "health"
 
 HEALTH_TTL: Final = 4
-"""Seconds that a heartbeat counts for. At one beat a second three may be lost, and a hung instance is gone in under six seconds (DESIGN, section 4)."""
+"""Seconds that a heartbeat counts for. At one beat a second three may be lost, and a hung instance is gone in under six seconds."""
 
 
 @dataclass(frozen=True, slots=True)

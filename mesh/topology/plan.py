@@ -2,16 +2,17 @@
 
 Theory of operation
 -------------------
-`plan` compares specs with the configs that the broker echoes, and answers with one action a stream and consumer. Nothing is deleted unless
-`prune` asks for it. What the server cannot change is a conflict, with what a person can do about it.
+`plan` compares specs with the configs that the broker echoes, and answers with one action a stream and consumer. Nothing is deleted
+unless `prune` asks for it. What the server cannot change is a conflict, with what a person can do about it.
 
-Trap answered: a server that is too old ignores a setting it does not know, without an error. So what the server echoes after a change
-is compared once more, by the same `differences`: what differs then was ignored.
+Trap answered: a server that is too old ignores a setting it does not know, without an error. So what the server echoes after a
+change is compared once more, by the same `differences`: what differs then was ignored.
 
-Only what a spec declares is compared. The server leaves out of its echo what is off or empty (`false`, `0`, `""`), and adds values of
-its own (`metadata`, `duplicate_window`, …); neither is a difference.
+Only what a spec declares is compared. The server leaves out of its echo what is off or empty (`false`, `0`, `""`), and adds values
+of its own (`metadata`, `duplicate_window`, …); neither is a difference.
 
-Source: nats-server's `configUpdateCheck` (streams) and `checkNewConsumerConfig`; tests/test_topology.py asks a real server which settings it refuses to change.
+Source: nats-server's `configUpdateCheck` (streams) and `checkNewConsumerConfig`; tests/test_topology.py asks a real server which
+settings it refuses to change.
 """
 
 from collections.abc import Iterable, Mapping
@@ -65,7 +66,9 @@ class Actual:
 
 _FIXED: Final = {
     StreamSpec: frozenset({"name", "storage", "retention"}),
-    ConsumerSpec: frozenset({"deliver_policy", "opt_start_seq", "opt_start_time", "ack_policy", "replay_policy", "durable_name", "mem_storage"}),
+    ConsumerSpec: frozenset(
+        {"deliver_policy", "opt_start_seq", "opt_start_time", "ack_policy", "replay_policy", "durable_name", "mem_storage"}
+    ),
 }
 """Settings that the server refuses to change once a stream or consumer exists."""
 
@@ -74,7 +77,7 @@ _ONE_WAY: Final = frozenset({"deny_delete", "deny_purge", "allow_msg_ttl"})
 
 
 def plan(declared: Topology, actual: Actual, *, prune: bool = False) -> tuple[Action, ...]:
-    """What has to be done so that a broker that has `actual` has `declared`: streams first, then their consumers, then what nobody declared."""
+    """What makes a broker that has `actual` have `declared`: streams first, then their consumers, then what nobody declared."""
     streams = declared.all_streams()
     actions = [_action(spec.name, spec, actual.streams.get(spec.name)) for spec in streams]
     actions += [_action(f"{spec.stream}/{spec.name}", spec, actual.consumers.get((spec.stream, spec.name))) for spec in declared.consumers]
@@ -109,7 +112,9 @@ def _is_fixed(spec: StreamSpec | ConsumerSpec, difference: Difference) -> bool:
 def _advice(spec: StreamSpec | ConsumerSpec, stuck: Iterable[str]) -> str:
     settings = ", ".join(stuck)
     if isinstance(spec, ConsumerSpec):
-        return f"the server cannot change {settings} of a consumer: remove it (`nats consumer rm {spec.stream} {spec.name}`), and apply again"
+        return (
+            f"the server cannot change {settings} of a consumer: remove it (`nats consumer rm {spec.stream} {spec.name}`), and apply again"
+        )
     return (
         f"the server cannot change {settings} of a stream: save what it holds (`nats stream backup {spec.name} DIR`), "
         f"remove it (`nats stream rm {spec.name}`), and apply again"

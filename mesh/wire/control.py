@@ -1,13 +1,14 @@
-"""The mesh's own words on the wire: three notifications, three headers, one error code.
+"""The mesh's own words on the wire: four notifications, one header, one error code.
 
 The notifications are JSON-RPC like everything else, so that the journal reads one language. They travel between bridges and never reach
 an MCP client or server.
 
-| method                          | from → to          | params                                              | says                                         |
-|---------------------------------|--------------------|-----------------------------------------------------|----------------------------------------------|
-| notifications/mesh/working      | serving → calling  | exchange, agent, instance                           | "I hold this call"; no more                  |
-| notifications/mesh/resume       | calling → serving  | exchanges                                           | "my connection broke; what of these?"        |
-| notifications/mesh/unknown      | serving → calling  | exchange, agent, instance, forgotten                | "that exchange never ran here" (or may have, if `forgotten`) |
+| method (`notifications/mesh/…`) | from → to         | params                               | says                                     |
+|---------------------------------|-------------------|--------------------------------------|------------------------------------------|
+| working                         | serving → calling | exchange, agent, instance            | "I hold this call"; no more              |
+| resume                          | calling → serving | exchanges                            | "my connection broke; what of these?"    |
+| unknown                         | serving → calling | exchange, agent, instance, forgotten | "it never ran here", or may have, if `forgotten` |
+| closed                          | calling → serving |                                      | "the host has left: end its session"     |
 """
 
 import json
@@ -21,6 +22,7 @@ OWN: Final = "notifications/mesh/"
 WORKING: Final = OWN + "working"
 RESUME: Final = OWN + "resume"
 UNKNOWN: Final = OWN + "unknown"
+CLOSED: Final = OWN + "closed"
 
 EXCHANGE_HEADER: Final = "Mesh-Exchange"
 """The exchange of a frame whose body does not name it (a log message, a server's request)."""
@@ -58,6 +60,10 @@ def unknown(exchange: str, agent: str, instance: str, *, forgotten: bool) -> byt
 
 def resume(exchanges: list[str]) -> bytes:
     return _notification(RESUME, {"exchanges": exchanges})
+
+
+def closed() -> bytes:
+    return _notification(CLOSED, {})
 
 
 def cancelled(exchange: str, reason: str) -> bytes:

@@ -40,9 +40,12 @@ class JournalPolicy(_Wire):
 
 
 class ProbeQuestion(_Wire):
-    """The body of a probe to the control plane. A probe to any other agent has no body."""
+    """The body of a probe that asks for more than "are you there"."""
 
-    about: str
+    about: str = ""
+    """To the control plane: what it knows of this name."""
+    session: str = ""
+    """To an instance: the host behind this session (the reply subject of the exchange that opened it) is still there."""
 
 
 class ProbeAnswer(_Wire):

@@ -30,9 +30,7 @@ from mesh.subjects import NAME_KEYS
 
 ROUTING_KEYS: Final = frozenset({"jsonrpc", "id", "method", "params", "result", "error"})
 _PARAM_KEYS: Final = frozenset({"name", "uri", "_meta", "requestId", "progressToken"})
-_META_KEYS: Final = frozenset(
-    {"progressToken", "io.modelcontextprotocol/subscriptionId", "io.modelcontextprotocol/protocolVersion"}
-)
+_META_KEYS: Final = frozenset({"progressToken", "io.modelcontextprotocol/subscriptionId", "io.modelcontextprotocol/protocolVersion"})
 
 _scan_value: Final = json.JSONDecoder(parse_int=str, parse_float=str).scan_once  # type: ignore[attr-defined]
 _space: Final = re.compile(r"[ \t\n\r]*").match

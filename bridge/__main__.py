@@ -1,0 +1,190 @@
+"""`mesh-bridge`: one MCP server onto the mesh (`serve`), or one MCP host to it (`connect`).
+
+argparse, and imports where they are used: this process lives as long as its agent does, and should weigh little.
+"""
+
+import argparse
+import asyncio
+import contextlib
+import json
+import logging
+import os
+import signal
+import sys
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
+
+import structlog
+
+from mesh.errors import ConfigError, MeshError
+from mesh.settings import Settings, make_settings
+
+SERVE_HELP = """examples:
+  mesh-bridge serve time -- mcp-server-time
+  mesh-bridge serve docs --url http://127.0.0.1:9000/mcp --role librarian
+  mesh-bridge serve notes --python examples.notes:server
+"""
+
+CONNECT_HELP = """examples:
+  mesh-bridge connect time
+  claude mcp add time -- mesh-bridge connect time --state-dir /path/to/.mesh
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The console script. Exit codes: 0 in order, 1 an error (one line on stderr, or JSON with --json), 2 wrong usage, 130 after Ctrl-C."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    at = words.index("--") if "--" in words else len(words)
+    options = _parser().parse_args(words[:at])  # argparse would take the server's own options for ours
+    options.command = words[at + 1 :]
+    _configure_logging(options.verbose)
+    try:
+        return _run(options.run(options))
+    except MeshError as error:
+        if options.json:
+            print(json.dumps(error.as_dict()), file=sys.stderr)
+        else:
+            print(f"error: {error}" + (f"\n  {error.hint}" if error.hint else ""), file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="mesh-bridge", description="Puts an MCP server on the mesh, or connects an MCP host to it.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("--state-dir", help="state directory of the running mesh (default: .mesh, or MESH_STATE_DIR)")
+    common.add_argument("--broker", help="address of the broker, instead of the state directory's")
+    common.add_argument("--credentials", help="a NATS .creds file")
+    common.add_argument("--json", action="store_true", help="events and errors as JSON, one a line")
+    common.add_argument("--verbose", action="store_true", help="log more, to stderr")
+
+    serve = commands.add_parser(
+        "serve",
+        parents=[common],
+        help="put one MCP server on the mesh",
+        epilog=SERVE_HELP,
+        usage="mesh-bridge serve NAME [options] (-- COMMAND ... | --url URL | --python MODULE:NAME)",
+        formatter_class=argparse.RawTextHelpFormatter,
+    )
+    serve.add_argument("name", help="the agent's name")
+    serve.add_argument("--url", default="", help="a server over streamable HTTP")
+    serve.add_argument("--header", action="append", default=[], metavar="NAME=VALUE", help="a header for --url, may be repeated")
+    serve.add_argument("--python", default="", metavar="MODULE:NAME", help="an MCPServer object of the SDK")
+    serve.add_argument("--role", action="append", default=[], help="a name that other agents may answer to as well; may be repeated")
+    serve.add_argument("--journal", default="full", choices=["full", "metadata", "none"], help="what the journal holds of its calls")
+    serve.add_argument("--tool-journal", action="append", default=[], metavar="TOOL=MODE", help="the same for one tool; may be repeated")
+    serve.add_argument("--with-stdin", action="store_true", help="end when stdin does (for a parent process)")
+    serve.set_defaults(run=_serve)
+
+    connect = commands.add_parser(
+        "connect",
+        parents=[common],
+        help="the stdio MCP server that a host starts",
+        epilog=CONNECT_HELP,
+        formatter_class=argparse.RawTextHelpFormatter,
+    )
+    connect.add_argument("name", help="the agent (or role) that the host talks to")
+    connect.add_argument("--as", dest="caller", default="host", help="the host's own name on the mesh (default: host)")
+    connect.add_argument("--timeout", type=float, help="seconds for each request, started anew by its progress (default: 60)")
+    connect.set_defaults(run=_connect)
+    return parser
+
+
+async def _serve(options: argparse.Namespace) -> int:
+    from bridge.app import expose, make_spec, port_factory
+    from mesh import Mesh
+
+    spec = make_spec(
+        name=options.name,
+        command=tuple(options.command),
+        url=options.url,
+        headers=dict(_pair(each, "--header") for each in options.header),
+        python=options.python,
+        roles=tuple(options.role),
+        journal=options.journal,
+        tools={tool: {"journal": mode} for tool, mode in (_pair(each, "--tool-journal") for each in options.tool_journal)},
+    )
+
+    def on_event(kind: str, agent: str, detail: str) -> None:
+        if options.json:
+            print(json.dumps({"event": kind, "agent": agent, "detail": detail}), flush=True)
+        else:
+            print(f"{agent} is on the mesh: {detail}" if kind == "ready" else f"{agent}: {kind} {detail}", file=sys.stderr)
+
+    async with port_factory(spec) as make_port, Mesh(settings=_settings(options, options.name)) as mesh:
+        async with expose(mesh, spec, make_port, on_event=on_event):
+            await _until_told(watch_stdin=options.with_stdin)
+    return 0
+
+
+async def _connect(options: argparse.Namespace) -> int:
+    from bridge.connect import Connected
+    from bridge.ports.host import StdioHost
+    from mesh import Mesh
+
+    async with Mesh(settings=_settings(options, options.caller)) as mesh:
+        port = StdioHost()
+        connected = Connected(mesh, options.name, port.send, timeout=options.timeout)
+        told = asyncio.create_task(_until_told(), name="signals")
+        running = asyncio.create_task(port.run(connected.receive), name="host")
+        await asyncio.wait({told, running}, return_when=asyncio.FIRST_COMPLETED)
+        await connected.close()
+        for task in (told, running):
+            task.cancel()
+        await asyncio.gather(told, running, return_exceptions=True)
+    return 0
+
+
+def _settings(options: argparse.Namespace, name: str) -> Settings:
+    return make_settings(name=name, state_dir=options.state_dir, broker=options.broker, credentials=options.credentials)
+
+
+def _pair(text: str, option: str) -> tuple[str, str]:
+    key, equals, value = text.partition("=")
+    if not equals:
+        raise ConfigError(f"{option} {text!r} has no '='")
+    return key, value
+
+
+async def _until_told(*, watch_stdin: bool = False) -> None:
+    """Until SIGTERM or SIGINT, or until stdin ends."""
+    told = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, told.set)
+    if watch_stdin:
+        reader = asyncio.StreamReader()
+        await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
+        watching = asyncio.create_task(reader.read(), name="stdin")
+        watching.add_done_callback(lambda _: told.set())
+    await told.wait()
+
+
+def _run(main: Awaitable[int]) -> int:
+    factory: Callable[[], Any] | None = None
+    with contextlib.suppress(ImportError):
+        import uvloop
+
+        factory = uvloop.new_event_loop
+    with asyncio.Runner(loop_factory=factory) as runner:
+        return runner.run(main)  # type: ignore[arg-type]
+
+
+def _configure_logging(verbose: bool) -> None:
+    """stdout belongs to the protocol (connect) or to events (serve); logs go to stderr."""
+    structlog.configure(
+        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO if verbose else logging.WARNING),
+        logger_factory=structlog.PrintLoggerFactory(file=os.fdopen(os.dup(2), "w", buffering=1)),
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso"),
+            structlog.processors.format_exc_info,
+            structlog.processors.JSONRenderer(),
+        ],
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,289 @@
+"""Putting servers on the mesh: one (`serve`, `mesh-bridge serve`), or all of a file in one process (`host`, which `mesh up` uses).
+
+A bridge for a command or a URL shares the host's process. An agent written in Python gets a process of its own, since its code could block
+the event loop of the others: it is `mesh-bridge serve NAME --python module:name`, watched and restarted like any child.
+"""
+
+import asyncio
+import contextlib
+import importlib
+import json
+import os
+import random
+import signal
+import sys
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import Any, Final
+
+import structlog
+
+from bridge.config import AgentSpec
+from bridge.expose import Exposed
+from bridge.ports.base import PortFactory
+from bridge.ports.child import ChildPort
+from mesh import Mesh
+from mesh.errors import ConfigError, MeshError
+from mesh.link.heart import Heart
+from mesh.node import new_instance
+from mesh.registry.presence import Presence
+from mesh.settings import Settings
+from mesh.wire.entries import ProbeAnswer, ProbeQuestion, read
+
+FIRST_DELAY: Final = 0.5
+LAST_DELAY: Final = 30.0
+
+OnEvent = Callable[[str, str, str], None]
+"""`(kind, agent, detail)`: kind is starting, ready, failed, restarting or stopped."""
+
+_log = structlog.get_logger("bridge")
+
+
+@asynccontextmanager
+async def expose(mesh: Mesh, spec: AgentSpec, make_port: PortFactory, *, on_event: OnEvent = lambda *_: None) -> AsyncIterator[Presence]:
+    """One agent on a participant of its name, until the block ends. Raises ServerUnreachable, BrokerError."""
+    presence: Presence | None = None
+    updates: set[asyncio.Task[None]] = set()
+
+    def on_server(kind: str, detail: str) -> None:
+        if presence is None:
+            return
+        if kind == "changed" and exposed.facts is not None:
+            entry = presence.entry.model_copy(update=exposed.facts.entry())
+            task = asyncio.create_task(presence.update(entry), name=f"registry entry of {spec.name}")
+            updates.add(task)
+            task.add_done_callback(updates.discard)
+            return
+        presence.state = "up" if kind == "ready" else "degraded"
+        on_event(kind, spec.name, detail)
+
+    exposed = Exposed(spec.name, make_port, on_event=on_server)
+    instance = new_instance()
+    answer = ProbeAnswer(agent=spec.name, instance=instance, journal=spec.journal_policy).encode()
+
+    def on_probe(body: bytes) -> bytes:
+        if body:
+            with contextlib.suppress(MeshError):
+                exposed.heard_session(read(ProbeQuestion, body).session)
+        return answer
+
+    try:
+        facts = await exposed.start()
+        async with mesh.present(
+            exposed,
+            agent=spec.name,
+            instance=instance,
+            roles=spec.roles,
+            entry=facts.entry(),
+            journal=spec.journal_policy,
+            on_probe=on_probe,
+        ) as presence:
+            on_event("ready", spec.name, f"{len(facts.tools)} tools")
+            yield presence
+    finally:
+        for task in updates:
+            task.cancel()
+        await exposed.close()
+
+
+@asynccontextmanager
+async def serve(
+    server: Any,
+    *,
+    name: str,
+    roles: Sequence[str] = (),
+    journal: str = "full",
+    tools: dict[str, Any] | None = None,
+    mesh: Mesh | None = None,
+    state_dir: str | Path | None = None,
+    broker: str | None = None,
+    credentials: str | Path | None = None,
+) -> AsyncIterator[Presence]:
+    """Serve an `MCPServer` of the SDK, in this process, as the agent `name`, until the block ends.
+
+        async with serve(server, name="notes"):
+            await asyncio.Event().wait()
+
+    `journal` is full, metadata or none; `tools` says it for single tools: `{"read_secret": {"journal": "none"}}`.
+    Raises BrokerUnavailable, ServerUnreachable, ConfigError.
+    """
+    from bridge.ports.local import LocalServer  # the SDK's server side is heavy, and a bridge for a command does without it
+
+    spec = make_spec(name=name, python="in:process", roles=tuple(roles), journal=journal, tools=tools or {})
+    async with AsyncExitStack() as stack:
+        local = await stack.enter_async_context(LocalServer(server).entered())
+        if mesh is None:
+            mesh = await stack.enter_async_context(Mesh(name=name, state_dir=state_dir, broker=broker, credentials=credentials))
+        yield await stack.enter_async_context(expose(mesh, spec, local.port))
+
+
+def make_spec(**fields: Any) -> AgentSpec:
+    """An AgentSpec from arguments. Raises ConfigError."""
+    try:
+        return AgentSpec(**fields)
+    except ValueError as error:
+        details = error.errors() if hasattr(error, "errors") else []
+        why = details[0]["msg"] if details else str(error)
+        raise ConfigError(f"{fields.get('name') or 'the agent'}: {why}") from None
+
+
+def load_python(path: str) -> Any:
+    """The server object that `module:name` names. Raises ConfigError."""
+    module, _, name = path.partition(":")
+    sys.path.insert(0, os.curdir)
+    try:
+        return getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise ConfigError(f"{path} cannot be loaded: {error}", hint="it is written module:name, importable from here") from None
+
+
+@asynccontextmanager
+async def port_factory(spec: AgentSpec) -> AsyncIterator[PortFactory]:
+    """The way to the server that `spec` names."""
+    if spec.python:
+        from bridge.ports.local import LocalServer
+
+        async with LocalServer(load_python(spec.python)).entered() as local:
+            yield local.port
+    elif spec.url:
+        from bridge.ports.http import HttpServer
+
+        async with HttpServer(spec.name, spec.url, headers=spec.headers) as http:
+            yield http.port
+    else:
+        argv = spec.argv()
+        yield lambda: ChildPort(spec.name, argv, env=spec.env, cwd=spec.cwd)
+
+
+class Host:
+    """The bridges of one process. `ready` are the agents that answer now."""
+
+    def __init__(self, agents: Sequence[AgentSpec], settings: Settings, on_event: OnEvent) -> None:
+        self._agents = agents
+        self._settings = settings
+        self._on_event = on_event
+        self._ready: set[str] = set()
+        self._tried: dict[str, asyncio.Event] = {agent.name: asyncio.Event() for agent in agents}
+        self._all_ready = asyncio.Event()
+        if not agents:
+            self._all_ready.set()
+
+    @property
+    def ready(self) -> tuple[str, ...]:
+        return tuple(sorted(self._ready))
+
+    async def wait_all_ready(self) -> None:
+        """Wait until every agent answers. As long as it takes: the events say what is missing."""
+        await self._all_ready.wait()
+
+    async def run(self, heart: Heart) -> None:
+        """Keep all agents on the mesh until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            for agent in self._agents:
+                keep = self._keep_process(agent) if agent.python else self._keep_bridge(agent, heart)
+                group.create_task(self._keep(agent.name, keep), name=f"bridge of {agent.name}")
+
+    async def wait_tried(self) -> None:
+        await asyncio.gather(*(event.wait() for event in self._tried.values()))
+
+    def note(self, kind: str, agent: str, detail: str) -> None:
+        if kind == "ready":
+            self._ready.add(agent)
+        elif kind != "starting":
+            self._ready.discard(agent)
+        if kind in ("ready", "failed"):
+            self._tried[agent].set()
+        if len(self._ready) == len(self._agents):
+            self._all_ready.set()
+        self._on_event(kind, agent, detail)
+
+    async def _keep(self, name: str, attempts: AsyncIterator[str]) -> None:
+        """Each item of `attempts` is a failed attempt; try again, later and later."""
+        delay = FIRST_DELAY
+        async for problem in attempts:
+            self.note("failed", name, problem)
+            await asyncio.sleep(delay * random.uniform(0.5, 1.0))
+            delay = min(LAST_DELAY, delay * 2)
+
+    async def _keep_bridge(self, spec: AgentSpec, heart: Heart) -> AsyncIterator[str]:
+        settings = self._settings.model_copy(update={"name": spec.name})
+        while True:
+            self.note("starting", spec.name, "")
+            try:
+                async with (
+                    port_factory(spec) as make_port,
+                    Mesh(settings=settings, heart=heart) as mesh,
+                    expose(mesh, spec, make_port, on_event=self.note),
+                ):
+                    await asyncio.Event().wait()
+            except (MeshError, TimeoutError) as problem:
+                hint = f" ({problem.hint})" if isinstance(problem, MeshError) and problem.hint else ""
+                yield f"{problem or type(problem).__name__}{hint}"
+
+    async def _keep_process(self, spec: AgentSpec) -> AsyncIterator[str]:
+        while True:
+            self.note("starting", spec.name, "")
+            yield await self._run_process(spec)
+
+    async def _run_process(self, spec: AgentSpec) -> str:
+        """One life of `mesh-bridge serve`, and how it ended."""
+        command = [sys.executable, "-m", "bridge", "serve", spec.name, "--python", spec.python, "--json", "--with-stdin"]
+        command += ["--broker", self._settings.broker_url(), "--journal", spec.journal]
+        command += [part for role in spec.roles for part in ("--role", role)]
+        command += [part for tool, said in spec.tools.items() for part in ("--tool-journal", f"{tool}={said.journal}")]
+        if self._settings.credentials:
+            command += ["--credentials", str(self._settings.credentials)]
+        env = {**os.environ, **spec.env, "MESH_PREFIX": self._settings.prefix}
+        process = await asyncio.create_subprocess_exec(
+            *command, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, env=env, cwd=spec.cwd, start_new_session=True
+        )
+        assert process.stdout is not None
+        try:
+            async for line in process.stdout:
+                with contextlib.suppress(ValueError, AttributeError):
+                    said = json.loads(line)
+                    if said.get("event") in ("ready", "restarting"):
+                        self.note(said["event"], spec.name, str(said.get("detail", "")))
+            return f"its process ended with code {await process.wait()}"
+        finally:
+            await _end(process)
+
+
+async def _end(process: asyncio.subprocess.Process) -> None:
+    """SIGTERM, five seconds, SIGKILL."""
+    for sent in (signal.SIGTERM, signal.SIGKILL):
+        if process.returncode is not None:
+            return
+        with contextlib.suppress(ProcessLookupError):
+            process.send_signal(sent)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(5.0):
+                await process.wait()
+
+
+@asynccontextmanager
+async def host(agents: Sequence[AgentSpec], settings: Settings, on_event: OnEvent = lambda *_: None) -> AsyncIterator[Host]:
+    """Put all agents on the mesh, in this process, until the block ends. Yields once each is ready or has failed its first start."""
+    hosted = Host(agents, settings, on_event)
+
+    async def open_connection() -> Any:
+        from mesh.link.connection import Connection
+
+        return await Connection.open(settings.broker_url(), name="heart of the host", user_credentials=settings.credentials)
+
+    heart = Heart(open_connection)
+    running = asyncio.create_task(hosted.run(heart), name="bridges")
+    try:
+        tried = asyncio.create_task(hosted.wait_tried(), name="first starts")
+        await asyncio.wait({running, tried}, return_when=asyncio.FIRST_COMPLETED)
+        tried.cancel()
+        if running.done():
+            running.result()
+        yield hosted
+    finally:
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+        await heart.close()
+        for agent in agents:
+            on_event("stopped", agent.name, "")

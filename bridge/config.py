@@ -1,0 +1,151 @@
+"""The file that says which agents there are: `mesh.toml`, or the `mcpServers` JSON that MCP hosts already have.
+
+[agents.time]
+command = "mcp-server-time"             # a stdio server: a command line, or a list; or with `args` as hosts write it
+roles = ["clock"]
+
+[agents.vault]
+url = "http://127.0.0.1:9000/mcp"       # a server over streamable HTTP
+journal = "metadata"                    # full (the default), metadata, none
+tools.read_secret.journal = "none"
+
+[agents.notes]
+python = "examples.notes:server"        # an MCPServer object of the SDK, served in a process of its own
+"""
+
+import json
+import shlex
+import shutil
+import sys
+import tomllib
+from pathlib import Path
+from typing import Any, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from mesh.errors import ConfigError
+from mesh.subjects import CONTROL_PLANE
+from mesh.wire.entries import JournalMode, JournalPolicy
+
+
+class ToolSpec(BaseModel):
+    """What is said of one tool of an agent."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    journal: JournalMode = "full"
+
+
+class AgentSpec(BaseModel):
+    """One agent. Exactly one of `command`, `url`, `python` says where its server is."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str = Field(min_length=1)
+    command: tuple[str, ...] = ()
+    """The command line, split."""
+    url: str = ""
+    headers: dict[str, str] = {}
+    python: str = ""
+    """`module:name` of an MCPServer object."""
+    env: dict[str, str] = {}
+    cwd: Path | None = None
+    roles: tuple[str, ...] = ()
+    journal: JournalMode = "full"
+    tools: dict[str, ToolSpec] = {}
+
+    @field_validator("command", mode="before")
+    @classmethod
+    def _split(cls, value: Any) -> Any:
+        return tuple(shlex.split(value)) if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _one_server(self) -> Self:
+        if sum(map(bool, (self.command, self.url, self.python))) != 1:
+            raise ValueError("an agent has exactly one of command, url, python")
+        if self.python and self.python.count(":") != 1:
+            raise ValueError("python is written module:name")
+        if self.url and not self.url.startswith(("http://", "https://")):
+            raise ValueError("url begins with http:// or https://")
+        if CONTROL_PLANE in (self.name, *self.roles):
+            raise ValueError(f"{CONTROL_PLANE!r} is the control plane's name")
+        return self
+
+    @property
+    def journal_policy(self) -> JournalPolicy:
+        return JournalPolicy(default=self.journal, tools={name: tool.journal for name, tool in self.tools.items()})
+
+    def argv(self) -> list[str]:
+        """The command with its program looked up: beside the running Python first, then on PATH. Raises ConfigError."""
+        program = self.command[0]
+        beside = Path(sys.executable).parent
+        found = shutil.which(program, path=str(beside)) or shutil.which(program)
+        if found is None:
+            raise ConfigError(f"{self.name}: there is no program {program!r}", hint="install it, or give its full path")
+        return [found, *self.command[1:]]
+
+
+class MeshFile(BaseModel):
+    """What a file says."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    agents: tuple[AgentSpec, ...] = ()
+
+
+def read_file(path: Path) -> MeshFile:
+    """Read `mesh.toml` or `mcpServers` JSON. Raises ConfigError that names the file, the place and what is expected there."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} cannot be read: {error}", hint="give a mesh.toml, or an mcpServers JSON file") from None
+    try:
+        if path.suffix == ".json":
+            return MeshFile(agents=_from_hosts(json.loads(text)))
+        found = tomllib.loads(text)
+    except (tomllib.TOMLDecodeError, json.JSONDecodeError) as error:
+        raise ConfigError(f"{path} is not {'JSON' if path.suffix == '.json' else 'TOML'}: {error}") from None
+    except ValidationError as error:
+        raise _explain(path, error) from None
+    except ValueError as error:
+        raise ConfigError(f"{path}: {error}") from None
+    agents = found.pop("agents", {})
+    if not isinstance(agents, dict) or not all(isinstance(each, dict) for each in agents.values()):
+        raise ConfigError(f"{path}: agents are tables", hint="[agents.NAME], then command, url or python")
+    try:
+        return MeshFile(agents=tuple(_agent(name, dict(entry)) for name, entry in agents.items()), **found)
+    except ValidationError as error:
+        raise _explain(path, error) from None
+
+
+def _from_hosts(found: Any) -> tuple[AgentSpec, ...]:
+    """The servers of a host's file: `mcpServers` (Claude, Cursor) or `servers` (VS Code)."""
+    servers = (found.get("mcpServers") or found.get("servers")) if isinstance(found, dict) else None
+    if not isinstance(servers, dict):
+        raise ValueError('an object "mcpServers" is expected')
+    agents = []
+    for name, entry in servers.items():
+        if not isinstance(entry, dict):
+            raise ValueError(f"mcpServers.{name} is not an object")
+        known = {key: entry[key] for key in ("command", "args", "env", "cwd", "url", "headers") if key in entry}
+        if isinstance(known.get("command"), str):
+            known["command"] = [known["command"]]  # a host never splits it
+        agents.append(_agent(name, known))
+    return tuple(agents)
+
+
+def _agent(name: str, entry: dict[str, Any]) -> AgentSpec:
+    args = entry.pop("args", [])
+    if args:
+        command = entry.get("command", [])
+        entry["command"] = [*(shlex.split(command) if isinstance(command, str) else command), *args]
+    return AgentSpec(name=name, **entry)
+
+
+def _explain(path: Path, error: ValidationError) -> ConfigError:
+    first = error.errors()[0]
+    where = ".".join(str(part) for part in first["loc"])
+    who = f" (agent {first['input']['name']!r})" if isinstance(first.get("input"), dict) and "name" in first["input"] else ""
+    return ConfigError(
+        f"{path}{who}: {where + ': ' if where else ''}{first['msg']}", hint="examples/quickstart.toml shows what an agent may have"
+    )

@@ -1,0 +1,221 @@
+"""Connecting: an MCP host talks to an agent of the mesh as if it were a local server.
+
+Theory of operation
+-------------------
+Messages of the host come in as bytes, and go out on the mesh as the same bytes, but for what must be unique there: the request's id and its
+progress token are cut out and the exchange's id is put in their place; on the way back the host's own return. So hosts whose ids
+collide never meet.
+
+Era: the host's. A request of the modern era stands alone and goes to any instance. `initialize` opens a session: the instance that takes it names itself
+in its first frame, and everything else of the session goes there, on one subject, in order. What the server says in the session
+and to no request comes on the session's own reply subject. While a session lasts, a sign of life goes to the instance every 15 seconds.
+"""
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+import structlog
+
+from mesh import Mesh
+from mesh.errors import CallError, MalformedMessage, MeshError
+from mesh.link.exchanges import Channel, Exchange
+from mesh.link.targets import Target
+from mesh.rpc import error_of
+from mesh.subjects import ANSWER, ANY
+from mesh.wire import control
+from mesh.wire.entries import ProbeQuestion
+from mesh.wire.jsonrpc import Frame, Kind, dumps, error, scan
+
+SIGN_OF_LIFE: Final = 15.0
+"""Seconds. The serving side ends a session after four that it missed."""
+
+MOST_OPEN: Final = 1_000
+"""Requests of one host at once; one more is refused as busy."""
+
+LASTING: Final = frozenset({"subscriptions/listen"})
+"""Requests whose answer is a stream that lasts: no deadline ends them."""
+
+_log = structlog.get_logger("bridge.connect")
+
+
+@dataclass(slots=True, eq=False)
+class Pending:
+    """A request of the host: its own id and token as it wrote them, and the exchange, once there is one."""
+
+    id: bytes
+    token: bytes | None
+    exchange: Exchange | None = None
+    cancelled: str | None = None
+
+
+class Connected:
+    """One host on one agent. `receive` takes what the host says; `send` is called with what it is to hear."""
+
+    def __init__(self, mesh: Mesh, agent: str, send: Callable[[bytes], None], *, timeout: float | None = None) -> None:
+        """`timeout`: seconds for each request, started anew by its progress. Default: the mesh's."""
+        self._mesh = mesh
+        self._agent = agent
+        self._send = send
+        self._timeout = mesh.settings.timeout if timeout is None else timeout
+        self._pending: dict[str | int, Pending] = {}
+        self._session: Channel | None = None
+        self._target: Target | None = None
+        self._lost: CallError | None = None
+        self._alive: asyncio.Task[None] | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def receive(self, raw: bytes) -> None:
+        """A message from the host. What is wrong with it is answered, and disturbs nothing else."""
+        try:
+            frame = scan(raw)
+        except MalformedMessage as problem:
+            self._send(error(b"null", control.PARSE_ERROR, problem.message, {"mesh": problem.code}))
+            return
+        if frame.kind is Kind.REQUEST:
+            self._on_request(frame)
+        elif frame.kind is Kind.NOTIFICATION:
+            self._on_notification(frame)
+        elif self._session is not None:
+            self._say(ANSWER, raw)
+
+    async def close(self) -> None:
+        """The host has left: cancel what it waits for, and end its session."""
+        for pending in list(self._pending.values()):
+            if pending.exchange is not None:
+                pending.exchange.cancel("the host has left")
+        if self._session is not None:
+            self._say(control.CLOSED, control.closed())
+            self._mesh.exchanges.close_channel(self._session)
+        for task in (*self._tasks, *([self._alive] if self._alive else [])):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    # from the host
+
+    def _on_request(self, frame: Frame) -> None:
+        assert frame.id is not None
+        assert frame.id_span is not None
+        id = frame.raw[slice(*frame.id_span)]
+        if frame.id in self._pending:
+            self._send(error(id, control.INVALID_REQUEST, f"the id {id.decode()} is in use", {"mesh": "refused"}))
+            return
+        if len(self._pending) >= MOST_OPEN:
+            self._send(error(id, control.MESH_ERROR, f"{MOST_OPEN} requests are under way", {"mesh": "busy", "retry_after": 0.5}))
+            return
+        token = frame.raw[slice(*frame.token_span)] if frame.token_span is not None else None
+        pending = self._pending[frame.id] = Pending(id, token)
+        if self._lost is not None and frame.era is None and frame.method != "initialize":
+            self._fail(frame, self._lost)
+            return
+        if self._session is not None and frame.era is None:
+            assert self._target is not None
+            self._open(frame, pending, self._target, self._session)
+            return
+        target = self._mesh.exchanges.targets.fresh(self._agent)
+        if target is not None:
+            self._open(frame, pending, target, None)
+        else:
+            task = asyncio.create_task(self._resolve_and_open(frame, pending), name=f"first request to {self._agent}")
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    async def _resolve_and_open(self, frame: Frame, pending: Pending) -> None:
+        try:
+            target = await self._mesh.target(self._agent)
+        except MeshError as problem:
+            self._fail(frame, problem)
+            return
+        if pending.cancelled is None:
+            self._open(frame, pending, target, None)
+
+    def _open(self, frame: Frame, pending: Pending, target: Target, session: Channel | None) -> None:
+        assert frame.method is not None
+        try:
+            exchange = self._mesh.exchanges.open(
+                target,
+                frame.method,
+                frame.name,
+                on_frame=lambda answer: self._on_frame(frame, pending, answer),
+                on_failure=lambda problem: self._fail(frame, problem),
+                timeout=None if frame.method in LASTING else self._timeout,
+                renew=True,
+                instance=session.instance if session is not None else ANY,
+                series=session.series if session is not None else None,
+            )
+            pending.exchange = exchange
+            id = dumps(exchange.id)
+            exchange.send(frame.splice([(frame.id_span, id), (frame.token_span, id)]))
+        except MeshError as problem:
+            self._fail(frame, problem)
+
+    def _on_notification(self, frame: Frame) -> None:
+        if frame.method == "notifications/cancelled":
+            pending = self._pending.pop(frame.cancels, None) if frame.cancels is not None else None
+            if pending is not None:
+                pending.cancelled = "cancelled by the host"
+                if pending.exchange is not None:
+                    pending.exchange.cancel(pending.cancelled)
+        elif self._session is not None and frame.method is not None:
+            self._say(frame.method, frame.raw)
+        elif frame.method is not None:
+            note = self._mesh.subjects.note(self._agent, self._mesh.name, frame.method)
+            self._try(lambda: self._mesh.connection.send(note, frame.raw))
+
+    def _say(self, method: str, raw: bytes) -> None:
+        """Send what is no request to the instance that holds the session."""
+        session = self._session
+        assert session is not None
+        subject = self._mesh.subjects.call(session.agent, session.instance, self._mesh.name, method)
+        self._try(lambda: self._mesh.connection.send(subject, raw, session.reply))
+
+    def _try(self, send: Callable[[], None]) -> None:
+        try:
+            send()
+        except MeshError as problem:
+            _log.warning("a notification was not sent", agent=self._agent, why=str(problem))
+
+    # to the host
+
+    def _on_frame(self, request: Frame, pending: Pending, frame: Frame) -> None:
+        if frame.method is not None and frame.method.startswith(control.OWN):
+            return
+        if request.method == "initialize" and frame.kind is Kind.RESULT and pending.exchange is not None:
+            self._begin_session(pending.exchange)
+        edits = [(frame.id_span, pending.id)] if frame.final else []
+        if frame.token_span is not None and pending.token is not None:
+            edits.append((frame.token_span, pending.token))
+        if frame.subscription_span is not None:
+            edits.append((frame.subscription_span, pending.id))
+        if frame.final and request.id is not None:
+            self._pending.pop(request.id, None)
+        self._send(frame.splice(edits))
+
+    def _fail(self, request: Frame, problem: MeshError) -> None:
+        pending = self._pending.pop(request.id, None) if request.id is not None else None
+        if pending is not None:
+            self._send(error_of(pending.id, problem))
+
+    def _begin_session(self, exchange: Exchange) -> None:
+        self._session = self._mesh.exchanges.open_channel(exchange, self._on_session_frame, self._on_session_lost)
+        self._target, self._lost = exchange.target, None
+        self._alive = asyncio.create_task(self._show_life(), name=f"session with {self._agent}")
+
+    def _on_session_frame(self, frame: Frame) -> None:
+        self._send(frame.raw)
+
+    def _on_session_lost(self, problem: CallError) -> None:
+        _log.warning("the session is over", agent=self._agent, why=str(problem))
+        self._session, self._lost = None, problem
+        if self._alive is not None:
+            self._alive.cancel()
+
+    async def _show_life(self) -> None:
+        session = self._session
+        assert session is not None
+        subject = self._mesh.subjects.probe(session.agent, session.instance, self._mesh.name)
+        question = ProbeQuestion(session=session.reply).encode()
+        while True:
+            await asyncio.sleep(SIGN_OF_LIFE)
+            self._try(lambda: self._mesh.connection.send(subject, question))

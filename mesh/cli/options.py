@@ -1,0 +1,17 @@
+"""The options that commands share, each defined once. A variable `MESH_…` stands in for one that is not given (mesh.settings reads them)."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+StateDir = Annotated[
+    Path | None,
+    typer.Option("--state-dir", metavar="DIR", help="State directory of the mesh. Also MESH_STATE_DIR. [default: .mesh]", show_default=False),
+]
+Broker = Annotated[
+    str | None,
+    typer.Option("--broker", metavar="URL", help="A broker that runs already, nats://host:port. Also MESH_BROKER.", show_default=False),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs. Errors too, on stderr.")]
+Watch = Annotated[bool, typer.Option("--watch", "-w", help="Go on and show each change, until Ctrl-C.")]

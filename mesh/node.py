@@ -1,0 +1,264 @@
+"""`async with Mesh(...) as mesh`: one participant, wired and shut down.
+
+What is opened, in this order, and closed in the reverse one: the connection, the exchanges on it (calls of ours), the heart (a thread), and the
+presences (names that we answer to). Presences leave first, so that no call arrives while we stop answering, and the
+connection is closed last, so that the last answers go out.
+"""
+
+import asyncio
+import json
+import os
+import secrets
+import socket
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, Final, Self
+
+from mesh import clock
+from mesh.errors import ApiError, CallError, ConfigError, NoSuchAgent
+from mesh.link.connection import Connection
+from mesh.link.exchanges import Exchanges
+from mesh.link.heart import Heart
+from mesh.link.jetstream import JetStream
+from mesh.link.reconcile import reconcile
+from mesh.link.responder import Handler, Responder
+from mesh.link.targets import Target
+from mesh.registry.directory import Directory
+from mesh.registry.plane import ControlPlane, make_reader
+from mesh.registry.presence import Presence
+from mesh.rpc import Progress, build_request, read_response
+from mesh.settings import Settings, make_settings
+from mesh.subjects import ANY, CONTROL_PLANE, Subjects
+from mesh.topology import declare
+from mesh.wire.entries import InstanceEntry, JournalPolicy, ProbeAnswer
+from mesh.wire.jsonrpc import Frame
+
+try:
+    VERSION: Final = version("mesh-for-agents")
+except PackageNotFoundError:  # a source tree on the path, not installed
+    VERSION = "0.0.0"
+
+
+class Mesh:
+    """A participant of the mesh.
+
+    `state_dir` is that of a running `mesh up` (default: `.mesh` here, or `MESH_STATE_DIR`), or `broker` says where the broker is. `name` is
+    who calls. `heart` is shared by the participants of one process that has several.
+    """
+
+    def __init__(
+        self,
+        *,
+        name: str | None = None,
+        state_dir: str | Path | None = None,
+        broker: str | None = None,
+        credentials: str | Path | None = None,
+        timeout: float | None = None,
+        prefix: str | None = None,
+        settings: Settings | None = None,
+        heart: Heart | None = None,
+    ) -> None:
+        self.settings = settings or make_settings(
+            name=name, state_dir=state_dir, broker=broker, credentials=credentials, timeout=timeout, prefix=prefix
+        )
+        self.name = self.settings.name
+        self.subjects = Subjects(self.settings.prefix)
+        self.connection: Connection
+        self.exchanges: Exchanges
+        self._shared_heart = heart
+        self._heart: Heart
+        self._stack = AsyncExitStack()
+
+    async def __aenter__(self) -> Self:
+        """Connect. Raises BrokerUnavailable, BrokerUnsuitable."""
+        async with AsyncExitStack() as stack:
+            self.connection = await stack.enter_async_context(await self._open_connection(self.name))
+            self.exchanges = Exchanges(self.connection, self.subjects, self.name)
+            await self.exchanges.start()
+            stack.push_async_callback(self.exchanges.close)
+            self._heart = self._shared_heart or Heart(partial(self._open_connection, f"{self.name} heart"))
+            if self._shared_heart is None:
+                stack.push_async_callback(self._heart.close)
+            self._stack = stack.pop_all()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._stack.aclose()
+
+    # calling
+
+    async def call(
+        self,
+        agent: str,
+        tool: str,
+        arguments: Mapping[str, Any] | None = None,
+        *,
+        timeout: float | None = None,
+        progress: Progress | None = None,
+    ) -> dict[str, Any]:
+        """Call a tool and return MCP's result object, `{"content": [...], "isError"?, "structuredContent"?, …}`.
+
+        `timeout` in seconds; with `progress(progress, total, message)` each report starts it anew. Cancelling the task cancels the call at the agent.
+        Raises RemoteError (the far side's own JSON-RPC error), NoSuchAgent, CallTimeout, InstanceLost, OutcomeUnknown, Busy.
+        """
+        return await self.request(
+            agent, "tools/call", {"name": tool, "arguments": dict(arguments or {})}, timeout=timeout, progress=progress
+        )
+
+    async def request(
+        self,
+        agent: str,
+        method: str,
+        params: Mapping[str, Any] | None = None,
+        *,
+        timeout: float | None = None,
+        progress: Progress | None = None,
+        instance: str = ANY,
+    ) -> dict[str, Any]:
+        """Any MCP request, and its result. As `call`."""
+        seconds = self.settings.timeout if timeout is None else timeout
+        for attempt in (1, 2):
+            target = self.exchanges.targets.fresh(agent) or await self._resolve(agent)
+            done: asyncio.Future[Frame] = asyncio.get_running_loop().create_future()
+            exchange = self.exchanges.open(
+                target,
+                method,
+                _name_in(method, params),
+                on_frame=partial(_on_frame, done, progress),
+                on_failure=partial(_on_failure, done),
+                timeout=seconds,
+                renew=progress is not None,
+                instance=instance,
+            )
+            exchange.send(build_request(exchange.id, method, params, self.name, progress=progress is not None))
+            try:
+                frame = await done
+            except asyncio.CancelledError:
+                exchange.cancel("the caller gave up")
+                raise
+            answer, again = read_response(frame)
+            if again and attempt == 1:
+                self.exchanges.targets.stale(agent)
+                continue
+            if isinstance(answer, CallError):
+                raise answer
+            return answer
+        raise AssertionError("unreachable")
+
+    async def target(self, agent: str) -> Target:
+        """Whom a name stands for, asked or remembered. For bridges, which open exchanges of their own."""
+        return self.exchanges.targets.fresh(agent) or await self._resolve(agent)
+
+    async def _resolve(self, agent: str) -> Target:
+        return await self.exchanges.targets.resolve(agent)
+
+    # being called
+
+    @asynccontextmanager
+    async def present(
+        self,
+        handler: Handler,
+        *,
+        agent: str | None = None,
+        instance: str | None = None,
+        roles: tuple[str, ...] = (),
+        entry: Mapping[str, Any] | None = None,
+        journal: JournalPolicy | None = None,
+        on_probe: Callable[[bytes], bytes] | None = None,
+    ) -> AsyncIterator[Presence]:
+        """Answer to a name with `handler`, until the block ends. `entry` holds what the registry should say (fields of InstanceEntry)."""
+        agent = agent or self.name
+        if agent == CONTROL_PLANE and not isinstance(handler, ControlPlane):
+            raise ConfigError(f"{CONTROL_PLANE!r} is the control plane's name", hint="give the agent another name")
+        instance = instance or new_instance()
+        journal = journal or JournalPolicy()
+        answer = ProbeAnswer(agent=agent, instance=instance, journal=journal).encode()
+        said = InstanceEntry(
+            agent=agent,
+            instance=instance,
+            roles=roles,
+            journal=journal,
+            started_ns=clock.wall_ns(),
+            host=socket.gethostname(),
+            pid=os.getpid(),
+            mesh_version=VERSION,
+            **(entry or {}),
+        )
+        responder = Responder(
+            self.connection,
+            self.subjects,
+            agent,
+            instance,
+            handler,
+            roles=roles,
+            journal=journal,
+            on_probe=on_probe or (lambda _: answer),
+        )
+        presence = Presence(self.connection, self._heart, said, responder)
+        try:
+            await presence.enter()
+            yield presence
+        finally:
+            await presence.leave()
+
+    @asynccontextmanager
+    async def control_plane(self) -> AsyncIterator[ControlPlane]:
+        """Create what the mesh needs at the broker, and be its control plane until the block ends."""
+        await reconcile(JetStream(self.connection), declare(self.settings.prefix))
+        instance = new_instance()
+        async with (
+            ControlPlane(self.connection, self.subjects, instance) as plane,
+            self.present(plane, agent=CONTROL_PLANE, instance=instance, on_probe=plane.on_probe, entry={"version": VERSION}),
+        ):
+            yield plane
+
+    # looking
+
+    def directory(self, on_change: Callable[[str, str, str], None] | None = None) -> Directory:
+        """A live copy of who is there: `async with mesh.directory() as directory`."""
+        return Directory(JetStream(self.connection), self.subjects, self._make_reader, on_change)
+
+    async def _make_reader(self, bucket: str) -> str:
+        """Only the control plane may make consumers. Where none runs and nothing forbids it, we make our own."""
+        try:
+            result = await self.request(CONTROL_PLANE, "mesh/reader", {"bucket": bucket}, timeout=5.0)
+            return str(result["consumer"])
+        except NoSuchAgent:
+            try:
+                return await make_reader(JetStream(self.connection), bucket)
+            except ApiError as error:
+                raise ConfigError(
+                    f"the broker has no bucket {bucket!r}: {error}", hint="start `mesh up`, or run `mesh topology apply`"
+                ) from None
+
+    async def _open_connection(self, name: str) -> Connection:
+        return await Connection.open(self.settings.broker_url(), name=name, user_credentials=self.settings.credentials)
+
+
+def new_instance() -> str:
+    """A name for an instance that nobody else has."""
+    return secrets.token_hex(4)
+
+
+def _name_in(method: str, params: Mapping[str, Any] | None) -> str | None:
+    from mesh.subjects import NAME_KEYS
+
+    key = NAME_KEYS.get(method)
+    return None if key is None else str((params or {}).get(key, ""))
+
+
+def _on_frame(done: asyncio.Future[Frame], progress: Progress | None, frame: Frame) -> None:
+    if frame.final:
+        if not done.done():
+            done.set_result(frame)
+    elif progress is not None and frame.method == "notifications/progress":
+        params = json.loads(frame.raw).get("params") or {}
+        progress(params.get("progress", 0), params.get("total"), params.get("message"))
+
+
+def _on_failure(done: asyncio.Future[Frame], error: CallError) -> None:
+    if not done.done():
+        done.set_exception(error)
