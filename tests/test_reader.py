@@ -34,8 +34,9 @@ async def make(js, **settings) -> str:
 
 async def fill(js, stream: str, count: int, *, start: int = 1, subject: str = "a") -> None:
     async with WindowedPublisher(js.connection) as publisher:
-        for number in range(start, start + count):
-            await publisher.submit(f"{stream}.{subject}", b"%d" % number, msg_id=f"{stream}-{number}")
+        numbers = range(start, start + count)
+        futures = [await publisher.submit(f"{stream}.{subject}", b"%d" % number, msg_id=f"{stream}-{number}") for number in numbers]
+    await asyncio.gather(*futures)
 
 
 async def read(js, stream: str, **options) -> list[Stored]:

@@ -1,6 +1,7 @@
 """The declared topology, the plan (pure), and what a real server makes of both."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -248,7 +249,7 @@ CONSUMER_CHANGES = {
 
 @pytest.mark.parametrize("setting", CONSUMER_CHANGES)
 async def test_the_plan_agrees_with_the_server_on_what_can_be_changed_of_a_consumer(js, setting) -> None:
-    changes = {setting: CONSUMER_CHANGES[setting]} | ({"max_deliver": 5} if setting == "backoff" else {})
+    changes: dict[str, Any] = {setting: CONSUMER_CHANGES[setting]} | ({"max_deliver": 5} if setting == "backoff" else {})
     before = ConsumerSpec(stream="S", name="c")
     after = replace(before, **changes)
     topology = Topology((stream(),), consumers=(before,))
