@@ -12,7 +12,7 @@ import os
 import signal
 import sys
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any
+from typing import Any, TextIO
 
 import structlog
 
@@ -42,9 +42,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _run(options.run(options))
     except MeshError as error:
         if options.json:
-            print(json.dumps(error.as_dict()), file=sys.stderr)
+            _say(json.dumps(error.as_dict()), sys.stderr)
         else:
-            print(f"error: {error}" + (f"\n  {error.hint}" if error.hint else ""), file=sys.stderr)
+            _say(f"error: {error}" + (f"\n  {error.hint}" if error.hint else ""), sys.stderr)
         return 1
     except KeyboardInterrupt:
         return 130
@@ -109,13 +109,16 @@ async def _serve(options: argparse.Namespace) -> int:
 
     def on_event(kind: str, agent: str, detail: str) -> None:
         if options.json:
-            print(json.dumps({"event": kind, "agent": agent, "detail": detail}), flush=True)
+            _say(json.dumps({"event": kind, "agent": agent, "detail": detail}), sys.stdout)
         else:
-            print(f"{agent} is on the mesh: {detail}" if kind == "ready" else f"{agent}: {kind} {detail}", file=sys.stderr)
+            _say(f"{agent} is on the mesh: {detail}" if kind == "ready" else f"{agent}: {kind} {detail}", sys.stderr)
 
-    async with port_factory(spec) as make_port, Mesh(settings=_settings(options, options.name)) as mesh:
-        async with expose(mesh, spec, make_port, on_event=on_event):
-            await _until_told(watch_stdin=options.with_stdin)
+    async with (
+        port_factory(spec) as make_port,
+        Mesh(settings=_settings(options, options.name)) as mesh,
+        expose(mesh, spec, make_port, on_event=on_event),
+    ):
+        await _until_told(watch_stdin=options.with_stdin)
     return 0
 
 
@@ -170,6 +173,11 @@ def _run(main: Awaitable[int]) -> int:
         factory = uvloop.new_event_loop
     with asyncio.Runner(loop_factory=factory) as runner:
         return runner.run(main)  # type: ignore[arg-type]
+
+
+def _say(line: str, to: TextIO) -> None:
+    to.write(line + "\n")
+    to.flush()
 
 
 def _configure_logging(verbose: bool) -> None:

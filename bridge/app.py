@@ -219,7 +219,7 @@ class Host:
                     await asyncio.Event().wait()
             except (MeshError, TimeoutError) as problem:
                 hint = f" ({problem.hint})" if isinstance(problem, MeshError) and problem.hint else ""
-                yield f"{problem or type(problem).__name__}{hint}"
+                yield f"{str(problem) or type(problem).__name__}{hint}"
 
     async def _keep_process(self, spec: AgentSpec) -> AsyncIterator[str]:
         while True:

@@ -6,9 +6,10 @@ Messages of the host come in as bytes, and go out on the mesh as the same bytes,
 progress token are cut out and the exchange's id is put in their place; on the way back the host's own return. So hosts whose ids
 collide never meet.
 
-Era: the host's. A request of the modern era stands alone and goes to any instance. `initialize` opens a session: the instance that takes it names itself
-in its first frame, and everything else of the session goes there, on one subject, in order. What the server says in the session
-and to no request comes on the session's own reply subject. While a session lasts, a sign of life goes to the instance every 15 seconds.
+Era: the host's. A request of the modern era stands alone and goes to any instance. `initialize` opens a session: the instance that takes
+it names itself in its first frame, and everything else of the session goes there, on one subject, in order. What the server says in the
+session and to no request comes on the session's own reply subject. While a session lasts, a sign of life goes to the instance every 15
+seconds.
 """
 
 import asyncio

@@ -2,13 +2,14 @@
 
 Theory of operation
 -------------------
-The modern era has no session: one **shared channel** to the server carries all modern calls of all callers. The handshake era is a session, and a
-stdio server keeps one session a process: so each `initialize` from the mesh gets a **session** with a channel of its own, and what
-follows in that session arrives here because the caller addresses this instance.
+The modern era has no session: one **shared channel** to the server carries all modern calls of all callers. The handshake era is a
+session, and a stdio server keeps one session a process: so each `initialize` from the mesh gets a **session** with a channel of its own,
+and what follows in that session arrives here because the caller addresses this instance.
 
-At the start the bridge asks the server itself, in the modern era first (`server/discover`), then by the handshake: that tells era, capabilities and
-tools for the registry. A server that speaks only the handshake era gets its sessionless calls over the shared channel too, which the
-bridge then has initialized; `server/discover` is answered "method not found" for it, so that a client falls back to `initialize`.
+At the start the bridge asks the server itself, in the modern era first (`server/discover`), then by the handshake: that tells era,
+capabilities and tools for the registry. A server that speaks only the handshake era gets its sessionless calls over the shared channel
+too, which the bridge then has initialized; `server/discover` is answered "method not found" for it, so that a client falls back to
+`initialize`.
 
 When the shared channel ends it is opened again, with a growing delay; meanwhile the instance says that it is degraded, and
 calls wait for a while (`WAITING`) or are refused.
@@ -37,7 +38,8 @@ HANDSHAKE: Final = "2025-11-25"
 """The newest revision of the handshake era: what the bridge itself offers to a server that speaks no modern one."""
 
 DISCOVER_SECONDS: Final = 15.0
-"""How long a server may take to answer the first question. A handshake server that stays silent at it is started anew and asked by handshake."""
+"""How long a server may take to answer the first question. A handshake server that stays silent at it is started anew and asked by
+handshake."""
 
 START_SECONDS: Final = 60.0
 """How long it may take to be ready (an interpreter that compiles, a package that is fetched)."""

@@ -1,7 +1,7 @@
 """A handshake session at the serving side: one host, one channel to the server, from `initialize` until one of them is gone.
 
-What the server says in a session and not to a call (log messages, list changes, requests for sampling or elicitation) goes to the session's own
-reply subject: that of the `initialize` call. Requests of the server keep their ids: nobody else is on this channel.
+What the server says in a session and not to a call (log messages, list changes, requests for sampling or elicitation) goes to the
+session's own reply subject: that of the `initialize` call. Requests of the server keep their ids: nobody else is on this channel.
 """
 
 from collections.abc import Callable

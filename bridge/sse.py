@@ -1,8 +1,8 @@
 """Server-sent events: a stream of bytes cut into events. Pure.
 
-Data and ids stay the bytes that arrived. The rules say "decode as UTF-8, with replacement characters"; replacing would change a message, so
-whoever reads the data judges it. A line ends with CRLF, CR or LF, and a CR at the end of a chunk is a line's end at once: the LF that may follow
-belongs to it, and an event must not wait for the next one to come.
+Data and ids stay the bytes that arrived. The rules say "decode as UTF-8, with replacement characters"; replacing would change a message,
+so whoever reads the data judges it. A line ends with CRLF, CR or LF, and a CR at the end of a chunk is a line's end at once: the LF that
+may follow belongs to it, and an event must not wait for the next one to come.
 
 Source: WHATWG HTML, section 9.2 (server-sent events), 9.2.5 and 9.2.6 for parsing.
 """
@@ -25,7 +25,8 @@ _BOM: Final = b"\xef\xbb\xbf"
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """One event. `type` is `b"message"` where the stream names none; `id` is the last that the stream has given, maybe before this event."""
+    """One event. `type` is `b"message"` where the stream names none; `id` is the last that the stream has given, maybe before this
+    event."""
 
     data: bytes
     type: bytes = b"message"
@@ -33,7 +34,8 @@ class Event:
 
 
 class EventStream:
-    """The events of one response. `feed` returns those that are complete; what has no blank line behind it at the stream's end is no event."""
+    """The events of one response. `feed` returns those that are complete; what has no blank line behind it at the stream's end is no
+    event."""
 
     def __init__(self, largest: int = LARGEST_EVENT) -> None:
         self.last_id = b""

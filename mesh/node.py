@@ -1,8 +1,8 @@
 """`async with Mesh(...) as mesh`: one participant, wired and shut down.
 
-What is opened, in this order, and closed in the reverse one: the connection, the exchanges on it (calls of ours), the heart (a thread), and the
-presences (names that we answer to). Presences leave first, so that no call arrives while we stop answering, and the
-connection is closed last, so that the last answers go out.
+What is opened, in this order, and closed in the reverse one: the connection, the exchanges on it (calls of ours), the heart (a thread),
+and the presences (names that we answer to). Presences leave first, so that no call arrives while we stop answering, and the connection
+is closed last, so that the last answers go out.
 """
 
 import asyncio
@@ -13,7 +13,6 @@ import socket
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Final, Self
 
@@ -30,16 +29,13 @@ from mesh.registry.directory import Directory
 from mesh.registry.plane import ControlPlane, make_reader
 from mesh.registry.presence import Presence
 from mesh.rpc import Progress, build_request, read_response
-from mesh.settings import Settings, make_settings
-from mesh.subjects import ANY, CONTROL_PLANE, Subjects
+from mesh.settings import Settings, installed_version, make_settings
+from mesh.subjects import ANY, CONTROL_PLANE, NAME_KEYS, Subjects
 from mesh.topology import declare
 from mesh.wire.entries import InstanceEntry, JournalPolicy, ProbeAnswer
 from mesh.wire.jsonrpc import Frame
 
-try:
-    VERSION: Final = version("mesh-for-agents")
-except PackageNotFoundError:  # a source tree on the path, not installed
-    VERSION = "0.0.0"
+VERSION: Final = installed_version()
 
 
 class Mesh:
@@ -101,8 +97,9 @@ class Mesh:
     ) -> dict[str, Any]:
         """Call a tool and return MCP's result object, `{"content": [...], "isError"?, "structuredContent"?, …}`.
 
-        `timeout` in seconds; with `progress(progress, total, message)` each report starts it anew. Cancelling the task cancels the call at the agent.
-        Raises RemoteError (the far side's own JSON-RPC error), NoSuchAgent, CallTimeout, InstanceLost, OutcomeUnknown, Busy.
+        `timeout` in seconds; with `progress(progress, total, message)` each report starts it anew. Cancelling the task cancels the call
+        at the agent. Raises RemoteError (the far side's own JSON-RPC error), NoSuchAgent, CallTimeout, InstanceLost, OutcomeUnknown,
+        Busy.
         """
         return await self.request(
             agent, "tools/call", {"name": tool, "arguments": dict(arguments or {})}, timeout=timeout, progress=progress
@@ -244,8 +241,6 @@ def new_instance() -> str:
 
 
 def _name_in(method: str, params: Mapping[str, Any] | None) -> str | None:
-    from mesh.subjects import NAME_KEYS
-
     key = NAME_KEYS.get(method)
     return None if key is None else str((params or {}).get(key, ""))
 

@@ -5,6 +5,7 @@ A running `mesh up` leaves its address in `mesh.json` in its state directory, an
 """
 
 import json
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Final
 
@@ -15,6 +16,14 @@ from mesh.errors import BrokerUnavailable, ConfigError
 
 STATE_DIR: Final = Path(".mesh")
 RUNTIME_FILE: Final = "mesh.json"
+
+
+def installed_version() -> str:
+    """The version of this installation; 0.0.0 for a source tree that is not installed."""
+    try:
+        return version("mesh-for-agents")
+    except PackageNotFoundError:
+        return "0.0.0"
 
 
 class Settings(BaseSettings):
@@ -43,7 +52,7 @@ def make_settings(**given: Any) -> Settings:
     try:
         return Settings(**{key: value for key, value in given.items() if value is not None})
     except ValueError as error:
-        details = getattr(error, "errors", list)()
+        details: list[Any] = getattr(error, "errors", list)()
         where = ", ".join(f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in details) or str(error)
         raise ConfigError(f"a setting cannot be used: {where}", hint="options and MESH_ variables are listed by --help") from None
 

@@ -17,9 +17,9 @@
 Escape
 ------
 A token is made of `[A-Za-z0-9_-]`. Any other character is written `_x{HEX}_`, its code point in upper-case hexadecimal, and an
-underscore that a literal `x` follows is escaped too, so that `_x` begins nothing but an escape: `unescape(escape(s)) == s` for any string, lone surrogates
-included. The empty string is `_x_`. A name too long for a subject (`LONGEST_NAME`) becomes `_x_` and its SHA-256: the
-subject then names the thing by digest, and the body, which is authoritative, by itself.
+underscore that a literal `x` follows is escaped too, so that `_x` begins nothing but an escape: `unescape(escape(s)) == s` for any
+string, lone surrogates included. The empty string is `_x_`. A name too long for a subject (`LONGEST_NAME`) becomes `_x_` and its
+SHA-256: the subject then names the thing by digest, and the body, which is authoritative, by itself.
 
 `{method…}` is the method with `/` as `.`. Only the methods of `NAME_KEYS` carry a name, always as the last token.
 A vendor method that continues one of those (`tools/call/x`) keeps that slash escaped, so it cannot be read as a tool named `x`.
@@ -29,7 +29,7 @@ import hashlib
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Final
 
 from mesh.errors import Refused, TooLarge
@@ -112,7 +112,8 @@ def tail(method: str, name: str | None) -> str:
 
 
 def read_tail(tokens: list[str]) -> tuple[str, str | None]:
-    """Method and name from a subject's last tokens. The name is None where the method has none, and `#` with the digest where it was too long."""
+    """Method and name from a subject's last tokens. The name is None where the method has none, and `#` with the digest where it was too
+    long."""
     for named in NAME_KEYS:
         known = named.split("/")
         if tokens[:-1] == known:
@@ -193,10 +194,10 @@ class Subjects:
         self.prefix = prefix
         self.root = f"{prefix}.{VERSION}."
         self._parsers: dict[str, Callable[[list[str]], Subject | None]] = {
-            "call": lambda t: Call(*map(unescape, t[:3]), *read_tail(t[3:])) if len(t) > 3 else None,
-            "quiet": lambda t: Call(*map(unescape, t[:3]), *read_tail(t[3:]), quiet=True) if len(t) > 3 else None,
+            "call": _read_call,
+            "quiet": partial(_read_call, quiet=True),
             "probe": lambda t: Probe(*map(unescape, t)) if len(t) == 3 else None,
-            "note": lambda t: Note(*map(unescape, t[:2]), read_tail(t[2:])[0]) if len(t) > 2 else None,
+            "note": lambda t: Note(unescape(t[0]), unescape(t[1]), read_tail(t[2:])[0]) if len(t) > 2 else None,
             "reply": _read_reply,
             "record": lambda t: Record(*map(unescape, t)) if len(t) == 2 else None,
             "health": lambda t: Health(*map(unescape, t)) if len(t) == 2 else None,
@@ -294,6 +295,14 @@ class Subjects:
     def bucket_republish(self, bucket: str) -> tuple[str, str]:
         """Source and destination by which the broker copies each change of a bucket to plain subscribers."""
         return f"$KV.{bucket}.>", f"{self.root}{bucket}.>"
+
+
+def _read_call(tokens: list[str], *, quiet: bool = False) -> Subject | None:
+    if len(tokens) < 4:
+        return None
+    target, instance, caller = map(unescape, tokens[:3])
+    method, name = read_tail(tokens[3:])
+    return Call(target, instance, caller, method, name, quiet)
 
 
 def _read_reply(tokens: list[str]) -> Subject | None:

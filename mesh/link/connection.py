@@ -8,7 +8,8 @@ Traps of nats-py that this file answers (each was seen to happen):
 - Subscription callbacks run one after another, each through a queue and a task switch, and a full queue drops messages in silence. So
   messages are handed over inside the read loop instead: `msg_class` is nats-py's own hook for what a message becomes, and one
   that becomes nothing is queued nowhere. Handlers are therefore plain functions, quick, and in the order of the socket.
-- Payload plus headers over `max_payload` passes nats-py's check, and the server then closes the connection. So the encoded size is checked here.
+- Payload plus headers over `max_payload` passes nats-py's check, and the server then closes the connection. So the encoded size is
+  checked here.
 - Requests in flight do not fail when the connection drops. Here they do, at once.
 - Messages published while the connection is down are kept and sent whenever it comes back. A call must not run minutes later, so here
   publishing fails at once when the connection is down.
@@ -72,7 +73,8 @@ class Subscription:
 class _Client(Client):
     """nats-py's client with one way more to send: without a coroutine, for those who stand in the read loop.
 
-    It uses what `publish` itself uses (`_pending`, `_flush_queue`); tests/test_connection.py holds that this stays so, and pyproject pins the minor version.
+    It uses what `publish` itself uses (`_pending`, `_flush_queue`); tests/test_connection.py holds that this stays so, and pyproject
+    pins the minor version.
     """
 
     def post(self, line: bytes, size: int) -> None:
@@ -126,7 +128,8 @@ class Connection:
     ) -> Self:
         """Connect, and check that the broker can do what the mesh needs.
 
-        Raises BrokerUnavailable where nothing answers within `connect_timeout` seconds, BrokerUnsuitable where it is too old or has no JetStream.
+        Raises BrokerUnavailable where nothing answers within `connect_timeout` seconds, BrokerUnsuitable where it is too old or has no
+        JetStream.
         """
         options: dict[str, Any] = {
             "name": name,
@@ -147,7 +150,7 @@ class Connection:
         except (TimeoutError, OSError, nats.errors.Error) as error:
             await _discard(self._client)
             raise BrokerUnavailable(
-                f"no broker answers at {url}: {error or type(error).__name__}",
+                f"no broker answers at {url}: {str(error) or type(error).__name__}",
                 hint="start one with `mesh up`, or say where it is with --broker URL or --state-dir DIR",
             ) from None
         try:

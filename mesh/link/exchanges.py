@@ -2,9 +2,9 @@
 
 Theory of operation
 -------------------
-One subscription takes every frame for this connection; an exchange is found by the reply subject, which names caller, target,
-connection and exchange, so a frame from anybody but the target cannot be addressed to it. An exchange ends exactly once: with a final frame, by
-its deadline, by cancellation, or because its holder is gone. Nothing waits without a deadline, and silence is a fact too:
+One subscription takes every frame for this connection; an exchange is found by the reply subject, which names caller, target, connection
+and exchange, so a frame from anybody but the target cannot be addressed to it. An exchange ends exactly once: with a final frame, by its
+deadline, by cancellation, or because its holder is gone. Nothing waits without a deadline, and silence is a fact too:
 
 - A serving bridge says "working" within half a second and then every two. So an exchange that has heard nothing for `SILENCE` is not
   held by anyone who can answer. It asks (`resume`), and if nobody answers within `ASKED` it ends with `instance_lost`.
@@ -35,7 +35,8 @@ from mesh.wire import control
 from mesh.wire.jsonrpc import Frame, scan
 
 SILENCE: Final = 3.5
-"""Seconds without any frame after which a caller asks. Working frames come every two; with `ASKED` a hung instance is known in under five."""
+"""Seconds without any frame after which a caller asks. Working frames come every two; with `ASKED` a hung instance is known in under
+five."""
 
 ASKED: Final = 1.0
 """Seconds to wait for an answer to that."""

@@ -8,6 +8,7 @@ One thread and one connection serve all agents of a process.
 """
 
 import asyncio
+import threading
 from collections.abc import Awaitable, Callable
 from typing import Final
 
@@ -34,7 +35,7 @@ class Heart:
         self._open_connection = open_connection
         self._beats: dict[str, Beat] = {}
         self._turned = clock.monotonic()
-        self._stop: Callable[[], object] | None = None
+        self._stopping = threading.Event()
         self._ticker: asyncio.Task[None] | None = None
         self._thread: asyncio.Task[None] | None = None
 
@@ -54,10 +55,7 @@ class Heart:
         if self._ticker is None or self._thread is None:
             return
         self._ticker.cancel()
-        while self._stop is None and not self._thread.done():
-            await asyncio.sleep(0.01)
-        if self._stop is not None and not self._thread.done():
-            self._stop()
+        self._stopping.set()
         await asyncio.gather(self._ticker, self._thread, return_exceptions=True)
         self._ticker = self._thread = None
 
@@ -73,22 +71,17 @@ class Heart:
             _log.exception("heartbeats ended")
 
     async def _beat_on(self) -> None:
-        stop = asyncio.Event()
-        loop = asyncio.get_running_loop()
-        self._stop = lambda: loop.call_soon_threadsafe(stop.set)
         connection: Connection | None = None
-        while not stop.is_set():
+        while not self._stopping.is_set():
             try:
                 if connection is None:
                     connection = await self._open_connection()
                 self._send_all(connection)
             except MeshError as error:
                 _log.debug("no heartbeat", error=str(error))
-            try:
-                async with asyncio.timeout(HEARTBEAT_SECONDS):
-                    await stop.wait()
-            except TimeoutError:
-                continue
+            for _ in range(round(HEARTBEAT_SECONDS / TICK)):
+                if not self._stopping.is_set():
+                    await asyncio.sleep(TICK)
         if connection is not None:
             await connection.close()
 

@@ -2,16 +2,17 @@
 
 Theory of operation
 -------------------
-A call is taken only if everything about it agrees: the subject is of the family that was subscribed, the reply subject is that caller's and this
-target's, no header is the broker's own (`Nats-…` can keep a message out of the journal), and the body is a JSON-RPC request
-whose method and name are those of the subject and whose id is that of the reply subject. A tool that the journal must not hold comes on `quiet`,
-and only such a one. What does not agree is refused, counted and logged, and answered where there is somebody to answer.
+A call is taken only if everything about it agrees: the subject is of the family that was subscribed, the reply subject is that caller's
+and this target's, no header is the broker's own (`Nats-…` can keep a message out of the journal), and the body is a JSON-RPC request
+whose method and name are those of the subject and whose id is that of the reply subject. A tool that the journal must not hold comes on
+`quiet`, and only such a one. What does not agree is refused, counted and logged, and answered where there is somebody to answer.
 
-What it took an instance remembers (`mesh.policy.memory`): a second copy does not run, a `resume` gets the final frame again. A call that takes
-longer is reported as held (`working`), first after half a second, so that a caller can tell a slow call from a lost one. A cancellation may overtake
-its call, since subscriptions are served side by side; so one for an unknown call is remembered for a while.
+What it took an instance remembers (`mesh.policy.memory`): a second copy does not run, a `resume` gets the final frame again. A call that
+takes longer is reported as held (`working`), first after half a second, so that a caller can tell a slow call from a lost one. A
+cancellation may overtake its call, since subscriptions are served side by side; so one for an unknown call is remembered for a while.
 
-The handler gets a `Call` and must end it with `finish` or `fail`, now or later. Everything here runs in the read loop and waits for nothing.
+The handler gets a `Call` and must end it with `finish` or `fail`, now or later. Everything here runs in the read loop and waits for
+nothing.
 """
 
 import json
@@ -53,7 +54,19 @@ class Call:
     """One call that this instance holds. `finish`, `fail` or `drop` ends it; `emit` sends a frame before that."""
 
     __slots__ = (
-        "_owner", "holder", "caller", "ended", "exchange", "frame", "id", "mode", "peer", "prefix", "slot", "started_ns", "target",
+        "_owner",
+        "caller",
+        "ended",
+        "exchange",
+        "frame",
+        "holder",
+        "id",
+        "mode",
+        "peer",
+        "prefix",
+        "slot",
+        "started_ns",
+        "target",
     )  # fmt: skip
 
     def __init__(self, owner: "Responder", frame: Frame, caller: str, target: str, prefix: str, exchange: str, peer: Peer) -> None:
@@ -115,7 +128,8 @@ class Handler(Protocol):
         """The caller no longer waits for this call. It is ended already; stop the work."""
 
     def on_message(self, caller: str, reply: str, frame: Frame) -> None:
-        """A notification, or an answer to a server's request, that a caller sent. `reply` is the reply subject of the exchange that it belongs to."""
+        """A notification, or an answer to a server's request, that a caller sent. `reply` is the reply subject of the exchange that it
+        belongs to."""
 
 
 class Responder:

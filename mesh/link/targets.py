@@ -1,9 +1,9 @@
 """Whom this process calls, and whether they are alive: asked once, then watched.
 
-The journal takes every call, so the broker never answers "no responders" on a call to nobody (facts of the broker: a stream counts as interest).
-So before the first call to a name a probe asks on a subject that no stream takes; "no responders" there is the answer
-at once. The answer to the probe also says which of the target's tools the journal must not hold. From then on the target's heartbeats, which
-the broker copies to plain subscribers, keep it fresh; a name that has gone stale is probed again before it is called.
+The journal takes every call, so the broker never answers "no responders" on a call to nobody (facts of the broker: a stream counts as
+interest). So before the first call to a name a probe asks on a subject that no stream takes; "no responders" there is the answer at
+once. The answer to the probe also says which of the target's tools the journal must not hold. From then on the target's heartbeats,
+which the broker copies to plain subscribers, keep it fresh; a name that has gone stale is probed again before it is called.
 """
 
 import asyncio

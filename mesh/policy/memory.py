@@ -1,8 +1,8 @@
 """What a serving instance remembers of the exchanges it took: so that none runs twice, and a lost reply can be sent again.
 
-Pure: times are handed in. Two bounds hold the memory: frames are kept for `KEEP_FRAME` seconds and `MOST_BYTES`, ids for `KEEP_ID` seconds and `MOST_IDS`.
-Where a bound cut something off early, the memory says so (`FORGOTTEN`), so that nobody takes "I do not know it" for "it never ran".
-A connection counts its exchanges, so everything after the last number that was cut off is still known for sure.
+Pure: times are handed in. Two bounds hold the memory: frames are kept for `KEEP_FRAME` seconds and `MOST_BYTES`, ids for `KEEP_ID`
+seconds and `MOST_IDS`. Where a bound cut something off early, the memory says so (`FORGOTTEN`), so that nobody takes "I do not know it"
+for "it never ran". A connection counts its exchanges, so everything after the last number that was cut off is still known for sure.
 """
 
 from collections import deque

@@ -28,7 +28,8 @@ MakeReader = Callable[[str], Awaitable[str]]
 
 @dataclass(frozen=True, slots=True)
 class Instance:
-    """One instance: what it said when it came, its last heartbeat (None: it has none, so it is gone or not yet there), and when that was stored."""
+    """One instance: what it said when it came, its last heartbeat (None: it has none, so it is gone or not yet there), and when that was
+    stored."""
 
     entry: InstanceEntry
     health: Health | None

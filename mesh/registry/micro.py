@@ -1,7 +1,7 @@
 """NATS micro discovery, answered for all agents from the directory: so that `nats service ls` and its kin see the mesh.
 
-The agents hold nothing on `$SRV`: whoever may subscribe there can pose as any service. The control plane answers for them, and only to reply
-subjects below `_INBOX.`, since the asker chooses that subject.
+The agents hold nothing on `$SRV`: whoever may subscribe there can pose as any service. The control plane answers for them, and only to
+reply subjects below `_INBOX.`, since the asker chooses that subject.
 
 Source: NATS ADR-32 (service API).
 """

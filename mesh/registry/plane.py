@@ -34,7 +34,8 @@ from mesh.wire.entries import Loss, ProbeAnswer, ProbeQuestion, read
 from mesh.wire.jsonrpc import Frame, dumps
 
 GRACE: Final = 0.6
-"""Seconds for a connection that broke to come back before its instance counts as gone. A renewal of rights is such a break, and takes 0.1 to 0.3."""
+"""Seconds for a connection that broke to come back before its instance counts as gone. A renewal of rights is such a break, and takes
+0.1 to 0.3."""
 
 SWEEP: Final = 5.0
 """Seconds between two looks for entries without a heartbeat. One that is found twice counts as lost."""

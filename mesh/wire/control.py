@@ -7,7 +7,7 @@ an MCP client or server.
 |---------------------------------|-------------------|--------------------------------------|------------------------------------------|
 | working                         | serving → calling | exchange, agent, instance            | "I hold this call"; no more              |
 | resume                          | calling → serving | exchanges                            | "my connection broke; what of these?"    |
-| unknown                         | serving → calling | exchange, agent, instance, forgotten | "it never ran here", or may have, if `forgotten` |
+| unknown                         | serving → calling | exchange, agent, instance, forgotten | "it never ran here", unless `forgotten`   |
 | closed                          | calling → serving |                                      | "the host has left: end its session"     |
 """
 

@@ -22,7 +22,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import Enum
-from json.decoder import scanstring
+from json.decoder import scanstring  # type: ignore[attr-defined]
 from typing import Any, Final
 
 from mesh.errors import MalformedMessage
@@ -226,7 +226,7 @@ def _identifier(raw: bytes, text: str, member: Member, what: str, *, null: bool 
 def _string(raw: bytes, member: Member) -> str:
     """A string member as what it says: the scan was Latin-1, so what is not ASCII is read again as UTF-8."""
     start, end, value = member
-    return value if value.isascii() else json.loads(raw[start:end].decode())
+    return str(value if value.isascii() else json.loads(raw[start:end].decode()))
 
 
 def _members(text: str, at: int, once: frozenset[str]) -> tuple[dict[str, Member], int]:
