@@ -10,7 +10,8 @@ from typing import Protocol
 from mesh.wire.jsonrpc import Frame
 
 OnFrame = Callable[[Frame, str | None], None]
-"""A message from the server, and the id of the request that it belongs to where the port can tell (HTTP answers each request on its own)."""
+"""A message from the server, and the id of the request that it belongs to where the port can tell (HTTP answers each request on its
+own)."""
 
 OnEnd = Callable[[str], None]
 """The server is gone, and why. Not called after `close`."""

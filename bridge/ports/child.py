@@ -149,7 +149,7 @@ class _Protocol(asyncio.SubprocessProtocol):
         if self._nonsense > GARBAGE_BYTES and self._transport is not None:
             self._nonsense = 0
             stdout = cast(asyncio.ReadTransport, self._transport.get_pipe_transport(1))
-            if stdout is not None and stdout.is_reading():
+            if stdout.is_reading():
                 _log.warning("reading slowly: its stdout holds much that is no message", agent=self._port.name, lines=self._port.garbage)
                 stdout.pause_reading()
                 asyncio.get_running_loop().call_later(PAUSE, self._read_on, stdout)

@@ -7,7 +7,7 @@ import asyncio
 import os
 import sys
 from collections.abc import Callable
-from typing import BinaryIO, Final, cast
+from typing import BinaryIO, Final
 
 from bridge.lines import Lines, as_line
 
@@ -30,7 +30,7 @@ class StdioHost:
         os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # a stray print must not become a message
         try:
             writer, _ = await loop.connect_write_pipe(lambda: _Writer(self._gone), out)
-            self._writer = cast(asyncio.WriteTransport, writer)
+            self._writer = writer
         except ValueError:  # stdout is a file: a person is trying it out
             self._file = out
         try:

@@ -30,7 +30,7 @@ class LocalServer:
     """An `MCPServer` (or the SDK's low-level `Server`), entered once."""
 
     def __init__(self, server: "MCPServer[Any] | Server[Any]") -> None:
-        self.server: Server[Any] = getattr(server, "_lowlevel_server", server)
+        self.server: Server[Any] = server._lowlevel_server if isinstance(server, MCPServer) else server
         self._lifespan_state: Any = None
 
     @contextlib.asynccontextmanager

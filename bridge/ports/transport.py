@@ -1,6 +1,7 @@
 """The mesh as a transport of the MCP SDK: `Client(mesh_transport("time"))`.
 
-What the SDK's streams carry is turned into bytes at this seam and nowhere else; behind it is the same `Connected` that serves a host on stdio.
+What the SDK's streams carry is turned into bytes at this seam and nowhere else; behind it is the same `Connected` that serves a host on
+stdio.
 """
 
 import asyncio

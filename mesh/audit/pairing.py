@@ -238,13 +238,16 @@ class Pairing:
                 self._give_up()
 
     def _on_record(self, part: Part) -> Sequence[JournalCall]:
+        if (call := self._open.get(part.exchange)) is not None:
+            call.note(part)  # refused, since it should have come on `quiet`: the messages themselves say more
+            return ()
         if part.exchange in self._ended:
             self.duplicates += 1
             return ()
         self._remember(part, What.RECORD)
         if part.end is None or (self._choose is not None and not self._choose(part)):
             return ()
-        call = JournalCall(
+        recorded = JournalCall(
             correlation_id=part.exchange,
             time_ns=part.time_ns,
             caller=part.caller,
@@ -260,7 +263,7 @@ class Pairing:
             seqs=(part.seq,),
             metadata=True,
         )
-        return (call,)
+        return (recorded,)
 
     def _on_resume(self, part: Part) -> None:
         for exchange in part.exchanges:

@@ -7,7 +7,9 @@ import typer
 
 StateDir = Annotated[
     Path | None,
-    typer.Option("--state-dir", metavar="DIR", help="State directory of the mesh. Also MESH_STATE_DIR. [default: .mesh]", show_default=False),
+    typer.Option(
+        "--state-dir", metavar="DIR", help="State directory of the mesh. Also MESH_STATE_DIR. [default: .mesh]", show_default=False
+    ),
 ]
 Broker = Annotated[
     str | None,

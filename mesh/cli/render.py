@@ -13,6 +13,12 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
+WIDE: Final = 240
+"""Columns where no terminal says how many there are: a pipe or a file takes whole rows."""
+
+_STATES: Final = frozenset({"state", "outcome", "action", "result"})
+"""Columns whose words have colours."""
+
 _UNITS: Final = ((86_400.0, "d"), (3_600.0, "h"), (60.0, "m"))
 
 STYLES: Final = {
@@ -20,24 +26,43 @@ STYLES: Final = {
     "degraded": "yellow", "warn": "yellow", "tool_error": "yellow", "update": "yellow", "cancelled": "yellow", "open": "cyan",
     "lost": "red", "fail": "red", "error": "red", "failed": "red", "conflict": "red", "delete": "red",
 }  # fmt: skip
-"""Colours of words that say a state. What is not here is printed as it is."""
+"""Colours of words in such columns. What is not here is printed as it is."""
 
 
 def console(*, stderr: bool = False) -> "Console":
     from rich.console import Console
 
-    return Console(stderr=stderr, highlight=False, markup=False, emoji=False)
+    stream = sys.stderr if stderr else sys.stdout
+    width = None if stream.isatty() else WIDE
+    return Console(stderr=stderr, width=width, highlight=False, markup=False, emoji=False)
 
 
 def print_json(value: Any) -> None:
     """One line of JSON on stdout, at once: whoever reads a pipe waits for it."""
-    sys.stdout.write(json.dumps(value, ensure_ascii=False, default=str) + "\n")
+    text = json.dumps(value, ensure_ascii=False, default=str)
+    if not _encodable(text):  # a lone surrogate, or a terminal that knows no Unicode: escaped, it is the same JSON
+        text = json.dumps(value, default=str)
+    sys.stdout.write(text + "\n")
     sys.stdout.flush()
 
 
-def print_text(text: str) -> None:
+def print_text(text: str, *, stderr: bool = False) -> None:
     """As it is into a file or a pipe, harmless on a terminal."""
-    sys.stdout.write((plain(text, lines=True) if sys.stdout.isatty() else text) + "\n")
+    stream = sys.stderr if stderr else sys.stdout
+    if stream.isatty():
+        text = plain(text, lines=True)
+    if not _encodable(text):
+        text = text.encode(stream.encoding, "backslashreplace").decode(stream.encoding)
+    stream.write(text + "\n")
+    stream.flush()
+
+
+def _encodable(text: str) -> bool:
+    try:
+        text.encode(sys.stdout.encoding)
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def plain(text: str, *, lines: bool = False) -> str:
@@ -57,7 +82,8 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[Any]], *, right: Seque
     for column in columns:
         made.add_column(column, justify="right" if column in right else "left", overflow="fold")
     for row in rows:
-        made.add_row(*(Text(plain(str(cell)), style=STYLES.get(str(cell), "")) for cell in row))
+        cells = zip(columns, map(str, row), strict=True)
+        made.add_row(*(Text(plain(cell), style=STYLES.get(cell, "") if column in _STATES else "") for column, cell in cells))
     return made
 
 

@@ -14,7 +14,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
-import mesh
 from mesh.errors import BrokerMissing, BrokerUnavailable, BrokerUnsuitable, ConfigError
 
 OLDEST: Final = (2, 12)
@@ -47,7 +46,7 @@ def find_binary() -> Path:
 
 def find_config() -> Path:
     """nats-server.conf: beside this package where it was installed from a wheel, else at the top of the clone. ConfigError."""
-    package = Path(mesh.__file__).resolve().parent
+    package = Path(__file__).resolve().parents[1]
     for directory in (package, package.parent):
         if (directory / "nats-server.conf").is_file():
             return directory / "nats-server.conf"
