@@ -1,5 +1,6 @@
 """The declared topology, the plan (pure), and what a real server makes of both."""
 
+import itertools
 from dataclasses import replace
 from typing import Any
 
@@ -28,8 +29,13 @@ from tests.conftest import Broker
 EMPTY = Actual({}, {})
 
 
+_names = (f"S{number}" for number in itertools.count(1))
+_name = "S"
+
+
 def stream(**settings) -> StreamSpec:
-    return StreamSpec(**{"name": "S", "subjects": ("s.>",), **settings})
+    """A stream with the name of this test. The server removes files a moment after a stream: a name used again at once may fail."""
+    return StreamSpec(**{"name": _name, "subjects": ("s.>",), **settings})
 
 
 @pytest.mark.parametrize(
@@ -112,8 +118,9 @@ def test_defaults_that_the_server_leaves_out_or_adds_are_no_difference() -> None
 
 
 @pytest.fixture
-async def js(broker: Broker):
-    """JetStream of a broker that has no streams."""
+async def js(broker: Broker, monkeypatch):
+    """JetStream of a broker that has no streams, and a new name for `stream`."""
+    monkeypatch.setitem(globals(), "_name", next(_names))
     async with await Connection.open(broker.url, name="test") as connection:
         js = JetStream(connection)
         for name in (await js.api("STREAM.NAMES")).get("streams") or ():
@@ -130,7 +137,7 @@ async def test_the_mesh_is_created_once_and_then_unchanged(js) -> None:
 
 
 async def test_a_declared_consumer_is_created_once_and_then_unchanged(js) -> None:
-    consumer = ConsumerSpec(stream="S", name="c", filters=("s.a", "s.b"), backoff=(1.0, 2.0), max_deliver=5)
+    consumer = ConsumerSpec(stream=_name, name="c", filters=("s.a", "s.b"), backoff=(1.0, 2.0), max_deliver=5)
     declared = Topology((stream(),), consumers=(consumer,))
     await reconcile(js, declared)
     assert {action.kind for action in await reconcile(js, declared)} == {Kind.UNCHANGED}
@@ -141,7 +148,7 @@ async def test_a_declared_consumer_is_created_once_and_then_unchanged(js) -> Non
 
 async def test_a_declared_start_is_no_difference_to_its_echo(js) -> None:
     await ensure(js, stream())
-    spec = ConsumerSpec(stream="S", name="c", durable=False, ack="none", start_time_ns=1_700_000_000_120_000_000, memory=True)
+    spec = ConsumerSpec(stream=_name, name="c", durable=False, ack="none", start_time_ns=1_700_000_000_120_000_000, memory=True)
     await ensure(js, replace(spec, inactive_threshold=5.0))
     await ensure(js, replace(spec, name="d", start_time_ns=None, start_seq=9, inactive_threshold=5.0))
 
@@ -160,8 +167,8 @@ async def test_a_conflict_is_raised_before_anything_is_done(js) -> None:
     await ensure(js, stream(storage="memory"))
     with pytest.raises(BrokerUnsuitable, match="storage is 'memory', declared 'file'") as caught:
         await reconcile(js, Topology((stream(name="NEW", subjects=("new",)), stream())))
-    assert "nats stream rm S" in caught.value.hint
-    assert list((await read_actual(js, Topology())).streams) == ["S"]
+    assert f"nats stream rm {_name}" in caught.value.hint
+    assert list((await read_actual(js, Topology())).streams) == [_name]
 
 
 async def test_a_setting_that_the_server_ignores_is_found(js, monkeypatch) -> None:
@@ -180,7 +187,7 @@ async def test_a_setting_that_the_server_ignores_is_found(js, monkeypatch) -> No
 async def test_only_prune_deletes(js) -> None:
     await ensure(js, stream())
     await reconcile(js, Topology())
-    assert list((await read_actual(js, Topology())).streams) == ["S"]
+    assert list((await read_actual(js, Topology())).streams) == [_name]
     await reconcile(js, Topology(), prune=True)
     assert list((await read_actual(js, Topology())).streams) == []
 
@@ -250,7 +257,7 @@ CONSUMER_CHANGES = {
 @pytest.mark.parametrize("setting", CONSUMER_CHANGES)
 async def test_the_plan_agrees_with_the_server_on_what_can_be_changed_of_a_consumer(js, setting) -> None:
     changes: dict[str, Any] = {setting: CONSUMER_CHANGES[setting]} | ({"max_deliver": 5} if setting == "backoff" else {})
-    before = ConsumerSpec(stream="S", name="c")
+    before = ConsumerSpec(stream=_name, name="c")
     after = replace(before, **changes)
     topology = Topology((stream(),), consumers=(before,))
     await reconcile(js, topology)
