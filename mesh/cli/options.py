@@ -1,4 +1,4 @@
-"""The options that commands share, each defined once. A variable `MESH_…` stands in for one that is not given (mesh.settings reads them)."""
+"""The options that commands share, each defined once. Where one is not given, mesh.settings looks for a variable `MESH_…`."""
 
 from pathlib import Path
 from typing import Annotated

@@ -46,7 +46,7 @@ def execute(work: Work, *, as_json: bool, loop_factory: Callable[[], asyncio.Abs
         code = INTERRUPTED
     except BrokenPipeError:
         # `mesh journal | head`: the reader has enough. Python would complain once more when it flushes stdout at its end.
-        sys.stdout = None  # type: ignore[assignment]
+        sys.stdout = None
         code = 0
     if code:
         raise typer.Exit(code)
