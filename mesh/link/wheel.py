@@ -8,10 +8,14 @@ import asyncio
 from collections.abc import Callable
 from typing import Final, Generic, Protocol, TypeVar
 
+import structlog
+
 from mesh import clock
 
 SLOT: Final = 0.05
 """Seconds a slot spans: how late a deadline may be noticed."""
+
+_log = structlog.get_logger("mesh.link")
 
 
 class Item(Protocol):
@@ -33,14 +37,16 @@ class Wheel(Generic[T]):
 
     def add(self, item: T, at: float) -> None:
         """Have `item` called at `at` (monotonic seconds)."""
-        slot = int(at / SLOT) + 1
+        if item.slot != -1:
+            self.remove(item)
+        if self._timer is None:
+            self._turned = int(clock.monotonic() / SLOT) - 1
+            self._schedule()
+        slot = max(int(at / SLOT), self._turned) + 1  # a time that has passed is due at the next turn
         item.slot = slot
         found = self._slots.get(slot)
         if found is None:
             self._slots[slot] = {item: None}
-            if self._timer is None:
-                self._turned = int(clock.monotonic() / SLOT) - 1
-                self._schedule()
         else:
             found[item] = None
 
@@ -70,8 +76,13 @@ class Wheel(Generic[T]):
         self._turned = until
         for slot in due:
             for item in self._slots.pop(slot, ()):
+                if item.slot != slot:
+                    continue  # what was due before it took it out, or moved it
                 item.slot = -1
-                self._on_due(item, now)
+                try:
+                    self._on_due(item, now)
+                except Exception:  # the wheel must turn on for all others
+                    _log.exception("what was to happen at a deadline failed")
         if self._slots:
             self._schedule()
         else:
