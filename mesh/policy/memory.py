@@ -1,7 +1,7 @@
 """What a serving instance remembers of the exchanges it took: so that none runs twice, and a lost reply can be sent again.
 
 Pure: times are handed in. Two bounds hold the memory: frames are kept for `KEEP_FRAME` seconds and `MOST_BYTES`, ids for `KEEP_ID`
-seconds and `MOST_IDS`. Where a bound cut something off early, the memory says so (`FORGOTTEN`), so that nobody takes "I do not know it"
+seconds and `MOST_IDS`. Where a bound cut something off, the memory says so (`FORGOTTEN`), so that nobody takes "I do not know it"
 for "it never ran". A connection counts its exchanges, so everything after the last number that was cut off is still known for sure.
 """
 
@@ -78,8 +78,7 @@ class Memory:
         while self._frames and self._frames[0][0] < now - KEEP_FRAME:
             self._drop_frame()
         while self._ids and self._ids[0][0] < now - KEEP_ID:
-            _, peer, exchange = self._ids.popleft()
-            peer.ids.pop(exchange, None)
+            self._drop_id()
         if len(self.peers) > 64:
             for key in [key for key, peer in self.peers.items() if not peer.ids and now >= peer.kept_until]:
                 del self.peers[key]
@@ -88,12 +87,15 @@ class Memory:
         while self._bytes > self._most_bytes and self._frames:
             self._drop_frame()
         while len(self._ids) > self._most_ids:
-            _, peer, exchange = self._ids.popleft()
-            if self._frames and self._frames[0][2] == exchange and self._frames[0][1] is peer:
+            if self._frames and self._frames[0] is self._ids[0]:
                 self._drop_frame()
-            peer.ids.pop(exchange, None)
-            series, number = _place(exchange)
-            peer.cut[series] = max(peer.cut.get(series, -1), number)
+            self._drop_id()
+
+    def _drop_id(self) -> None:
+        _, peer, exchange = self._ids.popleft()
+        peer.ids.pop(exchange, None)
+        series, number = _place(exchange)
+        peer.cut[series] = max(peer.cut.get(series, -1), number)
 
     def _drop_frame(self) -> None:
         _, peer, exchange = self._frames.popleft()
