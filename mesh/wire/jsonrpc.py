@@ -39,6 +39,7 @@ _plain_key: Final = re.compile(r'[ \t\n\r]*"([^"\\\x00-\x1f]*)"[ \t\n\r]*:[ \t\n
 _colon: Final = re.compile(r"[ \t\n\r]*:[ \t\n\r]*").match
 _follows: Final = re.compile(r"[ \t\n\r]*[,}]").match
 _integer: Final = re.compile(r"-?(?:0|[1-9][0-9]*)").fullmatch
+_number: Final = re.compile(r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][-+]?[0-9]+)?").fullmatch
 _token: Final = re.compile(
     r'[ \t\n\r]*("(?:[^"\\\x00-\x1f]|\\["\\/bfnrt]|\\u[0-9A-Fa-f]{4})*"|-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][-+]?[0-9]+)?'
     r"|true|false|null|NaN|-?Infinity|[][{},:])"
@@ -132,7 +133,7 @@ def error(id: bytes, code: int, message: str, data: Any = None) -> bytes:
 
 def _frame(raw: bytes, text: str, top: dict[str, Member]) -> Frame:
     version = top.get("jsonrpc")
-    if version is None or version[2] != "2.0":
+    if version is None or version[2] != "2.0" or text[version[0]] != '"':
         raise MalformedMessage('"jsonrpc": "2.0" is missing', starts=raw[:40])
     id_member, method, params = top.get("id"), top.get("method"), top.get("params")
     if method is not None:
@@ -167,9 +168,12 @@ def _read_params(frame: Frame, text: str, params: Member) -> None:
     name = value.get(key) if key and isinstance(value, dict) else None
     if _needs_walk(frame, text, value, name):
         found = _walk(frame, text, params)
-        name = _string(frame.raw, found[key]) if key in found and isinstance(found[key][2], str) else None
-    elif isinstance(meta := value.get("_meta"), dict):
-        frame.era = meta.get("io.modelcontextprotocol/protocolVersion")
+        name = _string(frame.raw, found[key]) if key in found and text[found[key][0]] == '"' else None
+    elif isinstance(meta := value.get("_meta"), dict) and isinstance(era := meta.get("io.modelcontextprotocol/protocolVersion"), str):
+        if _ambiguous(era):
+            _walk(frame, text, params)
+        else:
+            frame.era = era
     if key is not None:
         if not isinstance(name, str):
             raise MalformedMessage(f"params.{key} of {frame.method} is not a string", starts=frame.raw[:40])
@@ -187,8 +191,13 @@ def _needs_walk(frame: Frame, text: str, params: Any, name: Any) -> bool:
         or text.count('"_meta"') > 1
         or text.count('"name"') > 1
         or text.count('"uri"') > 1
-        or (isinstance(name, str) and not name.isascii())
+        or (isinstance(name, str) and _ambiguous(name))
     )
+
+
+def _ambiguous(value: str) -> bool:
+    """Whether a value of the scan may not be the string it seems: Latin-1 for UTF-8, or the text of a number."""
+    return not value.isascii() or _number(value) is not None
 
 
 def _walk(frame: Frame, text: str, member: Member) -> dict[str, Member]:
@@ -199,8 +208,8 @@ def _walk(frame: Frame, text: str, member: Member) -> dict[str, Member]:
     found, _ = _members(text, start, _PARAM_KEYS)
     if (meta := found.get("_meta")) is not None and text[meta[0]] == "{":
         inner, _ = _members(text, meta[0], _META_KEYS)
-        if (version := inner.get("io.modelcontextprotocol/protocolVersion")) is not None and isinstance(version[2], str):
-            frame.era = version[2]
+        if (version := inner.get("io.modelcontextprotocol/protocolVersion")) is not None and text[version[0]] == '"':
+            frame.era = _string(raw, version)
         if (token := inner.get("progressToken")) is not None and frame.method != "notifications/progress":
             frame.token, frame.token_span = _identifier(raw, text, token, "progressToken"), token[:2]
         if (listen := inner.get("io.modelcontextprotocol/subscriptionId")) is not None:
