@@ -101,9 +101,7 @@ class Mesh:
         at the agent. Raises RemoteError (the far side's own JSON-RPC error), NoSuchAgent, CallTimeout, InstanceLost, OutcomeUnknown,
         Busy.
         """
-        return await self.request(
-            agent, "tools/call", {"name": tool, "arguments": dict(arguments or {})}, timeout=timeout, progress=progress
-        )
+        return await self.request(agent, "tools/call", {"name": tool, "arguments": arguments or {}}, timeout=timeout, progress=progress)
 
     async def request(
         self,
@@ -130,13 +128,13 @@ class Mesh:
                 renew=progress is not None,
                 instance=instance,
             )
-            exchange.send(build_request(exchange.id, method, params, self.name, progress=progress is not None))
+            exchange.send(build_request(exchange.id, method, params, progress=progress is not None))
             try:
                 frame = await done
             except asyncio.CancelledError:
                 exchange.cancel("the caller gave up")
                 raise
-            answer, again = read_response(frame)
+            answer, again = read_response(frame.raw)
             if again and attempt == 1:
                 self.exchanges.targets.stale(agent)
                 continue

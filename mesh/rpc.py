@@ -5,12 +5,14 @@ Source: MCP 2026-07-28, basic/index (`_meta` of each request), server/tools.
 
 import json
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from typing import Any, Final
 
 from mesh.errors import (
     Busy,
     CallError,
     CallTimeout,
+    ConfigError,
     Disconnected,
     InstanceLost,
     MeshError,
@@ -19,7 +21,7 @@ from mesh.errors import (
     RemoteError,
 )
 from mesh.wire import control
-from mesh.wire.jsonrpc import Frame, dumps, error
+from mesh.wire.jsonrpc import dumps, error
 
 MODERN: Final = "2026-07-28"
 """The revision that our requests are written in."""
@@ -31,34 +33,39 @@ CLIENT_INFO: Final = "io.modelcontextprotocol/clientInfo"
 Progress = Callable[[float, float | None, str | None], object]
 """`(progress, total, message)`, as MCP's progress notification has them. Called in the read loop: it must be quick."""
 
-_META: Final = dumps({PROTOCOL_VERSION: MODERN, CLIENT_CAPABILITIES: {}})[:-1]
-
 _ERRORS: Final = {kind.code: kind for kind in (Busy, CallTimeout, Disconnected, InstanceLost, NoSuchAgent, OutcomeUnknown)}
 
 
-def build_request(id: str, method: str, params: Mapping[str, Any] | None, caller: str, *, progress: bool = False) -> bytes:
-    """The bytes of a request. Its progress token, if it wants progress, is its id. Raises ConfigError for what is no JSON."""
-    text = dumps(id)
-    meta = _META + b"," + dumps(CLIENT_INFO) + b":" + dumps({"name": caller, "version": ""})
+_META: Final = b'"_meta":' + dumps({PROTOCOL_VERSION: MODERN, CLIENT_CAPABILITIES: {}})[:-1]
+"""What each request of the modern era must carry. `clientInfo` is optional and left out: who calls stands in the subject, enforced."""
+
+_quoted: Final = lru_cache(maxsize=256)(dumps)
+
+
+def build_request(id: str, method: str, params: Mapping[str, Any] | None, *, progress: bool = False) -> bytes:
+    """The bytes of a request. Its progress token, if it wants progress, is its id. Raises ConfigError for params that are no JSON."""
+    text = b'"' + id.encode() + b'"'  # ids of the mesh are made of tokens and dots
+    meta = _META
     if progress:
         meta += b',"progressToken":' + text
-    given = dict(params or {})
-    extra = given.pop("_meta", None)
-    if extra:
-        meta += b"," + dumps(extra)[1:-1]
-    body = dumps(given)
+    try:
+        if params and "_meta" in params:
+            params = dict(params)
+            extra = dumps(params.pop("_meta"))
+            meta += b"," + extra[1:-1] if len(extra) > 2 else b""
+        given = dumps(params)[1:-1] if params else b""
+    except (TypeError, ValueError, RecursionError) as problem:
+        raise ConfigError(f"the arguments are no JSON: {problem}") from None
     comma = b"," if given else b""
-    return (
-        b'{"jsonrpc":"2.0","id":' + text + b',"method":' + dumps(method) + b',"params":' + body[:-1] + comma + b'"_meta":' + meta + b"}}}"
-    )
+    return b"".join((b'{"jsonrpc":"2.0","id":', text, b',"method":', _quoted(method), b',"params":{', given, comma, meta, b"}}}"))
 
 
-def read_response(frame: Frame) -> "tuple[dict[str, Any] | CallError, bool]":
+def read_response(raw: bytes) -> "tuple[dict[str, Any] | CallError, bool]":
     """The result, or the error that it is; and whether the call may be made again at once, since the target only asked for it."""
     try:
-        body = json.loads(frame.raw)
-    except (ValueError, RecursionError) as error:
-        return CallError(f"the answer cannot be read here: {error}"), False
+        body = json.loads(raw)
+    except (ValueError, RecursionError) as problem:
+        return CallError(f"the answer cannot be read here: {problem}"), False
     if "result" in body:
         result = body["result"]
         return (result, False) if isinstance(result, dict) else (CallError("the result is no object"), False)

@@ -18,18 +18,17 @@ from mesh.audit.choosing import Order, Wanted, caller_in
 from mesh.audit.counting import Counting
 from mesh.audit.pairing import Pairing
 from mesh.audit.parts import PartReader, What
+from mesh.audit.reading import follow as follow_journal
+from mesh.audit.reading import read_history
 from mesh.errors import MalformedMessage, Refused, TooLarge
 from mesh.link.connection import Connection
 from mesh.link.jetstream import JetStream
-from mesh.link.reader import Stored, read_stream
+from mesh.link.reader import Stored
 from mesh.subjects import Subjects
 from mesh.topology import JOURNAL
 
 WINDOW: Final = 8
 """Messages looked at for each of the last calls that are asked for, at first; then eight times as many. A call has two or a few more."""
-
-PATIENCE: Final = 30.0
-"""Seconds without the broker after which a reading fails with BrokerUnavailable. One that follows waits for as long as it takes."""
 
 
 class Journal:
@@ -87,7 +86,8 @@ class Journal:
         name = correlation_id.encode()
         call: JournalCall | None = None
         messages: list[JournalMessage] = []
-        async with aclosing(self._read(self._subjects.journal_filters(caller=caller))) as batches:
+        _, end = await self._bounds()
+        async with aclosing(read_history(self._connection, self._subjects.journal_filters(caller=caller), end)) as batches:
             async for batch in batches:
                 for message in batch:
                     if name not in message.body and b"\\u" not in message.body and not message.headers:
@@ -108,7 +108,7 @@ class Journal:
         outcomes: dict[Outcome, int] = dict.fromkeys(OUTCOMES, 0)
         expected = int(before["state"]["first_seq"])
         skipped = first_ns = last_ns = 0
-        async with aclosing(self._read(())) as batches:
+        async with aclosing(read_history(self._connection, (), int(before["state"]["last_seq"]))) as batches:
             async for batch in batches:
                 for message in batch:
                     if message.seq != expected:
@@ -117,6 +117,7 @@ class Journal:
                     for call in pairing.feed(message):
                         outcomes[call.outcome] += 1
                 first_ns, last_ns = first_ns or batch[0].time_ns, batch[-1].time_ns
+        skipped += max(0, int(before["state"]["last_seq"]) + 1 - expected)
         pairing.settle()
         outcomes["open"] += pairing.open
         state, config = before["state"], before["config"]
@@ -149,62 +150,50 @@ class Journal:
     # reading
 
     async def _calls(self, wanted: Wanted, last: int | None, follow: bool) -> AsyncGenerator[JournalCall, None]:
-        pairing = Pairing(self._subjects, choose=wanted.starts)
-        start_seq: int | None = None
-        if last is not None:
-            pairing, newest, end = await self._newest(wanted, last, follow)
+        filters = wanted.filters(self._subjects)
+        first, end = await self._bounds()
+        if last is None:
+            pairing = Pairing(self._subjects, choose=wanted.starts)
+            order = Order(pairing, wanted, at_once=follow)
+            async with aclosing(read_history(self._connection, filters, end, start_time_ns=wanted.since_ns)) as batches:
+                async for batch in batches:
+                    for call in order.take(batch):
+                        yield call
+                    if wanted.until_ns is not None and batch[-1].time_ns > wanted.until_ns and not pairing.open:
+                        break
+            if not follow:
+                for call in order.rest():
+                    yield call
+        else:
+            pairing, newest = await self._newest(wanted, last, first, end, with_open=not follow)
             for call in newest:
                 yield call
-            if not follow:
-                return
-            start_seq = end + 1
-        order = Order(pairing, wanted, at_once=follow)
-        async with aclosing(self._read(wanted.filters(self._subjects), start_seq, wanted.since_ns, follow=follow)) as batches:
-            async for batch in batches:
-                for call in order.take(batch):
-                    yield call
-                if wanted.until_ns is not None and batch[-1].time_ns > wanted.until_ns and not pairing.open:
-                    break
-        for call in order.rest():
-            yield call
+        if follow:
+            order = Order(pairing, wanted, at_once=True)
+            async with aclosing(follow_journal(self._connection, end + 1)) as batches:
+                async for batch in batches:
+                    for call in order.take(batch):
+                        yield call
 
-    async def _newest(self, wanted: Wanted, count: int, follow: bool) -> tuple[Pairing, list[JournalCall], int]:
-        """The last `count` calls that fit, read from as near the end as will do; the pairing as it then stands; and the stream's end."""
-        state = (await self._state())["state"]
-        first, end = int(state["first_seq"]), int(state["last_seq"])
-        window = max(1000, count * WINDOW)
+    async def _newest(self, wanted: Wanted, count: int, first: int, end: int, *, with_open: bool) -> tuple[Pairing, list[JournalCall]]:
+        """The last `count` calls that fit, read from as near the end as will do, and the pairing as it then stands."""
+        filters, window = wanted.filters(self._subjects), max(1000, count * WINDOW)
         while True:
             start = max(first, end - window + 1)
             pairing, newest = Pairing(self._subjects, choose=wanted.starts), deque[JournalCall](maxlen=count)
             order = Order(pairing, wanted)
-            if start <= end:
-                async with aclosing(self._read(wanted.filters(self._subjects), start, until_seq=end)) as batches:
-                    async for batch in batches:
-                        newest.extend(order.take(batch))
-                newest.extend(order.rest(with_open=not follow))
+            async with aclosing(read_history(self._connection, filters, end, start_seq=start)) as batches:
+                async for batch in batches:
+                    newest.extend(order.take(batch))
+            newest.extend(order.rest(with_open=with_open))
             if len(newest) >= count or start <= first:
-                return pairing, list(newest), end
+                return pairing, list(newest)
             window *= WINDOW
 
-    def _read(
-        self,
-        filters: tuple[str, ...],
-        start_seq: int | None = None,
-        start_time_ns: int | None = None,
-        *,
-        until_seq: int | None = None,
-        follow: bool = False,
-    ) -> AsyncGenerator[list[Stored], None]:
-        return read_stream(
-            self._connection,
-            JOURNAL,
-            subjects=filters,
-            start_seq=start_seq,
-            start_time_ns=start_time_ns if start_seq is None else None,
-            until_seq=until_seq,
-            follow=follow,
-            patience=None if follow else PATIENCE,
-        )
+    async def _bounds(self) -> tuple[int, int]:
+        """The first sequence that is kept, and the last."""
+        state = (await self._state())["state"]
+        return int(state["first_seq"]), int(state["last_seq"])
 
     async def _state(self) -> dict[str, Any]:
         return await self._js.api(f"STREAM.INFO.{JOURNAL}")

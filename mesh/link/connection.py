@@ -6,8 +6,8 @@ Traps of nats-py that this file answers (each was seen to happen):
 - Any `-ERR` but two kinds closes the client for good, and only `closed_cb` tells. So a closed client is replaced by a new one, and every
   subscription is made again on it.
 - Subscription callbacks run one after another, each through a queue and a task switch, and a full queue drops messages in silence. So
-  messages are handed over inside the read loop instead: `msg_class` is nats-py's own hook for what a message becomes, and one
-  that becomes nothing is queued nowhere. Handlers are therefore plain functions, quick, and in the order of the socket.
+  messages are handed over where they are read (mesh.link.client). Handlers are therefore plain functions, quick, and in the order of the
+  socket.
 - Payload plus headers over `max_payload` passes nats-py's check, and the server then closes the connection. So the encoded size is
   checked here.
 - Requests in flight do not fail when the connection drops. Here they do, at once.
@@ -26,10 +26,10 @@ from typing import Any, Final, Self
 
 import nats.errors
 import structlog
-from nats.aio.client import Client
 
 from mesh.errors import BrokerError, BrokerUnavailable, CallTimeout, NoResponders, TooLarge
-from mesh.link.server import check_server_info
+from mesh.link.client import FastClient
+from mesh.link.server_program import check_server_info
 
 PING_SECONDS: Final = 5
 """How often the client pings. Two unanswered pings end the connection, so a dead broker is noticed within 15 s."""
@@ -44,7 +44,7 @@ _log = structlog.get_logger("mesh.link")
 _HEADER_LINE: Final = b"NATS/1.0\r\n"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Message:
     """One message from the broker. `reply` is empty where the sender wants no answer."""
 
@@ -70,31 +70,6 @@ class Subscription:
         await self._connection._unsubscribe(self)
 
 
-class _Client(Client):
-    """nats-py's client with one way more to send: without a coroutine, for those who stand in the read loop.
-
-    It uses what `publish` itself uses (`_pending`, `_flush_queue`); tests/test_connection.py holds that this stays so, and pyproject
-    pins the minor version.
-    """
-
-    def post(self, line: bytes, size: int) -> None:
-        self._pending.append(line)
-        self._pending_data_size += len(line)
-        self.stats["out_msgs"] += 1
-        self.stats["out_bytes"] += size
-        queue = self._flush_queue
-        if queue is not None and queue.empty():
-            queue.put_nowait(asyncio.get_running_loop().create_future())
-
-    @property
-    def reading(self) -> bool:
-        return self._reading_task is not None and not self._reading_task.done()
-
-    @property
-    def server(self) -> dict[str, Any]:
-        return self._server_info
-
-
 class Connection:
     """A connection that comes back. Open it with `Connection.open`, close it with `close` (idempotent), or use `async with`."""
 
@@ -102,7 +77,7 @@ class Connection:
         self.url = url
         self.name: str = options["name"]
         self._options = options
-        self._client = _Client()
+        self._client = FastClient(self._deliver)
         self._handlers: dict[int, Handler] = {}
         self._subscriptions: dict[Subscription, int] = {}
         self._up: list[Callable[[], None]] = []
@@ -155,6 +130,7 @@ class Connection:
             ) from None
         try:
             check_server_info(self._client.server)
+            self._client.take_lane()
             await self.subscribe(self._inbox + ".*", self._on_answer)
         except BaseException:
             await _discard(self._client)
@@ -203,7 +179,7 @@ class Connection:
     @property
     def congested(self) -> bool:
         """Whether much is waiting for the socket. Who sends much with `send` then awaits `flush`, as `publish` does."""
-        return self._client.pending_data_size > HIGH_WATER
+        return self._client.waiting > HIGH_WATER
 
     def new_inbox(self) -> str:
         """A subject that nobody else uses, below this connection's own inbox prefix."""
@@ -217,7 +193,7 @@ class Connection:
         client = self._client
         if not (self._is_up and client.is_connected):
             raise BrokerUnavailable("the connection to the broker is down", hint="it is being rebuilt; try again in a moment")
-        if client.pending_data_size > LONGEST_PENDING:
+        if client.waiting > LONGEST_PENDING:
             raise BrokerUnavailable("the broker does not take what is sent to it", hint="look at its log and its load")
         size = len(body)
         if headers:
@@ -228,7 +204,7 @@ class Connection:
             line = f"PUB {subject} {reply} {size}\r\n".encode() + body + b"\r\n"
         if size > client.max_payload:
             raise TooLarge(f"the message has {size} bytes with its headers", limit=client.max_payload)
-        client.post(line, size)
+        client.post(line)
 
     async def publish(self, subject: str, body: bytes, *, reply: str = "", headers: Mapping[str, str] | None = None) -> None:
         """Send, and wait while much is waiting for the socket. Errors as `send`."""
@@ -289,13 +265,12 @@ class Connection:
 
     # what nats-py calls
 
-    def _deliver(self, subject: str, reply: str, data: bytes, headers: dict[str, str] | None, _client: Client, _sid: int) -> None:
-        """Stands where nats-py makes a message object. Returning None tells it that there is nothing to queue."""
-        handler = self._handlers.get(_sid)
+    def _deliver(self, sid: int, subject: str, reply: str, body: bytes, headers: dict[str, str] | None) -> None:
+        handler = self._handlers.get(sid)
         if handler is None:
             return
         try:
-            handler(Message(subject, reply, data, headers))
+            handler(Message(subject, reply, body, headers))
         except Exception:
             _log.exception("a message handler failed", subject=subject)
 
@@ -314,8 +289,7 @@ class Connection:
 
     # supervision
 
-    async def _connect(self, client: _Client, *, allow_reconnect: bool) -> None:
-        client.msg_class = self._deliver  # type: ignore[assignment]
+    async def _connect(self, client: FastClient, *, allow_reconnect: bool) -> None:
         await client.connect(
             servers=self.url.split(","),
             allow_reconnect=True,
@@ -346,11 +320,12 @@ class Connection:
         await _discard(self._client)
         delay = 0.1
         while True:
-            client = _Client()
+            client = FastClient(self._deliver)
             try:
                 async with asyncio.timeout(self._options["connect_timeout"]):
                     await self._connect(client, allow_reconnect=False)
                 self._client = client
+                client.take_lane()
                 self._handlers.clear()
                 for subscription in list(self._subscriptions):
                     await self._attach(client, subscription)
@@ -366,12 +341,14 @@ class Connection:
         if not self._is_up:
             return
         self._is_up = False
+        self._client.leave_lane()
         self._fail_requests()
         self._tell(self._down)
 
     def _regain(self) -> None:
         if self._is_up or self._closing:
             return
+        self._client.take_lane()
         self._is_up = True
         self._tell(self._up)
 
@@ -392,7 +369,7 @@ class Connection:
         if future is not None and not future.done():
             future.set_result(message)
 
-    async def _attach(self, client: _Client, subscription: Subscription) -> None:
+    async def _attach(self, client: FastClient, subscription: Subscription) -> None:
         # Without a callback nats-py would queue the message for `next_msg`; `_deliver` has taken it before that.
         made = await client.subscribe(subscription.subject, queue=subscription.queue)
         self._handlers[made._id] = subscription.handler
@@ -418,7 +395,7 @@ def _encode_headers(headers: Mapping[str, str]) -> bytes:
     return b"".join(parts)
 
 
-async def _discard(client: _Client) -> None:
+async def _discard(client: FastClient) -> None:
     try:
         async with asyncio.timeout(2.0):
             await client.close()

@@ -236,9 +236,13 @@ class Exchanges:
         if exchange is None:
             self._on_channel(message)
             return
-        if message.headers and any(key.startswith("Nats-") for key in message.headers):
-            self._refuse(exchange, "a frame with a header of the broker's")
-            return
+        if message.headers:
+            if message.headers.get("Status") == "503":
+                self._resend(exchange)  # nobody took it (only `quiet` calls are told so): ask who is there, then send again or fail
+                return
+            if any(key.startswith("Nats-") for key in message.headers):
+                self._refuse(exchange, "a frame with a header of the broker's")
+                return
         try:
             frame = scan(message.body)
             if frame.final and frame.id != exchange.id:

@@ -5,15 +5,18 @@ Traps answered:
 - An older server ignores the settings that it does not know, and says that all is well. So each echo is compared with what was
   asked for, and what is missing stops the start, with the setting named.
 - STREAM.LIST answers in pages of 256. All are read.
+- When its last stream is deleted the server removes their directory a moment later, and a stream that is created in that moment fails
+  (seen in one of a thousand). It is tried again.
 - Several control planes may do this at once. Creating what is there with the same settings succeeds, so the second one changes
   nothing.
 """
 
+import asyncio
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from mesh.errors import ApiError, BrokerUnsuitable
-from mesh.link.jetstream import CONSUMER_NOT_FOUND, STREAM_NOT_FOUND, JetStream
+from mesh.link.jetstream import CONSUMER_NOT_FOUND, STORE_NOT_MADE, STREAM_NOT_FOUND, JetStream
 from mesh.topology import Action, Actual, ConsumerSpec, Kind, StreamSpec, Topology, differences, plan
 
 
@@ -66,7 +69,7 @@ async def ensure(js: JetStream, spec: StreamSpec | ConsumerSpec, *, update: bool
     Raises BrokerUnsuitable where the server ignored a setting.
     """
     if isinstance(spec, StreamSpec):
-        answer = await js.api(f"STREAM.{'UPDATE' if update else 'CREATE'}.{spec.name}", spec.config())
+        answer = await _put_stream(js, spec, "UPDATE" if update else "CREATE")
     else:
         body = {"stream_name": spec.stream, "config": spec.config(), "action": "update" if update else "create"}
         answer = await js.api(f"CONSUMER.CREATE.{spec.stream}.{spec.name}", body)
@@ -78,3 +81,14 @@ async def ensure(js: JetStream, spec: StreamSpec | ConsumerSpec, *, update: bool
             ignored={d.setting: {"asked": d.declared, "got": d.actual} for d in ignored},
         )
     return answer
+
+
+async def _put_stream(js: JetStream, spec: StreamSpec, verb: str) -> dict[str, Any]:
+    for delay in (0.05, 0.2, 0.5):
+        try:
+            return await js.api(f"STREAM.{verb}.{spec.name}", spec.config())
+        except ApiError as error:
+            if error.err_code != STORE_NOT_MADE:
+                raise
+        await asyncio.sleep(delay)
+    return await js.api(f"STREAM.{verb}.{spec.name}", spec.config())

@@ -33,6 +33,7 @@ _PARAM_KEYS: Final = frozenset({"name", "uri", "_meta", "requestId", "progressTo
 _META_KEYS: Final = frozenset({"progressToken", "io.modelcontextprotocol/subscriptionId", "io.modelcontextprotocol/protocolVersion"})
 
 _scan_value: Final = json.JSONDecoder(parse_int=str, parse_float=str).scan_once  # type: ignore[attr-defined]
+_encode: Final = json.JSONEncoder(separators=(",", ":")).encode
 _space: Final = re.compile(r"[ \t\n\r]*").match
 _empty: Final = re.compile(r"\{[ \t\n\r]*\}").match
 _plain_key: Final = re.compile(r'[ \t\n\r]*"([^"\\\x00-\x1f]*)"[ \t\n\r]*:[ \t\n\r]*').match
@@ -120,7 +121,7 @@ def scan(raw: bytes) -> Frame:
 
 def dumps(value: Any) -> bytes:
     """JSON bytes as the mesh writes them: compact, and ASCII, so that reading them again is fastest."""
-    return json.dumps(value, separators=(",", ":")).encode()
+    return _encode(value).encode()
 
 
 def error(id: bytes, code: int, message: str, data: Any = None) -> bytes:

@@ -1,0 +1,198 @@
+"""nats-py's client with a fast lane: messages go straight between socket and handler, everything else stays nats-py's.
+
+Why: nats-py reads through a stream reader, a task and a parser of regular expressions, and writes through a queue and another task. Each
+of these costs a turn of the event loop, and each turn a system call: more than the rest of a call together. What nats-py does well
+(connecting, authentication, TLS, the server pool, reconnection, pings, the replay of subscriptions) it goes on doing.
+
+How: once connected, the lane takes the stream reader's place as the transport's protocol. It cuts the stream into protocol lines; `MSG`
+and `HMSG` it hands over at once, in the order of the socket, and every other line (`PING`, `PONG`, `INFO`, `-ERR`) it feeds to the
+stream reader that nats-py still reads. Sending writes to the transport in the same turn, unless nats-py has something waiting: then
+behind that, so that a subscription and a message after it keep their order.
+
+The lane is taken only between two frames and only on TCP; on a WebSocket, and until then, `Client.msg_class` hands messages over inside
+nats-py's read loop. It uses attributes of nats-py that are not public: tests/test_connection.py holds that they are there, and pyproject
+pins the minor version.
+
+Source: docs.nats.io, "Client protocol".
+"""
+
+import asyncio
+from collections.abc import Callable
+from typing import Any, Final, cast
+
+import structlog
+from nats.aio.client import Client
+from nats.aio.transport import TcpTransport
+
+_log = structlog.get_logger("mesh.link")
+
+Deliver = Callable[[int, str, str, bytes, dict[str, str] | None], None]
+"""`(subscription id, subject, reply, body, headers)`. It must not raise."""
+
+LOOKS: Final = 50
+LOOK_SECONDS: Final = 0.02
+"""How often, and after how long, to look for a moment between two frames in which the lane can be taken."""
+
+
+class FastClient(Client):
+    """Give `deliver` before connecting; call `take_lane` after each (re)connection."""
+
+    def __init__(self, deliver: Deliver) -> None:
+        super().__init__()
+        self._deliver_to = deliver
+        self._wire: asyncio.WriteTransport | None = None
+        self.msg_class = self._make_message  # type: ignore[assignment]
+
+    @property
+    def reading(self) -> bool:
+        """Whether nats-py's reading task lives. It can die while `is_connected` stays True."""
+        return self._reading_task is not None and not self._reading_task.done()
+
+    @property
+    def server(self) -> dict[str, Any]:
+        """What the server said at the start of the connection (INFO)."""
+        return self._server_info
+
+    @property
+    def waiting(self) -> int:
+        """Bytes that wait for the socket."""
+        wire = self._wire
+        return self._pending_data_size + (wire.get_write_buffer_size() if wire is not None and not wire.is_closing() else 0)
+
+    def post(self, line: bytes) -> None:
+        """Send a whole protocol line (with its payload), without waiting."""
+        wire = self._wire
+        if wire is not None and not self._pending and not wire.is_closing():
+            wire.write(line)
+            return
+        self._pending.append(line)
+        self._pending_data_size += len(line)
+        queue = self._flush_queue
+        if queue is not None and queue.empty():
+            queue.put_nowait(asyncio.get_running_loop().create_future())
+
+    def leave_lane(self) -> None:
+        """The connection is lost: what is sent from now on waits for the next one."""
+        self._wire = None
+
+    def take_lane(self, looks: int = LOOKS) -> None:
+        """Put the lane between socket and nats-py, now or as soon as no frame is half read."""
+        transport = self._transport
+        writer = transport._io_writer if isinstance(transport, TcpTransport) else None
+        reader = transport._io_reader if isinstance(transport, TcpTransport) else None
+        if writer is None or reader is None or writer.is_closing():
+            return
+        wire = cast(asyncio.Transport, writer.transport)
+        inner = wire.get_protocol()
+        if isinstance(inner, _Lane):
+            return
+        if self._ps.buf or self._ps.state != 0 or cast(Any, reader)._buffer:
+            if looks > 0:
+                asyncio.get_running_loop().call_later(LOOK_SECONDS, self.take_lane, looks - 1)
+            return
+        wire.set_protocol(_Lane(cast(asyncio.Protocol, inner), reader, self._deliver_to, self._parse_header_lines))
+        self._wire = wire
+
+    def _make_message(self, subject: str, reply: str, data: bytes, headers: dict[str, str] | None, _client: Client, _sid: int) -> None:
+        """Stands where nats-py makes a message object. Returning None tells it that there is nothing to queue."""
+        self._deliver_to(_sid, subject, reply, data, headers)
+
+
+class _Lane(asyncio.Protocol):
+    """Cuts the stream. What it does not know goes to nats-py's reader; the transport's other events go to nats-py's protocol."""
+
+    def __init__(
+        self,
+        inner: asyncio.Protocol,
+        reader: asyncio.StreamReader,
+        deliver: Deliver,
+        parse_headers: Callable[[bytes], dict[str, str]],
+    ) -> None:
+        self._inner = inner
+        self._reader = reader
+        self._deliver = deliver
+        self._parse_headers = parse_headers
+        self._parts: list[bytes] = []
+        self._have = 0
+        self._need = 0
+        self._failed = False
+
+    def data_received(self, data: bytes) -> None:
+        if self._failed:
+            return
+        if self._parts:
+            self._parts.append(data)
+            self._have += len(data)
+            if self._have < self._need:
+                return
+            data = b"".join(self._parts)
+            self._parts = []
+        try:
+            self._cut(data)
+        except Exception:
+            # The stream can no longer be understood. nats-py's reader sees its end, and reconnects.
+            _log.exception("the broker's stream cannot be read")
+            self._failed = True
+            self._reader.feed_eof()
+
+    def _cut(self, data: bytes) -> None:
+        at, end, deliver = 0, len(data), self._deliver
+        while at < end:
+            eol = data.find(b"\r\n", at)
+            if eol < 0:
+                self._keep(data, at, 0)
+                return
+            kind = data[at]
+            start = eol + 2
+            if kind == 77:  # MSG subject sid [reply] size
+                words = data[at:eol].split()
+                stop = start + int(words[-1])
+                if stop + 2 > end:
+                    self._keep(data, at, stop + 2 - at)
+                    return
+                deliver(int(words[2]), words[1].decode(), words[3].decode() if len(words) == 5 else "", data[start:stop], None)
+                at = stop + 2
+            elif kind == 72:  # HMSG subject sid [reply] header-size size
+                words = data[at:eol].split()
+                stop = start + int(words[-1])
+                if stop + 2 > end:
+                    self._keep(data, at, stop + 2 - at)
+                    return
+                body = start + int(words[-2])
+                reply = words[3].decode() if len(words) == 6 else ""
+                deliver(int(words[2]), words[1].decode(), reply, data[body:stop], self._headers(data[start:body]))
+                at = stop + 2
+            else:
+                self._reader.feed_data(data[at:start])
+                at = start
+
+    def _keep(self, data: bytes, at: int, need: int) -> None:
+        rest = data[at:] if at else data
+        self._parts = [rest]
+        self._have = len(rest)
+        self._need = need
+
+    def _headers(self, raw: bytes) -> dict[str, str]:
+        """Headers by name. A status line (`NATS/1.0 503 No Responders`) becomes `Status` and `Description`, as nats-py has them."""
+        line, _, lines = raw.partition(b"\r\n")
+        status = line[8:].strip().decode()
+        headers = self._parse_headers(lines)
+        for own in ("Status", "Description"):
+            headers.pop(own, None)  # a sender's header of that name must not pass for the server's status
+        if status:
+            headers["Status"], _, headers["Description"] = status.partition(" ")
+        return headers
+
+    # the transport's other events
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._inner.connection_lost(exc)
+
+    def eof_received(self) -> bool | None:
+        return self._inner.eof_received()
+
+    def pause_writing(self) -> None:
+        self._inner.pause_writing()
+
+    def resume_writing(self) -> None:
+        self._inner.resume_writing()
