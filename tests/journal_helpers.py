@@ -3,6 +3,8 @@
 import json
 from typing import Any
 
+from mesh.audit.calls import JournalCall
+from mesh.audit.pairing import Pairing
 from mesh.link.reader import Stored
 from mesh.subjects import Call, FoldedReply, Note, Record, Subject, Subjects, escape
 from mesh.wire import control
@@ -63,3 +65,15 @@ class Tape:
             "started_ns": START_NS, "duration_ms": 3.5, "bytes_in": 10, "bytes_out": 20,
         }  # fmt: skip
         return self.put(Record(target, caller), body | (changes or {}))
+
+
+def pair(messages: list[Stored], **options: Any) -> tuple[Pairing, list[JournalCall]]:
+    pairing = Pairing(SUBJECTS, **options)
+    return pairing, [call for message in messages for call in pairing.feed(message)]
+
+
+def one(tape: Tape) -> JournalCall:
+    pairing, calls = pair(tape.messages)
+    assert not pairing.suspects
+    assert len(calls) == 1
+    return calls[0]
