@@ -34,7 +34,7 @@ _name = "S"
 
 
 def stream(**settings) -> StreamSpec:
-    """A stream with the name of this test. The server removes files a moment after a stream: a name used again at once may fail."""
+    """A stream with the name of this test. Nothing of another test clings to it."""
     return StreamSpec(**{"name": _name, "subjects": ("s.>",), **settings})
 
 
