@@ -6,7 +6,7 @@ Traps answered:
   asked for, and what is missing stops the start, with the setting named.
 - STREAM.LIST answers in pages of 256. All are read.
 - When its last stream is deleted the server removes their directory a moment later, and a stream that is created in that moment fails
-  (seen in one of a thousand). It is tried again.
+  (3 of some 1,200 here). It is tried again.
 - Several control planes may do this at once. Creating what is there with the same settings succeeds, so the second one changes
   nothing.
 """
