@@ -1,0 +1,128 @@
+"""Where a row is measured: a broker of its own on free ports, the control plane beside it as in `mesh up`, and participants in
+processes of their own. All of it is gone when the block ends, however it ends."""
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import sys
+import tempfile
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import Any, Final
+
+from mesh import Mesh
+from mesh.errors import ApiError
+from mesh.link.jetstream import JetStream
+from mesh.link.reconcile import reconcile
+from mesh.link.server import EmbeddedServer
+from mesh.topology import JOURNAL, declare
+
+ROOT: Final = Path(__file__).parent.parent
+STDIO_SERVER: Final = (sys.executable, "-m", "bench.stdio_server")
+
+START: Final = 30.0
+"""Seconds that a participant may take to be ready."""
+
+PATIENCE: Final = 5.0
+"""Seconds that it has to go once its stdin is closed. Then it is killed, with what it started."""
+
+
+class BenchError(Exception):
+    """A measurement could not be made; the text says why."""
+
+
+class Participant:
+    """One process that takes part."""
+
+    def __init__(self, role: str, process: asyncio.subprocess.Process, log: Path) -> None:
+        self.pid = process.pid
+        self._role = role
+        self._process = process
+        self._log = log
+
+    async def ask(self, **order: Any) -> dict[str, float]:
+        """Have a caller call: the arguments and the answer of `participant.run`."""
+        assert self._process.stdin is not None
+        self._process.stdin.write(json.dumps(order).encode() + b"\n")
+        return await self._read()
+
+    async def wait_ready(self) -> None:
+        async with asyncio.timeout(START):
+            while (await self._read()).get("event") != "ready":
+                pass
+
+    async def _read(self) -> dict[str, Any]:
+        assert self._process.stdout is not None
+        line = await self._process.stdout.readline()
+        if not line:
+            said = self._log.read_text(errors="replace").strip().splitlines()[-15:]
+            raise BenchError("\n".join([f"{self._role} ended while it was needed", *said]))
+        return dict(json.loads(line))
+
+    async def end(self) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(PATIENCE):
+                await self._process.wait()
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.pid, signal.SIGKILL)  # each leads a group of its own
+        await self._process.wait()
+
+
+class Stage:
+    """`async with stage() as it`."""
+
+    def __init__(self, server: EmbeddedServer, mesh: Mesh, state: Path, stack: AsyncExitStack) -> None:
+        self.broker = server.url
+        self.mesh = mesh
+        self.server = server
+        self.js = JetStream(mesh.connection)
+        self._state = state
+        self._stack = stack
+
+    async def participant(self, role: str, *arguments: str) -> Participant:
+        """One of `participant.ROLES`, ready."""
+        return await self._start(role, sys.executable, "-m", "bench.participant", role, *arguments)
+
+    async def bridge(self, agent: str, *command: str) -> Participant:
+        """`mesh-bridge serve`, ready, with that child."""
+        serve = ("-m", "bridge", "serve", agent, "--broker", self.broker, "--json", "--with-stdin", "--", *command)
+        return await self._start(f"bridge-{agent}", sys.executable, *serve)
+
+    async def with_journal(self, wanted: bool) -> None:
+        """Let the broker record calls, or not: its stream is made, empty, or deleted. Everybody else goes on and notices nothing."""
+        if wanted:
+            await reconcile(self.js, declare())
+            return
+        with contextlib.suppress(ApiError):  # it is not there
+            await self.js.api(f"STREAM.DELETE.{JOURNAL}")
+
+    async def _start(self, role: str, *command: str) -> Participant:
+        pipe = asyncio.subprocess.PIPE
+        log = self._state / f"{role}.log"
+        with log.open("ab") as stderr:
+            process = await asyncio.create_subprocess_exec(
+                *command, stdin=pipe, stdout=pipe, stderr=stderr, cwd=ROOT, start_new_session=True
+            )
+        participant = Participant(role, process, log)
+        self._stack.push_async_callback(participant.end)
+        await participant.wait_ready()
+        return participant
+
+
+@asynccontextmanager
+async def stage() -> AsyncIterator[Stage]:
+    """A broker with its control plane in this process, as `mesh up` has them."""
+    with tempfile.TemporaryDirectory(prefix="mesh-bench-") as directory:
+        state = Path(directory)
+        async with (
+            EmbeddedServer(state, port=0, monitor_port=0, websocket_port=0) as server,
+            Mesh(name="mesh", broker=server.url) as mesh,
+            mesh.control_plane(),
+            AsyncExitStack() as stack,
+        ):
+            yield Stage(server, mesh, state, stack)
