@@ -79,7 +79,7 @@ class Connected:
         elif frame.kind is Kind.NOTIFICATION:
             self._on_notification(frame)
         elif self._session is not None:
-            self._say(ANSWER, raw)
+            self._mesh.exchanges.say(self._session, ANSWER, raw)
 
     async def close(self) -> None:
         """The host has left: cancel what it waits for, and end its session."""
@@ -87,7 +87,7 @@ class Connected:
             if pending.exchange is not None:
                 pending.exchange.cancel("the host has left")
         if self._session is not None:
-            self._say(control.CLOSED, control.closed())
+            self._mesh.exchanges.say(self._session, control.CLOSED, control.closed())
             self._mesh.exchanges.close_channel(self._session)
         for task in (*self._tasks, *([self._alive] if self._alive else [])):
             task.cancel()
@@ -159,17 +159,10 @@ class Connected:
                 if pending.exchange is not None:
                     pending.exchange.cancel(pending.cancelled)
         elif self._session is not None and frame.method is not None:
-            self._say(frame.method, frame.raw)
+            self._mesh.exchanges.say(self._session, frame.method, frame.raw)
         elif frame.method is not None:
             note = self._mesh.subjects.note(self._agent, self._mesh.name, frame.method)
             self._try(lambda: self._mesh.connection.send(note, frame.raw))
-
-    def _say(self, method: str, raw: bytes) -> None:
-        """Send what is no request to the instance that holds the session."""
-        session = self._session
-        assert session is not None
-        subject = self._mesh.subjects.call(session.agent, session.instance, self._mesh.name, method)
-        self._try(lambda: self._mesh.connection.send(subject, raw, session.reply))
 
     def _try(self, send: Callable[[], None]) -> None:
         try:

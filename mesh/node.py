@@ -22,7 +22,6 @@ from mesh.link.connection import Connection
 from mesh.link.exchanges import Exchanges
 from mesh.link.heart import Heart
 from mesh.link.jetstream import JetStream
-from mesh.link.reconcile import reconcile
 from mesh.link.responder import Handler, Responder
 from mesh.link.targets import Target
 from mesh.registry.directory import Directory
@@ -31,7 +30,6 @@ from mesh.registry.presence import Presence
 from mesh.rpc import Progress, build_request, read_response
 from mesh.settings import Settings, installed_version, make_settings
 from mesh.subjects import ANY, CONTROL_PLANE, NAME_KEYS, Subjects
-from mesh.topology import declare
 from mesh.wire.entries import InstanceEntry, JournalPolicy, ProbeAnswer
 from mesh.wire.jsonrpc import Frame
 
@@ -202,7 +200,6 @@ class Mesh:
     @asynccontextmanager
     async def control_plane(self) -> AsyncIterator[ControlPlane]:
         """Create what the mesh needs at the broker, and be its control plane until the block ends."""
-        await reconcile(JetStream(self.connection), declare(self.settings.prefix))
         instance = new_instance()
         async with (
             ControlPlane(self.connection, self.subjects, instance) as plane,

@@ -9,6 +9,7 @@
 | probe    | {target}.{instance}.{caller}                           | "is anyone there?", not journaled                   |
 | note     | {target}.{caller}.{method…}                            | a notification to every instance, journaled         |
 | reply    | {caller}.{target}.{connection}.{exchange}              | the frames of one exchange, to the caller's connection |
+| hush     | the same                                               | the frames of a quiet exchange, not journaled       |
 | record   | {target}.{caller}                                      | a journal record without bodies                     |
 | health   | {agent}.{instance}                                     | the broker's copy of the health bucket, live        |
 | registry | {agent}.{instance}                                     | the broker's copy of the registry bucket, live      |
@@ -154,6 +155,7 @@ class Reply:
     target: str
     connection: str
     exchange: str
+    quiet: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,6 +201,7 @@ class Subjects:
             "probe": lambda t: Probe(*map(unescape, t)) if len(t) == 3 else None,
             "note": lambda t: Note(unescape(t[0]), unescape(t[1]), read_tail(t[2:])[0]) if len(t) > 2 else None,
             "reply": _read_reply,
+            "hush": _read_hush,
             "record": lambda t: Record(*map(unescape, t)) if len(t) == 2 else None,
             "health": lambda t: Health(*map(unescape, t)) if len(t) == 2 else None,
             "registry": lambda t: Registry(*map(unescape, t)) if len(t) == 2 else None,
@@ -212,8 +215,8 @@ class Subjects:
                 return self.probe(target, instance, caller)
             case Note(target, caller, method):
                 return self.note(target, caller, method)
-            case Reply(caller, target, connection, exchange):
-                return f"{self.reply_prefix(caller, target, connection)}{escape(exchange)}"
+            case Reply(caller, target, connection, exchange, quiet):
+                return f"{self.reply_prefix(caller, target, connection, quiet=quiet)}{escape(exchange)}"
             case FoldedReply(caller, target):
                 return f"{self.root}reply.{escape(caller)}.{escape(target)}"
             case Record(target, caller):
@@ -244,9 +247,9 @@ class Subjects:
     def note(self, target: str, caller: str, method: str) -> str:
         return f"{self.root}note.{escape(target)}.{escape(caller)}.{tail(method, None)}"
 
-    def reply_prefix(self, caller: str, target: str, connection: str) -> str:
+    def reply_prefix(self, caller: str, target: str, connection: str, *, quiet: bool = False) -> str:
         """The exchange's token follows."""
-        return f"{self.root}reply.{escape(caller)}.{escape(target)}.{escape(connection)}."
+        return f"{self.root}{'hush' if quiet else 'reply'}.{escape(caller)}.{escape(target)}.{escape(connection)}."
 
     # what to subscribe to
 
@@ -259,8 +262,8 @@ class Subjects:
     def notes_to(self, target: str) -> str:
         return f"{self.root}note.{escape(target)}.>"
 
-    def replies_to(self, caller: str, connection: str) -> str:
-        return f"{self.root}reply.{escape(caller)}.*.{escape(connection)}.*"
+    def replies_to(self, caller: str, connection: str, *, quiet: bool = False) -> str:
+        return f"{self.root}{'hush' if quiet else 'reply'}.{escape(caller)}.*.{escape(connection)}.*"
 
     def bucket_copy(self, bucket: str, agent: str | None = None) -> str:
         """The live copies of a bucket (`health`, `registry`) that the broker republishes: of one agent, or of all."""
@@ -305,7 +308,15 @@ def _read_call(tokens: list[str], *, quiet: bool = False) -> Subject | None:
     return Call(target, instance, caller, method, name, quiet)
 
 
+def _read_hush(tokens: list[str]) -> Subject | None:
+    if len(tokens) != 4:
+        return None
+    caller, target, connection, exchange = map(unescape, tokens)
+    return Reply(caller, target, connection, exchange, quiet=True)
+
+
 def _read_reply(tokens: list[str]) -> Subject | None:
     if len(tokens) == 4:
-        return Reply(*map(unescape, tokens))
+        caller, target, connection, exchange = map(unescape, tokens)
+        return Reply(caller, target, connection, exchange)
     return FoldedReply(*map(unescape, tokens)) if len(tokens) == 2 else None

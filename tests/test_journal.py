@@ -197,7 +197,6 @@ async def test_tools_whose_calls_are_not_recorded(world: World) -> None:
     assert (await world.journal.check()).missing == ()
 
 
-@pytest.mark.xfail(reason="frames of a quiet call travel on `reply`, which the journal takes", strict=True)
 async def test_nothing_of_a_quiet_call_is_stored(world: World) -> None:
     await world.agent("time")
     caller = await world.caller("qa")

@@ -4,13 +4,10 @@ Times are the broker's, when it stored a message: nanoseconds since 1970, UTC. S
 """
 
 from dataclasses import asdict, dataclass
-from typing import Any, Final, Literal, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from mesh.clock import iso
-
-Outcome = Literal["ok", "tool_error", "error", "cancelled", "open"]
-"""ok: a result. tool_error: a result whose `isError` is true. error: a JSON-RPC error. cancelled: the caller gave up, also by its deadline,
-before an answer was recorded. open: the journal holds no end of it (yet)."""
+from mesh.wire.bodies import Outcome
 
 OUTCOMES: Final[tuple[Outcome, ...]] = ("ok", "tool_error", "error", "cancelled", "open")
 

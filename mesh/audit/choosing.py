@@ -5,12 +5,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
-from mesh.audit.calls import JournalCall, Outcome
+from mesh.audit.calls import JournalCall
 from mesh.audit.pairing import Pairing
 from mesh.audit.parts import Part, What
 from mesh.errors import Refused
 from mesh.link.reader import Stored
 from mesh.subjects import Subjects, unescape
+from mesh.wire.bodies import Outcome
 
 MOST_HELD: Final = 100_000
 """Ended calls that wait for an earlier one that is still open. Some 600 bytes each."""

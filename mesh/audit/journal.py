@@ -13,7 +13,7 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Any, Final
 
-from mesh.audit.calls import OUTCOMES, Integrity, JournalCall, JournalExchange, JournalMessage, Outcome
+from mesh.audit.calls import OUTCOMES, Integrity, JournalCall, JournalExchange, JournalMessage
 from mesh.audit.choosing import Order, Wanted, caller_in
 from mesh.audit.counting import Counting
 from mesh.audit.pairing import Pairing
@@ -26,6 +26,7 @@ from mesh.link.jetstream import JetStream
 from mesh.link.reader import Stored
 from mesh.subjects import Subjects
 from mesh.topology import JOURNAL
+from mesh.wire.bodies import Outcome
 
 WINDOW: Final = 8
 """Messages looked at for each of the last calls that are asked for, at first; then eight times as many. A call has two or a few more."""

@@ -14,11 +14,11 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Final, NamedTuple
 
-from mesh.audit.bodies import End, read_end, read_reason, read_record, read_trace
 from mesh.errors import MalformedMessage, Refused
 from mesh.link.reader import Stored
 from mesh.subjects import ANSWER, ANY, Call, FoldedReply, Note, Record, Subjects, escape, tail
 from mesh.wire import control
+from mesh.wire.bodies import End, read_end, read_reason, read_record, read_trace
 from mesh.wire.jsonrpc import Frame, Kind, scan
 
 MOST_SUBJECTS: Final = 20_000

@@ -93,7 +93,9 @@ def _print(actions: "Sequence[Action]", *, as_json: bool) -> None:
 
 
 def add_to(app: typer.Typer) -> None:
-    group = typer.Typer(no_args_is_help=True, help="What the mesh keeps at the broker: streams, consumers, buckets.")
+    group = typer.Typer(
+        no_args_is_help=True, epilog="Example: mesh topology plan", help="What the mesh keeps at the broker: streams, consumers, buckets."
+    )
     group.command("plan", epilog="Example: mesh topology plan --check")(plan)
     group.command("apply", epilog="Example: mesh topology apply")(apply)
     app.add_typer(group, name="topology")

@@ -71,6 +71,24 @@ class FastClient(Client):
         if queue is not None and queue.empty():
             queue.put_nowait(asyncio.get_running_loop().create_future())
 
+    async def _process_connect_init(self) -> None:
+        """nats-py starts its tasks anew here, also where an attempt before this one failed halfway and left its own behind."""
+        self._end_tasks()
+        await super()._process_connect_init()
+
+    def _end_tasks(self) -> None:
+        for task in (self._reading_task, self._ping_interval_task, self._flusher_task):
+            if task is not None and not task.done():
+                task.cancel()
+
+    def discard(self) -> None:
+        """What `close` may leave behind."""
+        self._end_tasks()
+        if self._reconnection_task is not None and not self._reconnection_task.done():
+            self._reconnection_task.cancel()
+        if self._transport is not None:
+            self._transport.close()  # type: ignore[no-untyped-call]
+
     def leave_lane(self) -> None:
         """The connection is lost: what is sent from now on waits for the next one."""
         self._wire = None

@@ -401,3 +401,5 @@ async def _discard(client: FastClient) -> None:
             await client.close()
     except (TimeoutError, OSError, nats.errors.Error, AttributeError) as error:
         _log.debug("closing an old client", error=str(error))
+    finally:
+        client.discard()

@@ -25,7 +25,18 @@ from typing import Final
 import structlog
 
 from mesh import clock
-from mesh.errors import BrokerUnavailable, CallError, CallTimeout, Disconnected, InstanceLost, MalformedMessage, OutcomeUnknown, Refused
+from mesh.errors import (
+    BrokerUnavailable,
+    CallError,
+    CallTimeout,
+    Disconnected,
+    InstanceLost,
+    MalformedMessage,
+    MeshError,
+    OutcomeUnknown,
+    Refused,
+    TooLarge,
+)
 from mesh.link.connection import Connection, Message
 from mesh.link.targets import HEARD, Target, Targets
 from mesh.link.wheel import Wheel
@@ -61,7 +72,8 @@ class Exchange:
 
     __slots__ = (
         "_owner", "addressed", "agent", "asked_at", "body", "candidates", "deadline", "denied", "ended", "heard_at", "id", "instance",
-        "method", "on_failure", "on_frame", "renew", "reply", "resends", "slot", "subject", "target", "timeout", "token",
+        "method", "on_failure", "on_frame", "quiet", "renew", "reply", "resends", "slot", "spare", "subject", "target", "timeout",
+        "token",
     )  # fmt: skip
 
     def __init__(self, owner: "Exchanges", target: Target, method: str, subject: str, reply: str, id: str) -> None:
@@ -86,6 +98,8 @@ class Exchange:
         self.resends = 0
         self.slot = -1
         self.ended = False
+        self.quiet = False
+        self.spare: list[str] = []
         self.on_frame: OnFrame = _ignore_frame
         self.on_failure: OnFailure = _ignore_failure
 
@@ -94,11 +108,9 @@ class Exchange:
         self.body = body
         self._owner._start(self)
 
-    def send_more(self, method: str, body: bytes) -> None:
-        """Send a notification or an answer that belongs to this exchange to the instance that holds it."""
-        owner = self._owner
-        subject = owner.subjects.call(self.agent or self.target.name, self.instance or ANY, owner.caller, method)
-        owner.connection.send(subject, body, self.reply)
+    def discard(self) -> None:
+        """It will not be sent after all: its number is used by the next one, since a gap in the journal means a loss."""
+        self.spare.append(self.token)
 
     def cancel(self, reason: str) -> None:
         """End it here, and tell the target that nobody waits any more."""
@@ -110,7 +122,9 @@ class Channel:
     """Where frames go that belong to a session and to no exchange of it: the reply subject of the exchange that opened the session."""
 
     def __init__(self, exchange: Exchange, on_frame: OnFrame, on_lost: OnFailure) -> None:
+        self.id = exchange.id
         self.reply = exchange.reply
+        self.quiet = exchange.quiet
         self.series = Series(exchange.token)
         self.agent = exchange.agent
         self.instance = exchange.instance
@@ -121,10 +135,20 @@ class Channel:
 class Series:
     """The exchanges of one session: `{token}-1`, `{token}-2`, …"""
 
-    def __init__(self, token: str) -> None:
-        self.token = token
-        self.numbers = itertools.count(1)
-        self.quiet_numbers = itertools.count(1)
+    def __init__(self, token: str = "") -> None:
+        self._start = f"{token}-" if token else ""
+        self._numbers = itertools.count(1)
+        self._quiet_numbers = itertools.count(1)
+        self.spare: list[str] = []
+        self.quiet_spare: list[str] = []
+        """Tokens that were given out and not used."""
+
+    def next(self, *, quiet: bool) -> str:
+        """The next token. Journaled exchanges are counted without gaps, so that a gap in the journal means a loss."""
+        spare = self.quiet_spare if quiet else self.spare
+        if spare:
+            return spare.pop()
+        return f"{self._start}q{next(self._quiet_numbers)}" if quiet else f"{self._start}{next(self._numbers)}"
 
 
 class Exchanges:
@@ -141,17 +165,18 @@ class Exchanges:
         """Frames that broke a rule; each is logged."""
         self._open: dict[str, Exchange] = {}
         self._channels: dict[str, Channel] = {}
-        self._series = Series("")
+        self._series = Series()
         self._id_prefix = subjects.reply_prefix(caller, "-", self.name).split(".")[3] + f".{self.name}."
         self._wheel: Wheel[Exchange] = Wheel(self._on_due)
-        self._reply_prefixes: dict[str, str] = {}
+        self._reply_prefixes: dict[tuple[str, bool], str] = {}
         self._down_since = 0.0
         self._tasks: set[asyncio.Task[None]] = set()
         connection.on_down(self._on_down)
         connection.on_up(self._on_up)
 
     async def start(self) -> None:
-        await self.connection.subscribe(self.subjects.replies_to(self.caller, self.name), self._on_reply)
+        for quiet in (False, True):
+            await self.connection.subscribe(self.subjects.replies_to(self.caller, self.name, quiet=quiet), self._on_reply)
 
     async def close(self) -> None:
         for exchange in list(self._open.values()):
@@ -192,13 +217,14 @@ class Exchanges:
             found = target.subjects[key] = (subject, quiet)
         subject, quiet = found
         series = series or self._series
-        token = f"q{next(series.quiet_numbers)}" if quiet else str(next(series.numbers))
-        if series.token:
-            token = f"{series.token}-{token}"
-        prefix = self._reply_prefixes.get(target.name)
+        token = series.next(quiet=quiet)
+        prefix = self._reply_prefixes.get((target.name, quiet))
         if prefix is None:
-            prefix = self._reply_prefixes[target.name] = self.subjects.reply_prefix(self.caller, target.name, self.name)
+            prefix = self.subjects.reply_prefix(self.caller, target.name, self.name, quiet=quiet)
+            self._reply_prefixes[target.name, quiet] = prefix
         exchange = Exchange(self, target, method, subject, prefix + token, self._id_prefix + token)
+        exchange.quiet = quiet
+        exchange.spare = series.quiet_spare if quiet else series.spare
         exchange.on_frame = on_frame
         exchange.on_failure = on_failure
         exchange.timeout = timeout
@@ -223,7 +249,11 @@ class Exchanges:
 
     def _start(self, exchange: Exchange) -> None:
         now = clock.monotonic()
-        self.connection.send(exchange.subject, exchange.body, exchange.reply)
+        try:
+            self.connection.send(exchange.subject, exchange.body, exchange.reply)
+        except MeshError:
+            exchange.discard()
+            raise
         exchange.heard_at = now
         exchange.candidates = self._candidates(exchange)
         if exchange.timeout is not None:
@@ -250,6 +280,8 @@ class Exchanges:
             if frame.method is not None and frame.method.startswith(control.OWN):
                 self._on_own(exchange, frame)
                 return
+            if not frame.final:
+                _check_belongs(exchange.id, frame, message.headers)
         except (MalformedMessage, Refused) as error:
             self._refuse(exchange, str(error))
             return
@@ -270,12 +302,12 @@ class Exchanges:
             if message.headers and any(key.startswith("Nats-") for key in message.headers):
                 raise Refused("a frame with a header of the broker's")
             frame = scan(message.body)
+            if not frame.final and not (frame.method or "").startswith(control.OWN):
+                _check_belongs(channel.id, frame, message.headers)
+                channel.on_frame(frame)
         except (MalformedMessage, Refused) as error:
             self.refused += 1
             _log.warning("frame refused", session=message.subject, why=str(error))
-            return
-        if not frame.final and not (frame.method or "").startswith(control.OWN):
-            channel.on_frame(frame)
 
     def _on_own(self, exchange: Exchange, frame: Frame) -> None:
         holder = control.read_holder(frame.raw)
@@ -299,20 +331,29 @@ class Exchanges:
     def _fail(self, exchange: Exchange, error: CallError) -> None:
         if exchange.ended:
             return
-        self._end(exchange)
+        self._cancel(exchange, error.code)
         exchange.on_failure(error)
 
     def _cancel(self, exchange: Exchange, reason: str) -> None:
+        """End it here. Whoever still works on it is told to stop, and the journal has its end."""
         self._end(exchange)
         body = control.cancelled(exchange.id, reason)
+        if exchange.instance:
+            self.say(exchange, "notifications/cancelled", body)
+        else:
+            subject = self.subjects.note(exchange.target.name, self.caller, "notifications/cancelled")
+            self._try_send(subject, body, exchange.reply)
+
+    def say(self, to: Exchange | Channel, method: str, body: bytes) -> None:
+        """Send a notification or an answer that belongs to an exchange or a session to the instance that holds it."""
+        subject = self.subjects.call(to.agent, to.instance, self.caller, method, quiet=to.quiet)
+        self._try_send(subject, body, to.reply, {control.EXCHANGE_HEADER: to.id})
+
+    def _try_send(self, subject: str, body: bytes, reply: str, headers: dict[str, str] | None = None) -> None:
         try:
-            if exchange.instance:
-                exchange.send_more("notifications/cancelled", body)
-            else:
-                note = self.subjects.note(exchange.target.name, self.caller, "notifications/cancelled")
-                self.connection.send(note, body, exchange.reply)
-        except BrokerUnavailable:
-            pass  # the serving side's own deadline ends it
+            self.connection.send(subject, body, reply, headers)
+        except (BrokerUnavailable, TooLarge) as error:
+            _log.info("not sent", subject=subject, why=str(error))
 
     def _refuse(self, exchange: Exchange, why: str) -> None:
         self.refused += 1
@@ -367,13 +408,13 @@ class Exchanges:
     def _ask(self, exchanges: list[Exchange]) -> None:
         """Ask every instance of each target what it knows of these."""
         now = clock.monotonic()
-        by_target: dict[str, list[Exchange]] = {}
+        by_target: dict[tuple[str, bool], list[Exchange]] = {}
         for exchange in exchanges:
             exchange.asked_at = now
             exchange.denied.clear()
             self._wheel.move(exchange, self._next_look(exchange))
-            by_target.setdefault(exchange.target.name, []).append(exchange)
-        for target, asking in by_target.items():
+            by_target.setdefault((exchange.target.name, exchange.quiet), []).append(exchange)
+        for (target, _), asking in by_target.items():
             note = self.subjects.note(target, self.caller, control.RESUME)
             for batch in (asking[at : at + BATCH] for at in range(0, len(asking), BATCH)):
                 try:
@@ -441,6 +482,13 @@ class Exchanges:
         if exchange.addressed:
             return frozenset({exchange.instance})
         return exchange.target.instances if exchange.target.complete else None
+
+
+def _check_belongs(id: str, frame: Frame, headers: dict[str, str] | None) -> None:
+    """A frame says which exchange it belongs to: a progress notification by its token, all others in a header. Raises Refused."""
+    said = frame.token if frame.method == "notifications/progress" else (headers or {}).get(control.EXCHANGE_HEADER)
+    if said != id:
+        raise Refused("a frame that belongs to another exchange, or to none")
 
 
 def _ignore_frame(_: Frame) -> None:

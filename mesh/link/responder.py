@@ -15,7 +15,6 @@ The handler gets a `Call` and must end it with `finish` or `fail`, now or later.
 nothing.
 """
 
-import json
 from collections import OrderedDict
 from collections.abc import Callable
 from functools import partial
@@ -30,6 +29,7 @@ from mesh.link.wheel import Wheel
 from mesh.policy.memory import Fate, Memory, Peer
 from mesh.subjects import ANSWER, ANY, Record, Subjects, escape, tail, unescape
 from mesh.wire import control
+from mesh.wire.bodies import End, read_end
 from mesh.wire.entries import JournalPolicy
 from mesh.wire.jsonrpc import Frame, Kind, dumps, error, scan
 
@@ -39,6 +39,9 @@ NEXT_WORKING: Final = 2.0
 
 MOST_RUNNING: Final = 1_000
 """Calls that one instance holds at once; one more is refused as busy. The handler bounds what really runs in parallel."""
+
+MOST_UNSENT: Final = 10_000
+"""Final frames and records kept while the connection is down. What is over is asked for by its caller, or missed in the journal."""
 
 MOST_PEERS: Final = 10_000
 """Connections remembered at once."""
@@ -206,7 +209,7 @@ class Responder:
     def _on_call(self, target: str, quiet: bool, message: Message) -> None:
         try:
             caller, said = self._sender(message.subject)
-            peer, prefix, exchange = self._peer(caller, target, message)
+            peer, prefix, exchange = self._peer(caller, target, quiet, message)
         except Refused as problem:
             self._refuse(message, problem)
             return
@@ -271,7 +274,8 @@ class Responder:
             if frame.method == "notifications/cancelled":
                 self._cancel(caller, frame)
             elif frame.method == control.RESUME:
-                peer, prefix, _ = self._peer(caller, target, message)
+                hushed = message.reply.startswith(f"{self._subjects.root}hush.")
+                peer, prefix, _ = self._peer(caller, target, hushed, message)
                 self._resume(peer, prefix, control.read_resume(frame.raw))
             else:
                 self._handler.on_message(caller, message.reply, frame)
@@ -296,19 +300,22 @@ class Responder:
             self._senders[subject] = found
         return found
 
-    def _peer(self, caller: str, target: str, message: Message) -> tuple[Peer, str, str]:
-        """The caller's connection, by the reply subject: what it is remembered under, the subject's prefix, and the exchange's token."""
+    def _peer(self, caller: str, target: str, quiet: bool, message: Message) -> tuple[Peer, str, str]:
+        """The caller's connection, by the reply subject: what it is remembered under, the subject's prefix, and the exchange's token.
+
+        A quiet call is answered quietly, and only a quiet one: what the journal holds of a call it holds of its answer.
+        """
         prefix, dot, exchange = message.reply.rpartition(".")
         peer = self._memory.peers.get(prefix)
         if peer is None:
-            start = f"{self._subjects.root}reply.{escape(caller)}.{escape(target)}."
+            start = f"{self._subjects.root}{'hush' if quiet else 'reply'}.{escape(caller)}.{escape(target)}."
             connection = prefix[len(start) :]
             if not prefix.startswith(start) or not connection or "." in connection:
                 raise Refused("the reply subject is not the caller's own", reply=message.reply)
             if len(self._memory.peers) >= MOST_PEERS:
                 raise Refused("too many connections at once")
-            peer = self._memory.peers[prefix] = Peer(caller, connection)
-        elif peer.caller != caller:
+            peer = self._memory.peers[prefix] = Peer(caller, connection, quiet)
+        elif peer.caller != caller or peer.quiet is not quiet:
             raise Refused("the reply subject is another caller's", reply=message.reply)
         if not exchange:
             raise Refused("the reply subject names no exchange", reply=message.reply)
@@ -324,7 +331,7 @@ class Responder:
         if call is not None:
             reason = "cancelled by the caller"
             self._handler.on_cancel(call, reason)
-            self._record(call, "cancelled")
+            self._record(call)
             self._remember(call, error(dumps(call.id), control.REQUEST_TIMEOUT, reason, {"mesh": "cancelled"}))
             return
         remembered = self._cancelled.setdefault(caller, OrderedDict())
@@ -364,12 +371,10 @@ class Responder:
 
     def _finish(self, call: Call, raw: bytes) -> None:
         if call.mode == "metadata":
-            self._record(call, "", raw)
+            self._record(call, raw)
         self._remember(call, raw)
         try:
-            self._connection.send(call.prefix + call.exchange, raw)
-        except BrokerUnavailable:
-            self._unsent.append((call.prefix + call.exchange, raw))
+            self._send_surely(call.prefix + call.exchange, raw)
         except TooLarge as problem:
             raw = error(dumps(call.id), control.MESH_ERROR, f"the response is too large for the mesh: {problem}", {"mesh": "too_large"})
             self._memory.finish(call.peer, call.exchange, raw, clock.monotonic())
@@ -386,13 +391,14 @@ class Responder:
             self._expired = now
             self._memory.expire(now)
 
-    def _record(self, call: Call, outcome: str, raw: bytes = b"") -> None:
+    def _record(self, call: Call, raw: bytes = b"") -> None:
         """For tools whose bodies the journal must not hold: what happened, without what was said."""
         if call.mode != "metadata":
             return
-        code = None
-        if not outcome:
-            outcome, code = _outcome(raw)
+        try:
+            end = read_end(scan(raw)) if raw else End("cancelled")
+        except MalformedMessage as problem:
+            end = End("error", message=problem.message)
         record: dict[str, Any] = {
             "id": call.id,
             "caller": call.caller,
@@ -400,15 +406,23 @@ class Responder:
             "instance": self.instance,
             "method": call.frame.method,
             "name": call.frame.name,
-            "outcome": outcome,
+            "outcome": end.outcome,
             "started_ns": call.started_ns,
             "duration_ms": round((clock.wall_ns() - call.started_ns) / 1e6, 3),
             "bytes_in": len(call.frame.raw),
             "bytes_out": len(raw),
         }
-        if code is not None:
-            record["code"] = code
-        self._send(self._subjects.build(Record(call.target, call.caller)), dumps(record))
+        if end.code is not None:
+            record["code"] = end.code
+        self._send_surely(self._subjects.build(Record(call.target, call.caller)), dumps(record))
+
+    def _send_surely(self, subject: str, body: bytes) -> None:
+        """Send, or keep it until the connection is back. Raises TooLarge."""
+        try:
+            self._connection.send(subject, body)
+        except BrokerUnavailable:
+            if len(self._unsent) < MOST_UNSENT:
+                self._unsent.append((subject, body))
 
     def _send(self, subject: str, body: bytes, headers: dict[str, str] | None = None) -> None:
         """Send what may be lost: a frame that is not final, or one that is asked for again."""
@@ -427,11 +441,3 @@ class Responder:
     def _refuse(self, message: Message, problem: MeshError) -> None:
         self.refused += 1
         _log.warning("message refused", agent=self.agent, subject=message.subject, why=str(problem))
-
-
-def _outcome(raw: bytes) -> tuple[str, int | None]:
-
-    body = json.loads(raw)
-    if "error" in body:
-        return "error", body["error"].get("code")
-    return ("tool_error" if body.get("result", {}).get("isError") is True else "ok"), None

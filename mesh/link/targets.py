@@ -46,6 +46,7 @@ class Target:
     complete: bool = False
     """Whether `instances` is all of them: the control plane said so, or heartbeats were followed for long enough."""
     watched_since: float = 0.0
+    """When it was resolved on this connection. 0: not yet, so whatever was heard of it, it is asked for anew."""
     subjects: dict[tuple[str, str | None, str], tuple[str, bool]] = field(default_factory=dict)
     """(method, name, instance) → subject and whether it is quiet: built once."""
 
@@ -61,12 +62,13 @@ class Targets:
         self._targets: dict[str, Target] = {}
         self._watches: dict[str, Subscription] = {}
         self._resolving: dict[str, asyncio.Task[Target]] = {}
+        self._losses = 0
         connection.on_down(self._forget)
 
     def fresh(self, name: str) -> Target | None:
         """The target, if it may be called right now."""
         target = self._targets.get(name)
-        return target if target is not None and clock.monotonic() < target.fresh_until else None
+        return target if target is not None and target.watched_since and clock.monotonic() < target.fresh_until else None
 
     async def resolve(self, name: str) -> Target:
         """Ask whether anyone answers to `name`. Raises NoSuchAgent, InstanceLost (there, but silent), BrokerUnavailable."""
@@ -98,6 +100,7 @@ class Targets:
         await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _resolve(self, name: str) -> Target:
+        losses = self._losses
         await self.watch(name)
         plane = asyncio.create_task(self._ask_plane(name), name=f"ask about {name}")
         try:
@@ -111,6 +114,8 @@ class Targets:
             raise
         finally:
             plane.cancel()
+        if losses != self._losses:
+            raise BrokerUnavailable(f"the connection to the broker was lost while asking for {name!r}")
         target = self._targets.setdefault(name, Target(name))
         now = clock.monotonic()
         if found.journal != target.journal:
@@ -167,6 +172,7 @@ class Targets:
 
     def _forget(self) -> None:
         """The connection is down: nothing that was known is known any more, but for what a subject looks like."""
+        self._losses += 1
         for target in self._targets.values():
             target.fresh_until = target.watched_since = 0.0
             target.instances = frozenset()

@@ -30,6 +30,7 @@ class Peer:
 
     caller: str
     connection: str
+    quiet: bool = False
     ids: dict[str, "bytes | Fate"] = field(default_factory=dict)
     """Exchange token → RUNNING, the final frame, or FORGOTTEN when the frame is no longer kept."""
     cut: dict[str, int] = field(default_factory=dict)

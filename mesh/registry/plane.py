@@ -23,12 +23,12 @@ from mesh.errors import MalformedMessage, MeshError
 from mesh.link.buckets import Bucket
 from mesh.link.connection import Connection, Message
 from mesh.link.jetstream import JetStream
-from mesh.link.reconcile import ensure
+from mesh.link.reconcile import ensure, reconcile
 from mesh.link.responder import Call
 from mesh.registry import micro
 from mesh.registry.directory import Directory
 from mesh.subjects import CONTROL_PLANE, Subjects
-from mesh.topology import HEALTH, REGISTRY, reader_spec
+from mesh.topology import HEALTH, REGISTRY, declare, reader_spec
 from mesh.wire import control
 from mesh.wire.entries import Loss, ProbeAnswer, ProbeQuestion, read
 from mesh.wire.jsonrpc import Frame, dumps
@@ -62,6 +62,7 @@ class ControlPlane:
         self._connection = connection
         self._subjects = subjects
         self._instance = instance
+        self._topology = declare(subjects.prefix)
         self._js = JetStream(connection)
         self._registry = Bucket(self._js, REGISTRY)
         self._health = Bucket(self._js, HEALTH)
@@ -70,6 +71,7 @@ class ControlPlane:
         self._stack = AsyncExitStack()
 
     async def __aenter__(self) -> Self:
+        await reconcile(self._js, self._topology)
         async with AsyncExitStack() as stack:
             stack.push_async_callback(self._end_tasks)
             await stack.enter_async_context(self.directory)
@@ -80,6 +82,7 @@ class ControlPlane:
                 subscription = await self._connection.subscribe(subject, handler, queue=queue)
                 stack.push_async_callback(subscription.unsubscribe)
             self._start(self._sweep(), "sweep of the registry")
+            stack.callback(self._connection.on_up(self._on_up))
             self._stack = stack.pop_all()
         return self
 
@@ -152,6 +155,20 @@ class ControlPlane:
             return  # it came back, or left in order
         await self._mark_lost(key, f"its connection ended: {reason}")
         await self._health.delete(key)
+
+    def _on_up(self) -> None:
+        self._start(self._restore(), "topology after a reconnection")
+
+    async def _restore(self) -> None:
+        """A broker that was restarted has lost what it kept in memory: the health bucket, settings and all."""
+        while True:
+            try:
+                await reconcile(self._js, self._topology)
+            except MeshError as error:
+                _log.info("the topology cannot be restored yet", why=str(error))
+                await asyncio.sleep(0.3)
+            else:
+                return
 
     def _on_change(self, what: str, key: str, reason: str) -> None:
         if what != HEALTH:

@@ -91,5 +91,8 @@ def _notification(method: str, params: dict[str, Any]) -> bytes:
 
 
 def _params(raw: bytes) -> dict[str, Any]:
-    params = json.loads(raw).get("params")
+    try:
+        params = json.loads(raw).get("params")
+    except (ValueError, RecursionError) as problem:
+        raise MalformedMessage(f"a frame of the mesh cannot be read: {problem}", starts=raw[:80]) from None
     return params if isinstance(params, dict) else {}

@@ -5,12 +5,14 @@ Numbers stay text (`int` refuses more than 4,300 digits, and `1E400` is no float
 
 import json
 import re
-from typing import Any, Final, NamedTuple, TypeGuard
+from typing import Any, Final, Literal, NamedTuple, TypeGuard
 
-from mesh.audit.calls import Outcome
 from mesh.errors import MalformedMessage
 from mesh.wire import control
 from mesh.wire.jsonrpc import Frame, Kind
+
+Outcome = Literal["ok", "tool_error", "error", "cancelled", "open"]
+"""How a call ended: a result, a result that says that the tool failed, a JSON-RPC error, a cancellation; open: not yet."""
 
 LONGEST_TEXT: Final = 1_000
 """Characters of an error's message that are kept. The whole body is still in the stream."""
