@@ -1,0 +1,204 @@
+"""`mesh up`: what it says, what it starts, and that nothing of it is left when it ends, however it ends."""
+
+import asyncio
+import http.client
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mesh.cli.front import respond
+from mesh.cli.stopping import children_of
+from tests.cli_helpers import ROOT, alive, mesh, up
+
+NOTES = {"command": [sys.executable, str(ROOT / "examples/notes.py")]}
+
+STUBBORN = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('x', flush=True); time.sleep(600)"
+"""An agent that never answers and does not end when it is asked to."""
+
+
+def agents_file(directory: Path, **agents: Any) -> Path:
+    """A mesh.toml: TOML takes JSON's strings and lists as they are."""
+    lines = [
+        f"[agents.{name}]\n" + "".join(f"{key} = {json.dumps(value)}\n" for key, value in said.items()) for name, said in agents.items()
+    ]
+    path = directory / "mesh.toml"
+    path.write_text("\n".join(lines))
+    return path
+
+
+def get(url: str) -> tuple[int, Any]:
+    host, _, path = url.removeprefix("http://").partition("/")
+    connection = http.client.HTTPConnection(host, timeout=5)
+    try:
+        connection.request("GET", f"/{path}")
+        response = connection.getresponse()
+        return response.status, json.loads(response.read())
+    finally:
+        connection.close()
+
+
+async def test_an_empty_mesh_from_start_to_end(tmp_path: Path) -> None:
+    async with up(tmp_path, "--http-port", 0) as running:
+        ready = await running.until("ready")
+        assert ready["agents"] == []
+        assert ready["broker"].startswith("nats://127.0.0.1:")
+        assert json.loads((running.state_dir / "mesh.json").read_text())["broker"] == ready["broker"]
+        assert await asyncio.to_thread(get, ready["http"] + "/health") == (200, {"status": "ok"})
+        assert await asyncio.to_thread(get, ready["http"] + "/ready") == (200, {"ready": True, "agents": {}})
+        assert (await asyncio.to_thread(get, ready["http"] + "/other"))[0] == 404
+        children = children_of(running.process.pid)
+        assert len(children) == 1, "the broker"
+        assert (await running.mesh("doctor")).code == 0
+        assert await running.end() == 0
+        assert running.process.stderr is not None
+        assert await running.process.stderr.read() == b""
+    assert not any(map(alive, children))
+    assert not (running.state_dir / "mesh.json").exists()
+
+
+async def test_agents_of_a_file(tmp_path: Path) -> None:
+    """One as a child that speaks over stdio, one from Python code; both gone when Ctrl-C ends it."""
+    agents_file(tmp_path, child=NOTES, code={"python": "examples.notes:server", "roles": ["notebook"]})
+    async with up(tmp_path) as running:
+        ready = await running.until("ready")
+        assert ready["agents"] == ["child", "code"]
+        assert {(each["agent"], each["state"]) for each in running.said if each["event"] == "agent"} == {
+            (name, state) for name in ("child", "code") for state in ("starting", "ready")
+        }
+        for name in ("child", "code", "notebook"):
+            called = await running.mesh("call", name, "add_note", "text=7", "--json")
+            assert called.json["structuredContent"]["text"] == "7"
+        children = children_of(running.process.pid)
+        assert len(children) == 3
+        assert await running.end(signal.SIGINT) == 0
+    assert not any(map(alive, children))
+
+
+async def test_a_hosts_own_file(tmp_path: Path) -> None:
+    command, *arguments = NOTES["command"]
+    path = tmp_path / ".mcp.json"
+    path.write_text(json.dumps({"mcpServers": {"notes": {"command": command, "args": arguments, "type": "stdio"}}}))
+    async with up(tmp_path, path) as running:
+        assert (await running.until("ready"))["agents"] == ["notes"]
+        assert await running.end() == 0
+
+
+async def test_an_agent_that_does_not_start_disturbs_no_other(tmp_path: Path) -> None:
+    agents_file(tmp_path, good=NOTES, bad={"command": ["no-such-program"]})
+    async with up(tmp_path, "--http-port", 0) as running:
+        await running.until("agent", agent="bad", state="failed")
+        if not any(each.get("agent") == "good" and each["state"] == "ready" for each in running.said):
+            await running.until("agent", agent="good", state="ready")
+        assert (await running.mesh("call", "good", "find_notes")).code == 0
+        facts = json.loads((running.state_dir / "mesh.json").read_text())
+        assert await asyncio.to_thread(get, facts["http"] + "/ready") == (503, {"ready": False, "agents": {"bad": False, "good": True}})
+        assert await running.end() == 0
+        assert not any(each["event"] == "ready" for each in running.said)
+
+
+async def test_a_broker_that_dies_comes_back_and_the_mesh_with_it(tmp_path: Path) -> None:
+    agents_file(tmp_path, notes=NOTES)
+    async with up(tmp_path) as running:
+        await running.until("ready")
+        os.kill(int((running.state_dir / "broker.pid").read_text()), signal.SIGKILL)
+        await running.until("broker", state="restarted")
+        called = await running.mesh("call", "notes", "find_notes", "--json")
+        assert called.code == 0, called
+        assert await running.end() == 0
+
+
+async def test_asked_to_end_while_it_starts(tmp_path: Path) -> None:
+    agents_file(tmp_path, stubborn={"command": [sys.executable, "-c", STUBBORN]})
+    async with up(tmp_path) as running:
+        await running.until("agent", agent="stubborn", state="starting")
+        assert await running.end() == 0
+    assert not (running.state_dir / "mesh.json").exists()
+
+
+async def test_a_second_signal_ends_at_once_and_leaves_nobody(tmp_path: Path) -> None:
+    agents_file(tmp_path, good=NOTES, stubborn={"command": [sys.executable, "-c", STUBBORN]})
+    async with up(tmp_path) as running:
+        await running.until("agent", agent="good", state="ready")
+        children = children_of(running.process.pid)
+        assert len(children) == 3
+        running.process.send_signal(signal.SIGINT)
+        running.process.send_signal(signal.SIGTERM)
+        async with asyncio.timeout(2):
+            assert await running.process.wait() == 130
+    assert not any(map(alive, children))
+
+
+async def test_two_meshes_on_one_state_directory(tmp_path: Path) -> None:
+    async with up(tmp_path) as first:
+        ready = await first.until("ready")
+        second = await mesh("up", "--json", "--state-dir", first.state_dir, "--broker-port", 0, cwd=tmp_path)
+        assert second.error["code"] == "state_dir_in_use"
+        third = await mesh("up", "--json", "--state-dir", first.state_dir, "--broker", ready["broker"], cwd=tmp_path)
+        assert third.error["code"] == "state_dir_in_use", "a broker of somebody else's changes nothing about it"
+        assert json.loads((first.state_dir / "mesh.json").read_text())["broker"] == ready["broker"]
+        taken = ready["broker"].rpartition(":")[2]
+        fourth = await mesh("up", "--json", "--state-dir", tmp_path / "other", "--broker-port", taken, cwd=tmp_path)
+        assert (fourth.error["code"], fourth.error["details"]["port"]) == ("port_taken", int(taken))
+        assert await first.end() == 0
+
+
+async def test_with_a_broker_that_runs_already(tmp_path: Path) -> None:
+    async with up(tmp_path) as first:
+        broker = (await first.until("ready"))["broker"]
+        (tmp_path / "second").mkdir()
+        async with up(tmp_path / "second", "--broker", broker) as second:
+            assert (await second.until("ready"))["broker"] == broker
+            assert children_of(second.process.pid) == []
+            everybody = (await second.mesh("agents", "--all", "--json")).json
+            assert [len(each["instances"]) for each in everybody if each["name"] == "mesh"] == [2]
+            assert await second.end() == 0
+        assert await first.end() == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [("[agents.a]\n", "exactly one of command, url, python"), ("agents = [", "is not TOML"), (None, "cannot be read")],
+)
+async def test_a_file_that_cannot_be_used(text: str | None, said: str, tmp_path: Path) -> None:
+    path = tmp_path / "some.toml"
+    if text is not None:
+        path.write_text(text)
+    ended = await mesh("up", path, "--json", "--state-dir", tmp_path / "state", cwd=tmp_path)
+    assert ended.error["code"] == "invalid_config"
+    assert said in ended.error["message"]
+    assert not (tmp_path / "state").exists()
+
+
+async def test_nobody_reads_what_it_says(tmp_path: Path) -> None:
+    """Whoever started it may close the pipe when it is ready."""
+    async with up(tmp_path) as running:
+        await running.until("ready")
+        running.process._transport.get_pipe_transport(1).close()  # type: ignore[attr-defined]
+        os.kill(int((running.state_dir / "broker.pid").read_text()), signal.SIGKILL)
+        running.process.send_signal(signal.SIGTERM)
+        async with asyncio.timeout(20):
+            assert await running.process.wait() == 0
+
+
+@pytest.mark.parametrize(
+    ("head", "status"),
+    [
+        (b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n", 200),
+        (b"HEAD /ready?now HTTP/1.0\r\n\r\n", 503),
+        (b"POST /ready HTTP/1.1\r\n\r\n", 405),
+        (b"GET / HTTP/1.1\r\n\r\n", 404),
+        (b"GET /health HTTP/2\r\n\r\n", 400),
+        (b"\x16\x03\x01 \r\n\r\n", 400),
+        (b"\r\n\r\n", 400),
+    ],
+)
+def test_the_http_front_answers(head: bytes, status: int) -> None:
+    answer = respond(head, lambda: {"ready": False})
+    begin, _, body = answer.partition(b"\r\n\r\n")
+    assert begin.startswith(b"HTTP/1.1 %d " % status)
+    assert head.startswith(b"HEAD") == (body == b"")
