@@ -51,6 +51,13 @@ class EventStream:
         self._after_cr = False
         self._start: bytes | None = b""  # the first bytes, until it is known whether they are a byte order mark
 
+    def next(self) -> "EventStream":
+        """For the connection that takes this stream up: what was given to wait and to go on from still holds."""
+        stream = EventStream(self._largest)
+        stream.last_id = stream._id = self.last_id
+        stream.retry = self.retry
+        return stream
+
     def feed(self, chunk: bytes) -> list[Event]:
         """Raises TooLarge when an event, or a line, grows over the limit. The stream cannot be read on then."""
         if self._start is not None:
