@@ -372,13 +372,11 @@ class Responder:
     def _finish(self, call: Call, raw: bytes) -> None:
         if call.mode == "metadata":
             self._record(call, raw)
+        if (size := len(raw)) > (limit := self._connection.max_payload):  # seen before it is remembered: it would push all others out
+            why = f"the response is too large for the mesh: {size} bytes, where {limit} are taken"
+            raw = error(dumps(call.id), control.MESH_ERROR, why, {"mesh": TooLarge.code})
         self._remember(call, raw)
-        try:
-            self._send_surely(call.prefix + call.exchange, raw)
-        except TooLarge as problem:
-            raw = error(dumps(call.id), control.MESH_ERROR, f"the response is too large for the mesh: {problem}", {"mesh": "too_large"})
-            self._memory.finish(call.peer, call.exchange, raw, clock.monotonic())
-            self._send(call.prefix + call.exchange, raw)
+        self._send_surely(call.prefix + call.exchange, raw)
 
     def _remember(self, call: Call, raw: bytes) -> None:
         call.ended = True
