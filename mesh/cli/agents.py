@@ -119,29 +119,34 @@ async def _changes(
 
 
 def agents_table(views: "Sequence[AgentView]") -> "RenderableType":
-    """A row for each instance, those that were lost at the end of their agent."""
-    from mesh.cli.render import age, table
+    """A row for each instance; below the table, who was lost and why. What is not needed at a glance (host, pid, …) is in the JSON."""
+    from rich.console import Group
+    from rich.text import Text
+
+    from mesh.cli.render import age, plain, table
 
     rows: list[tuple[Any, ...]] = []
+    lost: list[Text] = []
     for view in views:
         head: tuple[Any, ...] = (view.name, ", ".join(view.roles), view.version, view.tools)
         for each in view.instances:
-            rows.append((*head, each.id, each.state, age(each.age), age(each.beat_age), each.running, each.served, each.failed, each.host))
+            rows.append((*head, each.id, each.state, age(each.age), age(each.beat_age), each.running, each.served, each.failed))
             head = ("", "", "", "")
-        for gone in view.lost:
-            rows.append((*head, gone.id, "lost", "", f"{age(gone.ago)} ago", "", "", "", gone.reason))
-            head = ("", "", "", "")
-    if not rows:
-        return _nobody("nobody is here yet. Start agents with `mesh up FILE`, or one with `mesh-bridge serve NAME -- COMMAND`")
-    columns = ("agent", "roles", "version", "tools", "instance", "state", "age", "beat", "running", "served", "failed", "host")
-    return table(columns, rows, right=("tools", "age", "beat", "running", "served", "failed"))
+        said = (f"lost {age(gone.ago)} ago: {view.name} {gone.id}: {gone.reason}" for gone in view.lost)
+        lost += [Text(plain(line), style="red") for line in said]
+    if not rows and not lost:
+        return Text("nobody is here yet. Start agents with `mesh up FILE`, or one with `mesh-bridge serve NAME -- COMMAND`")
+    columns = ("agent", "roles", "version", "tools", "instance", "state", "age", "beat", "now", "calls", "failed")
+    return Group(table(columns, rows, right=("tools", "age", "beat", "now", "calls", "failed")), *lost)
 
 
 def tools_table(views: "Sequence[ToolView]", *, parameters: bool) -> "RenderableType":
+    from rich.text import Text
+
     from mesh.cli.render import first_line, table
 
     if not views:
-        return _nobody("no tools are here. `mesh agents` shows who is")
+        return Text("no tools are here. `mesh agents` shows who is")
     if not parameters:
         return table(
             ("agent", "tool", "what it does"), [(view.agent, view.name, view.title or first_line(view.description)) for view in views]
@@ -158,12 +163,6 @@ def tools_table(views: "Sequence[ToolView]", *, parameters: bool) -> "Renderable
             kind = "|".join(map(str, kind)) if isinstance(kind, list) else str(kind)
             rows.append(("", f"{name}{'' if needed else '?'}", kind, first_line(str(said.get("description") or ""))))
     return table(("tool", "parameter", "type", "what it is"), rows)
-
-
-def _nobody(text: str) -> "RenderableType":
-    from rich.text import Text
-
-    return Text(text)
 
 
 def add_to(app: typer.Typer) -> None:

@@ -48,7 +48,7 @@ class Output(io.TextIOBase):
     def finish(self) -> None:
         """Write what waits, for a moment. Nothing can be written afterwards."""
         with contextlib.suppress(queue.Full):
-            self._texts.put_nowait(None)
+            self._texts.put(None, timeout=LAST_SECONDS)
             self._thread.join(LAST_SECONDS)
 
     def _run(self) -> None:

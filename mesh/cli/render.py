@@ -80,7 +80,8 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[Any]], *, right: Seque
 
     made = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     for column in columns:
-        made.add_column(column, justify="right" if column in right else "left", overflow="fold")
+        short = column in right or column in _STATES or column == "instance"
+        made.add_column(column, justify="right" if column in right else "left", overflow="fold", no_wrap=short)
     for row in rows:
         cells = zip(columns, map(str, row), strict=True)
         made.add_row(*(Text(plain(cell), style=STYLES.get(cell, "") if column in _STATES else "") for column, cell in cells))
