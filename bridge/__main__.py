@@ -113,12 +113,16 @@ async def _serve(options: argparse.Namespace) -> int:
         else:
             _say(f"{agent} is on the mesh: {detail}" if kind == "ready" else f"{agent}: {kind} {detail}", sys.stderr)
 
+    told = _told()
+    watching = asyncio.create_task(_end_of_stdin(told), name="stdin") if options.with_stdin else None
     async with (
         port_factory(spec) as make_port,
         Mesh(settings=_settings(options, options.name)) as mesh,
         expose(mesh, spec, make_port, on_event=on_event),
     ):
-        await _until_told(watch_stdin=options.with_stdin)
+        await told.wait()
+    if watching is not None:
+        watching.cancel()
     return 0
 
 
@@ -127,10 +131,11 @@ async def _connect(options: argparse.Namespace) -> int:
     from bridge.ports.host import StdioHost
     from mesh import Mesh
 
+    signals = _told()
     async with Mesh(settings=_settings(options, options.caller)) as mesh:
         port = StdioHost()
         connected = Connected(mesh, options.name, port.send, timeout=options.timeout)
-        told = asyncio.create_task(_until_told(), name="signals")
+        told = asyncio.create_task(signals.wait(), name="signals")
         running = asyncio.create_task(port.run(connected.receive), name="host")
         await asyncio.wait({told, running}, return_when=asyncio.FIRST_COMPLETED)
         await connected.close()
@@ -151,18 +156,20 @@ def _pair(text: str, option: str) -> tuple[str, str]:
     return key, value
 
 
-async def _until_told(*, watch_stdin: bool = False) -> None:
-    """Until SIGTERM or SIGINT, or until stdin ends."""
+def _told() -> asyncio.Event:
+    """Set by SIGTERM or SIGINT, from now on."""
     told = asyncio.Event()
-    loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, told.set)
-    if watch_stdin:
-        reader = asyncio.StreamReader()
-        await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
-        watching = asyncio.create_task(reader.read(), name="stdin")
-        watching.add_done_callback(lambda _: told.set())
-    await told.wait()
+        asyncio.get_running_loop().add_signal_handler(number, told.set)
+    return told
+
+
+async def _end_of_stdin(told: asyncio.Event) -> None:
+    reader = asyncio.StreamReader(limit=2**16)
+    await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
+    while await reader.read(2**16):
+        pass
+    told.set()
 
 
 def _run(main: Awaitable[int]) -> int:

@@ -25,7 +25,7 @@ from mesh.link.jetstream import JetStream
 from mesh.link.responder import Handler, Responder
 from mesh.link.targets import Target
 from mesh.registry.directory import Directory
-from mesh.registry.plane import ControlPlane, make_reader
+from mesh.registry.plane import PLANE_JOURNAL, ControlPlane, make_reader
 from mesh.registry.presence import Presence
 from mesh.rpc import Progress, build_request, read_response
 from mesh.settings import Settings, installed_version, make_settings
@@ -203,7 +203,14 @@ class Mesh:
         instance = new_instance()
         async with (
             ControlPlane(self.connection, self.subjects, instance) as plane,
-            self.present(plane, agent=CONTROL_PLANE, instance=instance, on_probe=plane.on_probe, entry={"version": VERSION}),
+            self.present(
+                plane,
+                agent=CONTROL_PLANE,
+                instance=instance,
+                on_probe=plane.on_probe,
+                entry={"version": VERSION},
+                journal=PLANE_JOURNAL,
+            ),
         ):
             yield plane
 

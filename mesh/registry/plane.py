@@ -30,7 +30,7 @@ from mesh.registry.directory import Directory
 from mesh.subjects import CONTROL_PLANE, Subjects
 from mesh.topology import HEALTH, REGISTRY, declare, reader_spec
 from mesh.wire import control
-from mesh.wire.entries import Loss, ProbeAnswer, ProbeQuestion, read
+from mesh.wire.entries import JournalPolicy, Loss, ProbeAnswer, ProbeQuestion, read
 from mesh.wire.jsonrpc import Frame, dumps
 
 GRACE: Final = 0.6
@@ -41,6 +41,9 @@ SWEEP: Final = 5.0
 """Seconds between two looks for entries without a heartbeat. One that is found twice counts as lost."""
 
 SILENT: Final = "its heartbeat stopped: it hangs, or its machine is gone"
+
+PLANE_JOURNAL: Final = JournalPolicy(default="none")
+"""What people look for in the journal are the calls between their agents."""
 
 LOST_SECONDS: Final = 3600
 """How long the registry shows an instance that went without a word."""
@@ -92,7 +95,7 @@ class ControlPlane:
     # what is asked of it
 
     def on_probe(self, body: bytes) -> bytes:
-        answer = ProbeAnswer(agent=CONTROL_PLANE, instance=self._instance)
+        answer = ProbeAnswer(agent=CONTROL_PLANE, instance=self._instance, journal=PLANE_JOURNAL)
         if body:
             try:
                 about = read(ProbeQuestion, body).about

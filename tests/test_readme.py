@@ -1,0 +1,120 @@
+"""README.md cannot drift: its Python runs, its commands work as typed, its files are read, against a mesh that `mesh up` started."""
+
+import asyncio
+import json
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from mcp import Client
+from mcp.client.stdio import StdioServerParameters
+
+from bridge.config import read_file
+
+ROOT = Path(__file__).resolve().parents[1]
+README = (ROOT / "README.md").read_text()
+BIN = Path(sys.executable).parent
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+
+
+def commands() -> list[str]:
+    """The command lines of all console blocks, as typed."""
+    lines = [line[2:] for block in blocks("console") for line in block.splitlines() if line.startswith("$ ")]
+    return [line.partition("  #")[0].strip() for line in lines]
+
+
+@pytest.fixture(scope="module")
+def mesh_dir(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A directory with a running quickstart mesh in `.mesh`, as after `scripts/start`."""
+    state = tmp_path_factory.mktemp("readme") / ".mesh"
+    process = subprocess.Popen(
+        [BIN / "mesh", "up", "examples/quickstart.toml", "--json", "--state-dir", state, "--broker-port", "0"],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PATH": f"{BIN}:{os.environ['PATH']}"},
+    )
+    assert process.stdout is not None
+    try:
+        for line in process.stdout:
+            if json.loads(line)["event"] == "ready":
+                break
+        yield state.parent
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.stdout.read()
+        assert process.wait(timeout=30) == 0
+
+
+def run(command: list[str | Path], cwd: Path) -> str:
+    env = {**os.environ, "PATH": f"{BIN}:{os.environ['PATH']}", "MESH_STATE_DIR": str(cwd / ".mesh"), "COLUMNS": "160"}
+    done = subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, timeout=50, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.parametrize("number", range(len(blocks("python"))))
+def test_python_runs(number: int, mesh_dir: Path) -> None:
+    out = run([sys.executable, "-c", blocks("python")[number]], mesh_dir)
+    assert ("Europe/Berlin", "add_note", "Hello, mesh")[number] in out
+
+
+@pytest.mark.parametrize("command", [line for line in commands() if re.match(r"mesh (agents|call|journal|tools|doctor|topology)\b", line)])
+def test_commands_work_as_typed(command: str, mesh_dir: Path) -> None:
+    assert run([str(part) for part in shlex.split(command)], mesh_dir).strip()
+
+
+TABLE = [re.sub(r" (ID|--watch|--follow)$", "", line) for line in re.findall(r"\| `(mesh [^`]+)` \|", README)]
+
+
+@pytest.mark.parametrize("command", sorted(set(TABLE)))
+def test_commands_of_the_table_are_there(command: str, mesh_dir: Path) -> None:
+    words: list[str | Path] = [str(word) for word in shlex.split(command)]
+    assert "Usage" in run([*words, "--help"], mesh_dir)
+
+
+def test_every_other_command_is_one_that_the_tests_know() -> None:
+    """A new kind of command in the README needs a test of its own."""
+    known = (
+        r"mesh (agents|call|journal|tools|doctor|topology|up)\b|scripts/start|source \.venv/bin/activate|mesh-bridge serve|claude mcp add"
+    )
+    assert [line for line in commands() if not re.match(known, line)] == []
+
+
+def test_the_file_in_the_readme_is_read(tmp_path: Path) -> None:
+    (tmp_path / "mesh.toml").write_text(blocks("toml")[0])
+    assert [agent.name for agent in read_file(tmp_path / "mesh.toml").agents] == ["time", "docs", "notes"]
+
+
+async def test_a_server_is_served_as_typed(mesh_dir: Path) -> None:
+    command = next(line for line in commands() if line.startswith("mesh-bridge serve time"))
+    words = [str(BIN / word) if word in ("mesh-bridge", "mcp-server-time") else word for word in shlex.split(command)]
+    process = await asyncio.create_subprocess_exec(
+        *words, cwd=mesh_dir, env={**os.environ, "MESH_STATE_DIR": str(mesh_dir / ".mesh")}, stderr=asyncio.subprocess.PIPE
+    )
+    assert process.stderr is not None
+    async with asyncio.timeout(30):
+        assert b"time is on the mesh" in await process.stderr.readline()
+        process.terminate()
+        assert await process.wait() == 0
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # the SDK's stdio client leaves a pipe to the collector
+async def test_the_host_command_is_a_server_for_a_host(mesh_dir: Path) -> None:
+    """`claude mcp add time -- COMMAND`: what stands behind the dashes, driven by the MCP SDK."""
+    line = next(line for line in commands() if line.startswith("claude mcp add"))
+    words = shlex.split(line.partition(" -- ")[2].replace("$PWD", str(mesh_dir)))
+    async with (
+        asyncio.timeout(30),
+        Client(StdioServerParameters(command=str(BIN / words[0]), args=words[1:])) as client,
+    ):
+        assert "get_current_time" in [tool.name for tool in (await client.list_tools()).tools]
