@@ -17,8 +17,8 @@ from tests.cli_helpers import ROOT, alive, mesh, up
 
 NOTES = {"command": [sys.executable, str(ROOT / "examples/notes.py")]}
 
-STUBBORN = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('x', flush=True); time.sleep(600)"
-"""An agent that never answers and does not end when it is asked to."""
+STUBBORN = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('x', flush=True); time.sleep(40)"
+"""An agent that never answers and does not end when it is asked to. Should a test leave it behind, it goes by itself."""
 
 
 def agents_file(directory: Path, **agents: Any) -> Path:
