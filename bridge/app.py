@@ -23,7 +23,7 @@ from bridge.config import AgentSpec
 from bridge.expose import Exposed
 from bridge.ports.base import PortFactory
 from bridge.ports.child import ChildPort
-from mesh import Mesh
+from mesh import Mesh, clock
 from mesh.errors import ConfigError, MeshError
 from mesh.link.heart import Heart
 from mesh.node import new_instance
@@ -199,10 +199,13 @@ class Host:
         self._on_event(kind, agent, detail)
 
     async def _keep(self, name: str, attempts: AsyncIterator[str]) -> None:
-        """Each item of `attempts` is a failed attempt; try again, later and later."""
-        delay = FIRST_DELAY
+        """Each item of `attempts` is a failed attempt; try again, later and later, and soon again after a long good run."""
+        delay, since = FIRST_DELAY, clock.monotonic()
         async for problem in attempts:
             self.note("failed", name, problem)
+            if clock.monotonic() - since > LAST_DELAY:
+                delay = FIRST_DELAY
+            since = clock.monotonic()
             await asyncio.sleep(delay * random.uniform(0.5, 1.0))
             delay = min(LAST_DELAY, delay * 2)
 
@@ -220,6 +223,9 @@ class Host:
             except (MeshError, TimeoutError) as problem:
                 hint = f" ({problem.hint})" if isinstance(problem, MeshError) and problem.hint else ""
                 yield f"{str(problem) or type(problem).__name__}{hint}"
+            except Exception as problem:  # a mistake of ours in one bridge must not end the others
+                _log.exception("the bridge failed", agent=spec.name)
+                yield f"{type(problem).__name__}: {problem}"
 
     async def _keep_process(self, spec: AgentSpec) -> AsyncIterator[str]:
         while True:

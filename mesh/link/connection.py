@@ -119,9 +119,17 @@ class Connection:
         if user_credentials is not None:
             options["user_credentials"] = str(user_credentials)
         self = cls(url, options)
+        task = asyncio.current_task()
+        cancellations = task.cancelling() if task is not None else 0
         try:
             async with asyncio.timeout(connect_timeout):
                 await self._connect(self._client, allow_reconnect=False)
+            # Before Python 3.12 `wait_for`, which nats-py connects with, forgets a cancellation that comes in the same turn as its result.
+            if task is not None and task.cancelling() > cancellations:
+                raise asyncio.CancelledError
+        except asyncio.CancelledError:
+            await _discard(self._client)
+            raise
         except (TimeoutError, OSError, nats.errors.Error) as error:
             await _discard(self._client)
             raise BrokerUnavailable(
