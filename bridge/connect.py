@@ -13,14 +13,15 @@ seconds.
 """
 
 import asyncio
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Protocol
 
 import structlog
 
 from mesh import Mesh
-from mesh.errors import CallError, MalformedMessage, MeshError
+from mesh.errors import InstanceLost, MalformedMessage, MeshError
 from mesh.link.exchanges import Channel, Exchange
 from mesh.link.targets import Target
 from mesh.rpc import error_of
@@ -38,48 +39,90 @@ MOST_OPEN: Final = 1_000
 LASTING: Final = frozenset({"subscriptions/listen"})
 """Requests whose answer is a stream that lasts: no deadline ends them."""
 
+OVER: Final = frozenset({"session_lost", "server_died"})
+"""`error.data.mesh` of an answer in a session after which there is no session any more: it is unknown there, or its server has ended."""
+
+Sink = Callable[[bytes, bool], None]
+"""Takes the frames of one request, `(raw, final)`. Nothing comes after the final one; after a cancellation nothing comes at all."""
+
 _log = structlog.get_logger("bridge.connect")
+
+
+class HostLink(Protocol):
+    """A host's way to an agent, or to all of them as one: what stands behind a host port."""
+
+    @property
+    def over(self) -> MeshError | None:
+        """Why the host's session is over, until it begins another one."""
+
+    def receive(self, raw: bytes, to: Sink | None = None) -> None:
+        """A message from the host. Frames of a request go to `to`, or else to the connection's `send` like everything else."""
+
+    def take(self, frame: Frame, to: Sink | None = None) -> None:
+        """The same for a message that was read already."""
+
+    async def close(self) -> None:
+        """The host has left."""
 
 
 @dataclass(slots=True, eq=False)
 class Pending:
-    """A request of the host: its own id and token as it wrote them, and the exchange, once there is one."""
+    """A request of the host: its own id and token as it wrote them, where its frames go, and the exchange, once there is one."""
 
     id: bytes
     token: bytes | None
+    to: Sink
     exchange: Exchange | None = None
     cancelled: str | None = None
 
 
 class Connected:
-    """One host on one agent. `receive` takes what the host says; `send` is called with what it is to hear."""
+    """One host on one agent. `receive` takes what the host says; `send` is called with what it is to hear. A `HostLink`."""
 
-    def __init__(self, mesh: Mesh, agent: str, send: Callable[[bytes], None], *, timeout: float | None = None) -> None:
-        """`timeout`: seconds for each request, started anew by its progress. Default: the mesh's."""
+    def __init__(
+        self,
+        mesh: Mesh,
+        agent: str,
+        send: Callable[[bytes], None],
+        *,
+        timeout: float | None = None,
+        on_over: Callable[[MeshError], None] | None = None,
+    ) -> None:
+        """`timeout`: seconds for each request, started anew by its progress. Default: the mesh's. `on_over` is called when the host's
+        session is over and the host did not end it."""
         self._mesh = mesh
         self._agent = agent
         self._send = send
+        self._to_host: Sink = lambda raw, _: send(raw)
+        self._on_over = on_over
         self._timeout = mesh.settings.timeout if timeout is None else timeout
         self._pending: dict[str | int, Pending] = {}
         self._session: Channel | None = None
         self._target: Target | None = None
-        self._lost: CallError | None = None
+        self._lost: MeshError | None = None
         self._alive: asyncio.Task[None] | None = None
         self._tasks: set[asyncio.Task[None]] = set()
 
-    def receive(self, raw: bytes) -> None:
+    @property
+    def over(self) -> MeshError | None:
+        return self._lost
+
+    def receive(self, raw: bytes, to: Sink | None = None) -> None:
         """A message from the host. What is wrong with it is answered, and disturbs nothing else."""
         try:
             frame = scan(raw)
         except MalformedMessage as problem:
-            self._send(error(b"null", control.PARSE_ERROR, problem.message, {"mesh": problem.code}))
+            (to or self._to_host)(error(b"null", control.PARSE_ERROR, problem.message, {"mesh": problem.code}), True)
             return
+        self.take(frame, to)
+
+    def take(self, frame: Frame, to: Sink | None = None) -> None:
         if frame.kind is Kind.REQUEST:
-            self._on_request(frame)
+            self._on_request(frame, to or self._to_host)
         elif frame.kind is Kind.NOTIFICATION:
             self._on_notification(frame)
         elif self._session is not None:
-            self._mesh.exchanges.say(self._session, ANSWER, raw)
+            self._mesh.exchanges.say(self._session, ANSWER, frame.raw)
 
     async def close(self) -> None:
         """The host has left: cancel what it waits for, and end its session."""
@@ -95,18 +138,18 @@ class Connected:
 
     # from the host
 
-    def _on_request(self, frame: Frame) -> None:
+    def _on_request(self, frame: Frame, to: Sink) -> None:
         assert frame.id is not None
         assert frame.id_span is not None
         id = frame.raw[slice(*frame.id_span)]
         if frame.id in self._pending:
-            self._send(error(id, control.INVALID_REQUEST, f"the id {id.decode()} is in use", {"mesh": "refused"}))
+            to(error(id, control.INVALID_REQUEST, f"the id {id.decode()} is in use", {"mesh": "refused"}), True)
             return
         if len(self._pending) >= MOST_OPEN:
-            self._send(error(id, control.MESH_ERROR, f"{MOST_OPEN} requests are under way", {"mesh": "busy", "retry_after": 0.5}))
+            to(error(id, control.MESH_ERROR, f"{MOST_OPEN} requests are under way", {"mesh": "busy", "retry_after": 0.5}), True)
             return
         token = frame.raw[slice(*frame.token_span)] if frame.token_span is not None else None
-        pending = self._pending[frame.id] = Pending(id, token)
+        pending = self._pending[frame.id] = Pending(id, token, to)
         if self._lost is not None and frame.era is None and frame.method != "initialize":
             self._fail(frame, self._lost)
             return
@@ -138,7 +181,7 @@ class Connected:
                 target,
                 frame.method,
                 frame.name,
-                on_frame=lambda answer: self._on_frame(frame, pending, answer),
+                on_frame=lambda answer: self._on_frame(frame, pending, answer, session),
                 on_failure=lambda problem: self._fail(frame, problem),
                 timeout=None if frame.method in LASTING else self._timeout,
                 renew=True,
@@ -172,11 +215,15 @@ class Connected:
 
     # to the host
 
-    def _on_frame(self, request: Frame, pending: Pending, frame: Frame) -> None:
+    def _on_frame(self, request: Frame, pending: Pending, frame: Frame, session: Channel | None) -> None:
         if frame.method is not None and frame.method.startswith(control.OWN):
             return
-        if request.method == "initialize" and frame.kind is Kind.RESULT and pending.exchange is not None:
-            self._begin_session(pending.exchange)
+        if session is None:
+            if request.method == "initialize" and frame.kind is Kind.RESULT and pending.exchange is not None:
+                self._begin_session(pending.exchange)
+        elif frame.kind is Kind.ERROR and session is self._session and (said := _over(frame.raw)) is not None:
+            self._mesh.exchanges.close_channel(session)
+            self._on_session_lost(said)
         edits = [(frame.id_span, pending.id)] if frame.final else []
         if frame.token_span is not None and pending.token is not None:
             edits.append((frame.token_span, pending.token))
@@ -184,12 +231,12 @@ class Connected:
             edits.append((frame.subscription_span, pending.id))
         if frame.final and request.id is not None:
             self._pending.pop(request.id, None)
-        self._send(frame.splice(edits))
+        pending.to(frame.splice(edits), frame.final)
 
     def _fail(self, request: Frame, problem: MeshError) -> None:
         pending = self._pending.pop(request.id, None) if request.id is not None else None
         if pending is not None:
-            self._send(error_of(pending.id, problem))
+            pending.to(error_of(pending.id, problem), True)
 
     def _begin_session(self, exchange: Exchange) -> None:
         self._session = self._mesh.exchanges.open_channel(exchange, self._on_session_frame, self._on_session_lost)
@@ -199,11 +246,13 @@ class Connected:
     def _on_session_frame(self, frame: Frame) -> None:
         self._send(frame.raw)
 
-    def _on_session_lost(self, problem: CallError) -> None:
+    def _on_session_lost(self, problem: MeshError) -> None:
         _log.warning("the session is over", agent=self._agent, why=str(problem))
         self._session, self._lost = None, problem
         if self._alive is not None:
             self._alive.cancel()
+        if self._on_over is not None:
+            self._on_over(problem)
 
     async def _show_life(self) -> None:
         session = self._session
@@ -213,3 +262,15 @@ class Connected:
         while True:
             await asyncio.sleep(SIGN_OF_LIFE)
             self._try(lambda: self._mesh.connection.send(subject, question))
+
+
+def _over(raw: bytes) -> MeshError | None:
+    """The problem that an error response in a session names, if it is the session's end."""
+    if b'"mesh"' not in raw:
+        return None
+    try:
+        said = json.loads(raw)["error"]
+        ends = said["data"]["mesh"] in OVER
+    except (ValueError, TypeError, KeyError, RecursionError):
+        return None
+    return InstanceLost(str(said.get("message")), hint="begin a new session") if ends else None
