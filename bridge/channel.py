@@ -71,8 +71,8 @@ class Channel:
         except MeshError as error:
             _log.warning("a notification was not passed on", agent=self.agent, method=frame.method, why=str(error))
 
-    async def request(self, method: str, params: Mapping[str, Any], *, timeout: float) -> dict[str, Any]:
-        """A request of the bridge's own, and its result. Raises RemoteError, CallTimeout, ServerDied."""
+    async def request(self, method: str, params: Mapping[str, Any], *, timeout: float | None) -> dict[str, Any]:
+        """A request of the bridge's own, and its result; `timeout` None: it may last. Raises RemoteError, CallTimeout, ServerDied."""
         id = f"{OWN_PREFIX}{next(self._numbers)}"
         future: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
         self._own[id] = future

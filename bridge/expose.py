@@ -25,6 +25,7 @@ import structlog
 
 from bridge.channel import Channel
 from bridge.errors import ServerUnreachable
+from bridge.lists import CHANGES, follow, read_lists
 from bridge.ports.base import PortFactory
 from bridge.session import Session
 from mesh import clock
@@ -58,9 +59,9 @@ MOST_SESSIONS: Final = 32
 SESSION_SILENCE: Final = 60.0
 """Seconds after which a session whose host has given no sign of life is ended. Hosts give one every 15."""
 
-MOST_PAGES: Final = 100
-
 CLIENT: Final = {"name": "mesh-bridge", "version": "1"}
+META: Final = {"_meta": {PROTOCOL_VERSION: MODERN, CLIENT_CAPABILITIES: {}, CLIENT_INFO: CLIENT}}
+"""What the bridge's own requests of the modern era carry."""
 
 _log = structlog.get_logger("bridge")
 
@@ -76,6 +77,9 @@ class Facts:
     instructions: str = ""
     capabilities: dict[str, Any] = field(default_factory=dict)
     tools: tuple[dict[str, Any], ...] = ()
+    prompts: tuple[dict[str, Any], ...] = ()
+    resources: tuple[dict[str, Any], ...] = ()
+    templates: tuple[dict[str, Any], ...] = ()
 
     def entry(self) -> dict[str, Any]:
         """The fields of the registry's entry that come from the server."""
@@ -86,6 +90,9 @@ class Facts:
             "protocol_versions": self.protocol_versions,
             "capabilities": self.capabilities,
             "tools": self.tools,
+            "prompts": self.prompts,
+            "resources": self.resources,
+            "templates": self.templates,
         }
 
 
@@ -175,6 +182,8 @@ class Exposed:
         if channel.ended:
             self._down.set()
         changed, self.facts = facts != self.facts, facts
+        if facts.modern:
+            self._spawn(follow(channel, facts.capabilities, META), f"changes of {self.agent}")
         waiting, self._waiting = self._waiting, []
         for call in waiting:
             self.on_call(call)
@@ -184,6 +193,7 @@ class Exposed:
         return facts
 
     async def _reach(self) -> tuple[Channel, Facts]:
+        """Whatever goes wrong, no server is left behind: also when the time is up or the bridge ends, both of which are cancellations here."""
         async with asyncio.timeout(START_SECONDS):
             channel = await self._new_channel()
             try:
@@ -192,6 +202,9 @@ class Exposed:
                 await channel.close("it did not answer")
                 if isinstance(problem, RemoteError) and problem.rpc_code == control.MESH_ERROR:
                     raise ServerUnreachable(f"{self.agent}: {problem.message}") from None
+            except BaseException:
+                await channel.close("it was not waited for")
+                raise
             channel = await self._new_channel()
             try:
                 return channel, await self._ask_by_handshake(channel)
@@ -201,6 +214,9 @@ class Exposed:
                     f"{self.agent}: the server does not answer as an MCP server: {problem}",
                     hint="run its command by hand and look at what it writes",
                 ) from None
+            except BaseException:
+                await channel.close("it was not waited for")
+                raise
 
     async def _new_channel(self) -> Channel:
         def on_end(_: str) -> None:
@@ -212,14 +228,13 @@ class Exposed:
         return channel
 
     async def _ask(self, channel: Channel) -> Facts:
-        meta = {"_meta": {PROTOCOL_VERSION: MODERN, CLIENT_CAPABILITIES: {}, CLIENT_INFO: CLIENT}}
         try:
-            found = await channel.request("server/discover", meta, timeout=DISCOVER_SECONDS)
+            found = await channel.request("server/discover", META, timeout=DISCOVER_SECONDS)
         except RemoteError as problem:
             if problem.rpc_code == control.MESH_ERROR:
                 raise
             return await self._ask_by_handshake(channel)
-        return await self._facts(channel, True, tuple(map(str, found.get("supportedVersions", [MODERN]))), found, meta)
+        return await self._facts(channel, True, tuple(map(str, found.get("supportedVersions", [MODERN]))), found, META)
 
     async def _ask_by_handshake(self, channel: Channel) -> Facts:
         params = {"protocolVersion": HANDSHAKE, "capabilities": {}, "clientInfo": CLIENT}
@@ -231,15 +246,6 @@ class Exposed:
         capabilities = found.get("capabilities")
         capabilities = capabilities if isinstance(capabilities, dict) else {}
         info = found.get("serverInfo") or (found.get("_meta") or {}).get("io.modelcontextprotocol/serverInfo") or {}
-        tools: list[dict[str, Any]] = []
-        if "tools" in capabilities:
-            cursor: dict[str, Any] = {}
-            for _ in range(MOST_PAGES):
-                page = await channel.request("tools/list", {**meta, **cursor}, timeout=START_SECONDS)
-                tools += [tool for tool in page.get("tools", []) if isinstance(tool, dict)]
-                if not page.get("nextCursor"):
-                    break
-                cursor = {"cursor": page["nextCursor"]}
         return Facts(
             modern=modern,
             protocol_versions=versions,
@@ -247,7 +253,7 @@ class Exposed:
             version=str(info.get("version") or ""),
             instructions=str(found.get("instructions") or ""),
             capabilities=capabilities,
-            tools=tuple(tools),
+            **await read_lists(channel, capabilities, meta, START_SECONDS),
         )
 
     async def _supervise(self) -> None:
@@ -280,15 +286,15 @@ class Exposed:
                 self._shared.send(b'{"jsonrpc":"2.0","id":' + id + b',"result":{}}')
             else:
                 self._shared.send(error(id, control.METHOD_NOT_FOUND, "no host is behind this connection"))
-        elif frame.method == "notifications/tools/list_changed":
-            self._spawn(self._learn_again(), f"tools of {self.agent}")
+        elif frame.method in CHANGES:
+            self._spawn(self._learn_again(), f"lists of {self.agent}")
 
     async def _learn_again(self) -> None:
         channel, facts = self._shared, self.facts
         if channel is None or facts is None:
             return
         try:
-            meta = {"_meta": {PROTOCOL_VERSION: MODERN, CLIENT_CAPABILITIES: {}, CLIENT_INFO: CLIENT}} if facts.modern else {}
+            meta = META if facts.modern else {}
             said = {
                 "capabilities": facts.capabilities,
                 "instructions": facts.instructions,
@@ -297,7 +303,7 @@ class Exposed:
             self.facts = await self._facts(channel, facts.modern, facts.protocol_versions, said, meta)
             self._on_event("changed", "")
         except CallError as problem:
-            _log.warning("the changed tool list cannot be read", agent=self.agent, why=str(problem))
+            _log.warning("a changed list cannot be read", agent=self.agent, why=str(problem))
 
     # handshake sessions
 

@@ -86,6 +86,10 @@ class InstanceEntry(_Wire):
     capabilities: dict[str, Any] = {}
     tools: tuple[dict[str, Any], ...] = ()
     """The server's own tool list (`Tool` of the MCP schema)."""
+    prompts: tuple[dict[str, Any], ...] = ()
+    resources: tuple[dict[str, Any], ...] = ()
+    templates: tuple[dict[str, Any], ...] = ()
+    """Its other lists, as it gave them, cut where they would not fit into one message."""
     journal: JournalPolicy = JournalPolicy()
     started_ns: int = 0
     host: str = ""

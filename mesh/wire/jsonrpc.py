@@ -119,6 +119,21 @@ def scan(raw: bytes) -> Frame:
     return _frame(raw, text, top)
 
 
+def locate(raw: bytes, *path: str) -> Span | None:
+    """Where the value lies that the keys of `path` lead to, in a message that was scanned; None where there is none. Raises
+    MalformedMessage where one of the keys stands twice."""
+    text = raw.decode("latin-1")
+    span = (_space(text, 0).end(), len(raw))  # type: ignore[union-attr]
+    for key in path:
+        if text[span[0]] != "{":
+            return None
+        found, _ = _members(text, span[0], frozenset({key}))
+        if key not in found:
+            return None
+        span = found[key][:2]
+    return span
+
+
 def dumps(value: Any) -> bytes:
     """JSON bytes as the mesh writes them: compact, and ASCII, so that reading them again is fastest."""
     return _encode(value).encode()
