@@ -283,7 +283,8 @@ class Connection:
             _log.exception("a message handler failed", subject=subject)
 
     async def _on_error(self, error: Exception) -> None:
-        _log.warning("broker", error=str(error), connection=self.name)
+        say = _log.warning if self._is_up else _log.debug  # while it is down: one for each attempt, several a second
+        say("broker", error=str(error), connection=self.name)
 
     async def _on_disconnected(self) -> None:
         self._lose()
@@ -349,6 +350,8 @@ class Connection:
         if not self._is_up:
             return
         self._is_up = False
+        if not self._closing:
+            _log.warning("the connection to the broker is lost", connection=self.name)
         self._client.leave_lane()
         self._fail_requests()
         self._tell(self._down)
@@ -358,6 +361,7 @@ class Connection:
             return
         self._client.take_lane()
         self._is_up = True
+        _log.info("the connection to the broker is there again", connection=self.name)
         self._tell(self._up)
 
     def _tell(self, callbacks: list[Callable[[], None]]) -> None:
