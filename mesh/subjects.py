@@ -10,6 +10,7 @@
 | note     | {target}.{caller}.{method…}                            | a notification to every instance, journaled         |
 | reply    | {caller}.{target}.{connection}.{exchange}              | the frames of one exchange, to the caller's connection |
 | hush     | the same                                               | the frames of a quiet exchange, not journaled       |
+| part     | {to}.{end}.{from}.{caller}.{connection}.{exchange}     | chunks of a large body, and the credits for them    |
 | record   | {target}.{caller}                                      | a journal record without bodies                     |
 | health   | {agent}.{instance}                                     | the broker's copy of the health bucket, live        |
 | registry | {agent}.{instance}                                     | the broker's copy of the registry bucket, live      |
@@ -167,6 +168,18 @@ class FoldedReply:
 
 
 @dataclass(frozen=True, slots=True)
+class Part:
+    """`end` is the instance or connection of `to`; caller, connection and exchange name the exchange."""
+
+    to: str
+    end: str
+    sender: str
+    caller: str
+    connection: str
+    exchange: str
+
+
+@dataclass(frozen=True, slots=True)
 class Record:
     target: str
     caller: str
@@ -184,7 +197,7 @@ class Registry:
     instance: str
 
 
-Subject = Call | Probe | Note | Reply | FoldedReply | Record | Health | Registry
+Subject = Call | Probe | Note | Reply | FoldedReply | Part | Record | Health | Registry
 
 
 class Subjects:
@@ -202,6 +215,7 @@ class Subjects:
             "note": lambda t: Note(unescape(t[0]), unescape(t[1]), read_tail(t[2:])[0]) if len(t) > 2 else None,
             "reply": _read_reply,
             "hush": _read_hush,
+            "part": lambda t: Part(*map(unescape, t)) if len(t) == 6 else None,
             "record": lambda t: Record(*map(unescape, t)) if len(t) == 2 else None,
             "health": lambda t: Health(*map(unescape, t)) if len(t) == 2 else None,
             "registry": lambda t: Registry(*map(unescape, t)) if len(t) == 2 else None,
@@ -219,6 +233,8 @@ class Subjects:
                 return f"{self.reply_prefix(caller, target, connection, quiet=quiet)}{escape(exchange)}"
             case FoldedReply(caller, target):
                 return f"{self.root}reply.{escape(caller)}.{escape(target)}"
+            case Part(to, end, sender, caller, connection, exchange):
+                return self.part(to, end, sender, ".".join(map(escape, (caller, connection, exchange))))
             case Record(target, caller):
                 return f"{self.root}record.{escape(target)}.{escape(caller)}"
             case Health(agent, instance):
@@ -251,7 +267,14 @@ class Subjects:
         """The exchange's token follows."""
         return f"{self.root}{'hush' if quiet else 'reply'}.{escape(caller)}.{escape(target)}.{escape(connection)}."
 
+    def part(self, to: str, end: str, sender: str, exchange_id: str) -> str:
+        """`exchange_id` is made of tokens already."""
+        return f"{self.root}part.{escape(to)}.{escape(end)}.{escape(sender)}.{exchange_id}"
+
     # what to subscribe to
+
+    def parts_to(self, name: str, end: str) -> str:
+        return f"{self.root}part.{escape(name)}.{escape(end)}.>"
 
     def calls_to(self, target: str, instance: str, *, quiet: bool = False) -> str:
         return f"{self.root}{'quiet' if quiet else 'call'}.{escape(target)}.{escape(instance)}.>"

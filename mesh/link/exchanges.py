@@ -20,6 +20,7 @@ import asyncio
 import itertools
 import secrets
 from collections.abc import Callable
+from functools import partial
 from typing import Final
 
 import structlog
@@ -38,10 +39,11 @@ from mesh.errors import (
     TooLarge,
 )
 from mesh.link.connection import Connection, Message
+from mesh.link.parts import Parts, read_stub
 from mesh.link.targets import HEARD, Target, Targets
 from mesh.link.wheel import Wheel
 from mesh.policy.repeat import safe_to_repeat
-from mesh.subjects import ANY, Subjects
+from mesh.subjects import ANY, Subjects, escape
 from mesh.wire import control
 from mesh.wire.jsonrpc import Frame, scan
 
@@ -167,6 +169,7 @@ class Exchanges:
         self._channels: dict[str, Channel] = {}
         self._series = Series()
         self._id_prefix = subjects.reply_prefix(caller, "-", self.name).split(".")[3] + f".{self.name}."
+        self._parts = Parts(connection, subjects, caller, self.name)
         self._wheel: Wheel[Exchange] = Wheel(self._on_due)
         self._reply_prefixes: dict[tuple[str, bool], str] = {}
         self._down_since = 0.0
@@ -175,6 +178,7 @@ class Exchanges:
         connection.on_up(self._on_up)
 
     async def start(self) -> None:
+        await self._parts.start()
         for quiet in (False, True):
             await self.connection.subscribe(self.subjects.replies_to(self.caller, self.name, quiet=quiet), self._on_reply)
 
@@ -183,6 +187,7 @@ class Exchanges:
             exchange.cancel("the caller leaves the mesh")
             exchange.on_failure(Disconnected("this process leaves the mesh"))
         self._wheel.stop()
+        await self._parts.close()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -250,6 +255,8 @@ class Exchanges:
     def _start(self, exchange: Exchange) -> None:
         now = clock.monotonic()
         try:
+            if self._parts.too_large(len(exchange.body)):
+                exchange.body = self._parts.offer(scan(exchange.body), lambda name: name == escape(exchange.agent or exchange.target.name))
             self.connection.send(exchange.subject, exchange.body, exchange.reply)
         except MeshError:
             exchange.discard()
@@ -289,10 +296,29 @@ class Exchanges:
         exchange.asked_at = 0.0
         exchange.target.fresh_until = max(exchange.target.fresh_until, now + HEARD)
         if frame.final:
+            if (stub := read_stub(frame)) is not None:
+                if not self._parts.fetching(exchange.id):
+                    self._parts.fetch(exchange.id, stub, exchange.agent or exchange.target.name, partial(self._on_whole, exchange))
+                return
             self._end(exchange)
         elif exchange.renew and exchange.timeout is not None and frame.method == "notifications/progress":
             exchange.deadline = now + exchange.timeout
         exchange.on_frame(frame)
+
+    def _on_whole(self, exchange: Exchange, body: bytes | MeshError) -> None:
+        """The large body behind a stub is here, or cannot be had."""
+        try:
+            if isinstance(body, MeshError):
+                raise body
+            frame = scan(body)
+            if not frame.final or frame.id != exchange.id:
+                raise Refused("a large body that is no response to its exchange")
+        except MeshError as error:
+            self._fail(exchange, error if isinstance(error, CallError) else CallError(error.message, hint=error.hint))
+            return
+        if not exchange.ended:
+            self._end(exchange)
+            exchange.on_frame(frame)
 
     def _on_channel(self, message: Message) -> None:
         channel = self._channels.get(message.subject)
@@ -327,6 +353,7 @@ class Exchanges:
         exchange.ended = True
         self._open.pop(exchange.reply, None)
         self._wheel.remove(exchange)
+        self._parts.withdraw(exchange.id)
 
     def _fail(self, exchange: Exchange, error: CallError) -> None:
         if exchange.ended:
@@ -382,7 +409,7 @@ class Exchanges:
             if now - exchange.asked_at >= ASKED:
                 self._unanswered(exchange)
                 return
-        elif now - exchange.heard_at >= SILENCE:
+        elif now - exchange.heard_at >= SILENCE and not self._parts.fetching(exchange.id):
             self._ask([exchange])
         self._wheel.add(exchange, max(self._next_look(exchange), now + 0.1))
 

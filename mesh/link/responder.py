@@ -25,6 +25,7 @@ import structlog
 from mesh import clock
 from mesh.errors import BrokerUnavailable, MalformedMessage, MeshError, Refused, TooLarge
 from mesh.link.connection import Connection, Message, Subscription
+from mesh.link.parts import Parts, read_stub
 from mesh.link.wheel import Wheel
 from mesh.policy.memory import Fate, Memory, Peer
 from mesh.subjects import ANSWER, ANY, Record, Subjects, escape, tail, unescape
@@ -166,6 +167,7 @@ class Responder:
         self._memory = Memory()
         self._running: dict[str, Call] = {}
         self._cancelled: dict[str, OrderedDict[str, float]] = {}
+        self._parts = Parts(connection, subjects, agent, instance)
         self._wheel: Wheel[Call] = Wheel(self._on_due)
         self._senders: dict[str, tuple[str, str]] = {}
         self._subscriptions: list[Subscription] = []
@@ -180,6 +182,7 @@ class Responder:
     async def start(self) -> None:
         """Begin to take calls. The instance's first heartbeat should be out by then."""
         subjects, take = self._subjects, self._connection.subscribe
+        await self._parts.start()
         for name in self._names:
             group = escape(name)
             made = [
@@ -203,6 +206,7 @@ class Responder:
             call.fail(control.MESH_ERROR, f"{self.agent} is being stopped", {"mesh": "instance_lost"})
             self._handler.on_cancel(call, "the bridge is being stopped")
         self._wheel.stop()
+        await self._parts.close()
 
     # what comes in
 
@@ -257,7 +261,26 @@ class Responder:
             self._wheel.add(call, now + FIRST_WORKING)
             if target != self.agent:
                 call.announce()
-            self._handler.on_call(call)
+            if (stub := read_stub(frame)) is not None:
+                self._parts.fetch(call_id, stub, caller, partial(self._on_whole, call, said))
+            else:
+                self._handler.on_call(call)
+
+    def _on_whole(self, call: Call, said: str, body: bytes | MeshError) -> None:
+        """The large request behind a stub is here, or cannot be had. It must be what the stub said."""
+        if call.ended:
+            return
+        try:
+            if isinstance(body, MeshError):
+                raise body
+            frame = scan(body)
+            if frame.kind is not Kind.REQUEST or frame.id != call.id or tail(frame.method or "", frame.name) != said:
+                raise Refused("a large body that is not the request that was announced")
+        except MeshError as problem:
+            call.refuse(problem)
+            return
+        call.frame = frame
+        self._handler.on_call(call)
 
     def _on_message(self, caller: str, reply: str, frame: Frame) -> None:
         if frame.method == "notifications/cancelled":
@@ -372,9 +395,11 @@ class Responder:
     def _finish(self, call: Call, raw: bytes) -> None:
         if call.mode == "metadata":
             self._record(call, raw)
-        if (size := len(raw)) > (limit := self._connection.max_payload):  # seen before it is remembered: it would push all others out
-            why = f"the response is too large for the mesh: {size} bytes, where {limit} are taken"
-            raw = error(dumps(call.id), control.MESH_ERROR, why, {"mesh": TooLarge.code})
+        try:
+            if self._parts.too_large(len(raw)):  # what is remembered is the stub: the body would push all others out
+                raw = self._parts.offer(scan(raw), lambda name: name == escape(call.caller))
+        except MeshError as problem:
+            raw = error(dumps(call.id), control.MESH_ERROR, f"the response: {problem}", {"mesh": problem.code})
         self._remember(call, raw)
         self._send_surely(call.prefix + call.exchange, raw)
 
