@@ -69,3 +69,12 @@ def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
         yield broker
     finally:
         broker.close()
+
+
+@pytest.fixture(scope="module")
+def plane(broker: Broker) -> Iterator[str]:
+    """A broker with a running control plane; its URL."""
+    from tests.helpers import Background, control_plane
+
+    with Background(lambda: control_plane(broker.url)):
+        yield broker.url
