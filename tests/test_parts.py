@@ -138,5 +138,6 @@ def test_a_stub_that_says_nonsense_is_refused(said: dict[str, object]) -> None:
 
 
 def test_an_ordinary_message_is_no_stub() -> None:
-    for result in ({}, {"_meta": None}, {"_meta": {}}, {"text": '"mesh/parts"'}, {"_meta": {"mesh/parts": None}}):
+    results: list[object] = [{}, {"_meta": None}, {"_meta": {}}, {"text": '"mesh/parts"'}, {"_meta": {"mesh/parts": None}}]
+    for result in results:
         assert read_stub(scan(dumps({"jsonrpc": "2.0", "id": "a.b.1", "result": result}))) is None
