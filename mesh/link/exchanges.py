@@ -54,6 +54,9 @@ five."""
 ASKED: Final = 1.0
 """Seconds to wait for an answer to that."""
 
+RETURNING: Final = 3.0
+"""Seconds after a reconnection for which the other side may still be on its way back: where nobody answers, it is asked again."""
+
 PATIENCE: Final = 5.0
 """Seconds for which open calls wait for the connection to come back. A broker that restarts is back in one or two."""
 
@@ -173,6 +176,7 @@ class Exchanges:
         self._wheel: Wheel[Exchange] = Wheel(self._on_due)
         self._reply_prefixes: dict[tuple[str, bool], str] = {}
         self._down_since = 0.0
+        self._up_since = 0.0
         self._tasks: set[asyncio.Task[None]] = set()
         connection.on_down(self._on_down)
         connection.on_up(self._on_up)
@@ -407,8 +411,10 @@ class Exchanges:
                 return
         elif exchange.asked_at:
             if now - exchange.asked_at >= ASKED:
-                self._unanswered(exchange)
-                return
+                if exchange.denied or now - self._up_since > RETURNING:
+                    self._unanswered(exchange)
+                    return
+                self._ask([exchange])
         elif now - exchange.heard_at >= SILENCE and not self._parts.fetching(exchange.id):
             self._ask([exchange])
         self._wheel.add(exchange, max(self._next_look(exchange), now + 0.1))
@@ -430,6 +436,7 @@ class Exchanges:
 
     def _on_up(self) -> None:
         self._down_since = 0.0
+        self._up_since = clock.monotonic()
         self._ask(list(self._open.values()))
 
     def _ask(self, exchanges: list[Exchange]) -> None:
