@@ -23,7 +23,7 @@ from typing import Any, Final, Protocol
 import structlog
 
 from mesh import clock
-from mesh.errors import BrokerUnavailable, MalformedMessage, MeshError, Refused, TooLarge
+from mesh.errors import BrokerUnavailable, Busy, MalformedMessage, MeshError, Refused, TooLarge
 from mesh.link.connection import Connection, Message, Subscription
 from mesh.link.parts import Parts, read_stub
 from mesh.link.wheel import Wheel
@@ -242,6 +242,14 @@ class Responder:
         if fate is not Fate.NEW:
             self._tell_fate(prefix + exchange, call_id, fate)
             return
+        if prefix[:-1] not in self._memory.peers:
+            if len(self._memory.peers) >= MOST_PEERS:
+                self._expire(now)
+            if len(self._memory.peers) >= MOST_PEERS:
+                why = f"{self.agent} remembers {MOST_PEERS} connections and takes no more"
+                self._send(message.reply, error(dumps(call_id), control.MESH_ERROR, why, {"mesh": Busy.code, "retry_after": 10.0}))
+                return
+            self._memory.peers[prefix[:-1]] = peer
         self._memory.begin(peer, exchange, now)
         call = Call(self, frame, caller, target, prefix, exchange, peer)
         call.started_ns = clock.wall_ns()
@@ -335,9 +343,7 @@ class Responder:
             connection = prefix[len(start) :]
             if not prefix.startswith(start) or not connection or "." in connection:
                 raise Refused("the reply subject is not the caller's own", reply=message.reply)
-            if len(self._memory.peers) >= MOST_PEERS:
-                raise Refused("too many connections at once")
-            peer = self._memory.peers[prefix] = Peer(caller, connection, quiet)
+            peer = Peer(caller, connection, quiet)  # remembered once a call of it is taken: nonsense must not fill the memory
         elif peer.caller != caller or peer.quiet is not quiet:
             raise Refused("the reply subject is another caller's", reply=message.reply)
         if not exchange:
@@ -410,6 +416,9 @@ class Responder:
         self._wheel.remove(call)
         now = clock.monotonic()
         self._memory.finish(call.peer, call.exchange, raw, now)
+        self._expire(now)
+
+    def _expire(self, now: float) -> None:
         if now - self._expired > 1.0:
             self._expired = now
             self._memory.expire(now)
