@@ -23,6 +23,7 @@ from typing import Any, Final, cast
 import structlog
 from nats.aio.client import Client
 from nats.aio.transport import TcpTransport
+from nats.protocol.parser import AWAITING_CONTROL_LINE
 
 _log = structlog.get_logger("mesh.link")
 
@@ -47,6 +48,12 @@ class FastClient(Client):
     def reading(self) -> bool:
         """Whether nats-py's reading task lives. It can die while `is_connected` stays True."""
         return self._reading_task is not None and not self._reading_task.done()
+
+    @property
+    def stuck(self) -> bool:
+        """Whether it is down and nobody is at it: the task that reconnects dies of what it does not expect a server to say."""
+        task = self._reconnection_task
+        return task is not None and task.done() and not (self.is_connected or self.is_closed)
 
     @property
     def server(self) -> dict[str, Any]:
@@ -104,7 +111,7 @@ class FastClient(Client):
         inner = wire.get_protocol()
         if isinstance(inner, _Lane):
             return
-        if self._ps.buf or self._ps.state != 0 or cast(Any, reader)._buffer:
+        if self._ps.buf or self._ps.state != AWAITING_CONTROL_LINE or cast(Any, reader)._buffer:
             if looks > 0:
                 asyncio.get_running_loop().call_later(LOOK_SECONDS, self.take_lane, looks - 1)
             return

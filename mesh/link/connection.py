@@ -311,7 +311,7 @@ class Connection:
         client.options["max_reconnect_attempts"] = -1
 
     async def _supervise(self) -> None:
-        """Replace a client that is closed for good, or that reads no more though it says that it is connected."""
+        """Replace a client that is closed for good, or that no longer does what it says: reading, or reconnecting."""
         while True:
             try:
                 async with asyncio.timeout(0.25):
@@ -320,7 +320,7 @@ class Connection:
                 pass
             self._wake.clear()
             client = self._client
-            if client.is_closed or (client.is_connected and not client.reading):
+            if client.is_closed or client.stuck or (client.is_connected and not client.reading):
                 await self._replace()
 
     async def _replace(self) -> None:
@@ -339,8 +339,8 @@ class Connection:
                 for subscription in list(self._subscriptions):
                     await self._attach(client, subscription)
                 break
-            except (TimeoutError, OSError, nats.errors.Error) as error:
-                _log.info("the broker is not there yet", connection=self.name, error=str(error))
+            except Exception as error:  # whatever answers there may say anything, and nats-py raises anything
+                _log.info("the broker is not there yet", connection=self.name, error=repr(error))
                 await _discard(client)
             await asyncio.sleep(delay * (0.5 + random.random()))
             delay = min(2.0, delay * 2)
