@@ -1,4 +1,4 @@
-"""`mesh-bridge`: one MCP server onto the mesh (`serve`), or one MCP host to it (`connect`).
+"""`mesh-bridge`: one MCP server onto the mesh (`serve`), or MCP hosts to it: one over stdio (`connect`), many over HTTP (`http`).
 
 argparse, and imports where they are used: this process lives as long as its agent does, and should weigh little.
 """
@@ -29,6 +29,13 @@ CONNECT_HELP = """examples:
   mesh-bridge connect time
   claude mcp add time -- mesh-bridge connect time --state-dir /path/to/.mesh
 """
+
+HTTP_HELP = """examples:
+  mesh-bridge http --port 8600
+  claude mcp add --transport http time http://127.0.0.1:8600/agents/time/mcp
+"""
+
+HTTP_PORT = 8600
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -89,6 +96,22 @@ def _parser() -> argparse.ArgumentParser:
     connect.add_argument("--as", dest="caller", default="host", help="the host's own name on the mesh (default: host)")
     connect.add_argument("--timeout", type=float, help="seconds for each request, started anew by its progress (default: 60)")
     connect.set_defaults(run=_connect)
+
+    http = commands.add_parser(
+        "http",
+        parents=[common],
+        help="serve the agents over HTTP and WebSocket, on this machine",
+        epilog=HTTP_HELP,
+        formatter_class=argparse.RawTextHelpFormatter,
+    )
+    http.add_argument("--port", type=int, default=HTTP_PORT, help=f"0 takes a free one (default: {HTTP_PORT})")
+    http.add_argument("--host", default="127.0.0.1", help="a loopback address (default: 127.0.0.1)")
+    http.add_argument(
+        "--allow-host", action="append", default=[], metavar="NAME", help="may stand in Host besides loopback's; may be repeated"
+    )
+    http.add_argument("--allow-origin", action="append", default=[], metavar="ORIGIN", help="pages may come from there; may be repeated")
+    http.add_argument("--as", dest="caller", default="http", help="the name on the mesh of all who call this way (default: http)")
+    http.set_defaults(run=_http)
     return parser
 
 
@@ -142,6 +165,27 @@ async def _connect(options: argparse.Namespace) -> int:
         for task in (told, running):
             task.cancel()
         await asyncio.gather(told, running, return_exceptions=True)
+    return 0
+
+
+async def _http(options: argparse.Namespace) -> int:
+    from bridge.config import make_http
+    from bridge.web.server import serving
+
+    spec = make_http(
+        port=options.port,
+        host=options.host,
+        hosts=tuple(options.allow_host),
+        origins=tuple(options.allow_origin),
+        caller=options.caller,
+    )
+    told = _told()
+    async with serving(spec, _settings(options, options.caller)) as url:
+        if options.json:
+            _say(json.dumps({"event": "ready", "http": url}), sys.stdout)
+        else:
+            _say(f"agents are served at {url}/agents/NAME/mcp and /agents/NAME/ws", sys.stderr)
+        await told.wait()
     return 0
 
 

@@ -11,6 +11,9 @@ tools.read_secret.journal = "none"
 
 [agents.notes]
 python = "examples.notes:server"        # an MCPServer object of the SDK, served in a process of its own
+
+[http]
+port = 8600                             # serve the agents over HTTP and WebSocket too
 """
 
 import json
@@ -85,12 +88,35 @@ class AgentSpec(BaseModel):
         return [found, *self.command[1:]]
 
 
+class HttpSpec(BaseModel):
+    """How the agents are served over HTTP and WebSocket."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    port: int = Field(default=0, ge=0, le=65535)
+    """0 takes a free one."""
+    host: str = "127.0.0.1"
+    hosts: tuple[str, ...] = ()
+    """Names that may stand in `Host` besides those of loopback: `mesh.example.com`, or with a port."""
+    origins: tuple[str, ...] = ()
+    """Origins that pages may come from besides loopback: `https://app.example.com`."""
+    caller: str = Field(default="http", min_length=1)
+    """The name on the mesh of whoever calls this way."""
+    most_bytes: int = Field(default=64 * 1024 * 1024, gt=0)
+    """Of one body, or one message of a WebSocket."""
+    most_sessions: int = Field(default=1_000, gt=0)
+    """Sessions of the handshake era at once, and as many WebSockets."""
+    idle: float = Field(default=1800.0, gt=0)
+    """Seconds without a word after which a session or a WebSocket is ended. The SDK's server has the same."""
+
+
 class MeshFile(BaseModel):
     """What a file says."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     agents: tuple[AgentSpec, ...] = ()
+    http: HttpSpec | None = None
 
 
 def read_file(path: Path) -> MeshFile:
@@ -116,6 +142,15 @@ def read_file(path: Path) -> MeshFile:
         return MeshFile(agents=tuple(_agent(name, dict(entry)) for name, entry in agents.items()), **found)
     except ValidationError as error:
         raise _explain(path, error) from None
+
+
+def make_http(**fields: Any) -> HttpSpec:
+    """An HttpSpec from arguments. Raises ConfigError."""
+    try:
+        return HttpSpec(**fields)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise ConfigError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from None
 
 
 def _from_hosts(found: Any) -> tuple[AgentSpec, ...]:

@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 
-from mesh.cli.front import respond
 from mesh.cli.stopping import children_of
 from tests.cli_helpers import ROOT, alive, mesh, up
 
@@ -183,22 +182,3 @@ async def test_nobody_reads_what_it_says(tmp_path: Path) -> None:
         running.process.send_signal(signal.SIGTERM)
         async with asyncio.timeout(20):
             assert await running.process.wait() == 0
-
-
-@pytest.mark.parametrize(
-    ("head", "status"),
-    [
-        (b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n", 200),
-        (b"HEAD /ready?now HTTP/1.0\r\n\r\n", 503),
-        (b"POST /ready HTTP/1.1\r\n\r\n", 405),
-        (b"GET / HTTP/1.1\r\n\r\n", 404),
-        (b"GET /health HTTP/2\r\n\r\n", 400),
-        (b"\x16\x03\x01 \r\n\r\n", 400),
-        (b"\r\n\r\n", 400),
-    ],
-)
-def test_the_http_front_answers(head: bytes, status: int) -> None:
-    answer = respond(head, lambda: {"ready": False})
-    begin, _, body = answer.partition(b"\r\n\r\n")
-    assert begin.startswith(b"HTTP/1.1 %d " % status)
-    assert head.startswith(b"HEAD") == (body == b"")

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Final, Protocol
 
 from mesh import clock
-from mesh.cli import front, logging
+from mesh.cli import logging
 from mesh.errors import CallError
 from mesh.link.server import EmbeddedServer
 from mesh.link.state_dir import StateDir
@@ -27,18 +27,17 @@ AGAIN: Final = 0.2
 
 @dataclass(frozen=True, slots=True)
 class Ports:
-    """None takes what nats-server.conf says, 0 a free one. Without an HTTP port there is no HTTP."""
+    """None takes what nats-server.conf says, 0 a free one."""
 
     broker: int | None = None
     monitor: int | None = None
     websocket: int | None = None
-    http: int | None = None
 
     def beside(self) -> "Ports":
         """Free ports for what was not said, once the broker's own was: a second mesh on a machine must not stumble over them."""
         if self.broker is None:
             return self
-        return Ports(self.broker, self.monitor or 0, self.websocket or 0, self.http)
+        return Ports(self.broker, self.monitor or 0, self.websocket or 0)
 
 
 class Hosted(Protocol):
@@ -54,6 +53,12 @@ OnEvent = Callable[[str, str, str], None]
 """`(kind, who, detail)`. Who is an agent, or empty for the broker."""
 
 MakeHost = Callable[[Settings, OnEvent], AbstractAsyncContextManager[Hosted]]
+
+Look = Callable[[], dict[str, Any]]
+"""What `/ready` says: `{"ready": bool, …}`."""
+
+MakeFront = Callable[[Settings, Look], AbstractAsyncContextManager[str]]
+"""Serves HTTP; yields its address."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +84,9 @@ class House:
 
 
 @asynccontextmanager
-async def running(settings: Settings, ports: Ports, make_host: MakeHost, names: Sequence[str], on_event: OnEvent) -> AsyncIterator[House]:
+async def running(
+    settings: Settings, ports: Ports, make_host: MakeHost, make_front: MakeFront | None, names: Sequence[str], on_event: OnEvent
+) -> AsyncIterator[House]:
     """Start everything; yields once each agent came up or failed to. Raises BrokerError, ConfigError."""
     async with AsyncExitStack() as stack:
         state, facts = await _broker(stack, settings, ports, on_event)
@@ -95,8 +102,8 @@ async def running(settings: Settings, ports: Ports, make_host: MakeHost, names: 
             ready = hosted.ready if hosted is not None else ()
             return {"ready": set(names) <= set(ready), "agents": {name: name in ready for name in names}}
 
-        if ports.http is not None:
-            facts["http"] = await stack.enter_async_context(front.serving(ports.http, look))
+        if make_front is not None:
+            facts["http"] = await stack.enter_async_context(make_front(settings, look))
         stack.callback(runtime.unlink, missing_ok=True)
         write_runtime(state.path, facts)
         hosted = await stack.enter_async_context(make_host(settings, on_event))

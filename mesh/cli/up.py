@@ -14,8 +14,10 @@ import asyncio
 import json
 import shlex
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
+from urllib.parse import quote
 
 import typer
 
@@ -25,9 +27,8 @@ from mesh.cli.running import execute
 if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
 
-    from bridge.config import AgentSpec
     from mesh.admin import ToolView
-    from mesh.cli.house import Hosted, House, OnEvent
+    from mesh.cli.house import Hosted, House, MakeFront, OnEvent
     from mesh.cli.output import Output
     from mesh.settings import Settings
 
@@ -67,7 +68,12 @@ def up(
     http_port: Annotated[
         int | None,
         typer.Option(
-            "--http-port", min=0, max=65535, metavar="N", help=f"Serve /health and /ready on loopback{_PORT}.", show_default="none"
+            "--http-port",
+            min=0,
+            max=65535,
+            metavar="N",
+            help=f"Serve the agents over HTTP and WebSocket, on loopback{_PORT}.",
+            show_default="that of [http] in FILE, or none",
         ),
     ] = None,
     state_dir: options.StateDir = None,
@@ -78,7 +84,7 @@ def up(
 
     async def work() -> None:
         from bridge.app import host
-        from bridge.config import read_file
+        from bridge.config import HttpSpec, MeshFile, read_file
         from mesh.cli import house, logging
         from mesh.cli.output import Output
         from mesh.cli.stopping import Stop
@@ -86,23 +92,31 @@ def up(
 
         settings = make_settings(state_dir=state_dir, broker=broker)
         chosen = file or (DEFAULT_FILE if DEFAULT_FILE.is_file() else None)
-        agents: tuple[AgentSpec, ...] = read_file(chosen).agents if chosen is not None else ()
+        said = read_file(chosen) if chosen is not None else MeshFile()
+        agents = said.agents
+        http = said.http if http_port is None else (said.http or HttpSpec()).model_copy(update={"port": http_port})
         names = sorted(agent.name for agent in agents)
-        ports = house.Ports(broker_port, monitor_port, websocket_port, http_port)
+        ports = house.Ports(broker_port, monitor_port, websocket_port)
         logging.configure()
         out = Output(1)
         told = (
             JsonReport(out)
             if as_json
-            else TextReport(out, option="" if state_dir is None else f" --state-dir {shlex.quote(str(state_dir))}")
+            else TextReport(out, names, option="" if state_dir is None else f" --state-dir {shlex.quote(str(state_dir))}")
         )
 
         def make_host(settings: "Settings", on_event: "OnEvent") -> "AbstractAsyncContextManager[Hosted]":
             return host(agents, settings, on_event)
 
+        make_front: MakeFront | None = None
+        if http is not None:
+            from bridge.web.server import serving  # a web server takes a moment to load
+
+            make_front = partial(serving, http)
+
         stop = Stop()
         try:
-            async with stop.listening(), house.running(settings, ports, make_host, names, told.event) as mesh:
+            async with stop.listening(), house.running(settings, ports, make_host, make_front, names, told.event) as mesh:
                 told.started(mesh)
                 announcing = asyncio.create_task(_announce(mesh, names, told), name="announcement")
                 await stop.wait()
@@ -168,8 +182,9 @@ class JsonReport(Report):
 class TextReport(Report):
     """Lines as things happen, and once a table with what to type next."""
 
-    def __init__(self, out: "Output", *, option: str) -> None:
+    def __init__(self, out: "Output", names: "Sequence[str]", *, option: str) -> None:
         super().__init__(out)
+        self._names = names
         self._option = option
         """What the commands need to find this mesh from here: `` or ` --state-dir DIR`."""
 
@@ -186,7 +201,7 @@ class TextReport(Report):
             ("broker", facts["broker"]),
             ("monitoring", facts.get("monitor")),
             ("WebSocket", facts.get("websocket")),
-            ("HTTP", facts.get("http")),
+            *(("HTTP", f"{facts['http']}/agents/{quote(name, safe='')}/mcp") for name in self._names if "http" in facts),
             ("state", mesh.state.path),
         ):
             if where:

@@ -1,0 +1,250 @@
+"""The MCP endpoint of HTTP and WebSocket: requests that passed the door, on their way to an agent and back.
+
+Which era a request is of, its header says and its body must agree. A request of the modern era stands alone: a link of its own, one
+response, and closing the connection cancels it. One of the handshake era belongs to a session (`session`). A WebSocket is a link.
+
+What is wrong with a request is returned as a `Problem`, and nothing has been sent then; None says that it was served.
+
+Source: MCP basic/transports; observable behaviour follows the Python SDK's server.
+"""
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass, field
+from typing import Any, Final, Protocol
+
+from bridge.connect import HostLink
+from bridge.ports.param_headers import ParamCheck
+from bridge.web import rules
+from bridge.web.outlet import HeaderList, Message, Outlet, Receive, Send, respond
+from bridge.web.rules import Headers, Problem
+from bridge.web.session import Session
+from bridge.web.socket import TRY_LATER, Socket
+from mesh import clock
+from mesh.errors import MalformedMessage, MeshError
+from mesh.wire import control
+from mesh.wire.jsonrpc import Frame, Kind, scan
+
+WINDOW: Final = 2.0
+"""Seconds for which an answer of the modern era may still become JSON, and an error have its status."""
+
+SWEEP: Final = 5.0
+"""Seconds between two looks for what is idle."""
+
+
+class MakeLink(Protocol):
+    """Makes a way to an agent, or to all of them (`agent` is None), for a caller. Raises MeshError."""
+
+    def __call__(self, caller: str, agent: str | None, send: Callable[[bytes], None], on_over: Callable[[MeshError], None]) -> HostLink: ...
+
+
+@dataclass(slots=True, eq=False)
+class Asked:
+    """A request: of which agent, with which headers, and the ways in and out."""
+
+    agent: str | None
+    pairs: list[tuple[bytes, bytes]]
+    receive: Receive
+    send: Send
+    headers: Headers = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.headers = dict(self.pairs)
+
+
+class Endpoint:
+    """All that hosts have open: requests, sessions, sockets. `close` ends them."""
+
+    def __init__(
+        self, make_link: MakeLink, *, caller: Callable[[Headers], str], params: ParamCheck, most_sessions: int, idle: float
+    ) -> None:
+        """`caller` says who asks, by the request's headers. `idle`: seconds without a word, for sessions and sockets."""
+        self._make_link = make_link
+        self._caller = caller
+        self._params = params
+        self._most_sessions = most_sessions
+        self._idle = idle
+        self._sessions: dict[str, Session] = {}
+        self._sockets: set[Socket] = set()
+        self._outlets: set[Outlet] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    @property
+    def sessions(self) -> int:
+        return len(self._sessions)
+
+    async def run(self) -> None:
+        """End what is idle, until cancelled."""
+        while True:
+            await asyncio.sleep(SWEEP)
+            before = clock.monotonic() - self._idle
+            for session in list(self._sessions.values()):
+                if not session.requests and session.idle_since < before:
+                    session.end("nothing happened on it for long")
+            for socket in list(self._sockets):
+                if socket.heard_at < before:
+                    socket.end(1001, "nothing happened on it for long")
+
+    async def close(self) -> None:
+        for session in list(self._sessions.values()):
+            session.end("the mesh is being stopped")
+        for socket in list(self._sockets):
+            socket.end(1001, "the mesh is being stopped")
+        for outlet in list(self._outlets):
+            outlet.end()
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=5.0)
+
+    # HTTP
+
+    async def post(self, asked: Asked, body: bytes, modern: bool) -> Problem | None:
+        """A message. `modern`: its headers say that it is of that era."""
+        try:
+            frame = scan(body)
+        except MalformedMessage as malformed:
+            return rules.malformed(body, malformed.message)
+        if frame.era is not None and not modern:
+            return Problem(400, rules.HEADER_MISMATCH, "MCP-Protocol-Version does not match the request's _meta", id=rules.id_of(frame))
+        if not modern:
+            return await self._on_handshake(frame, asked)
+        if rules.SESSION in asked.headers and frame.era is None:
+            return Problem(400, control.INVALID_REQUEST, "Bad Request: Unsupported protocol version", id=rules.id_of(frame))
+        return await self._on_modern(frame, asked)
+
+    async def _on_handshake(self, frame: Frame, asked: Asked) -> Problem | None:
+        if rules.SESSION not in asked.headers and frame.method == "initialize" and frame.kind is Kind.REQUEST:
+            session = self._open_session(frame, asked)
+        else:
+            session = self._session(asked, rules.id_of(frame))
+        if isinstance(session, Problem):
+            return session
+        if frame.kind is not Kind.REQUEST:
+            session.tell(frame)
+            session.idle_since = clock.monotonic()
+            await respond(asked.send, 202, session.headers)
+        elif session.busy:
+            return Problem(503, control.MESH_ERROR, "too many requests of this session run", {"mesh": "busy"}, rules.id_of(frame))
+        else:
+            await _served(session, session.post(frame, asked.receive, asked.send))
+        return None
+
+    async def _on_modern(self, frame: Frame, asked: Asked) -> Problem | None:
+        if frame.kind is Kind.NOTIFICATION:
+            if (problem := rules.version_problem(asked.headers[rules.VERSION].decode("latin-1"))) is None:
+                # Accepted and dropped: this era defines none over HTTP, and a cancellation by a guessed id must not end another's work.
+                await respond(asked.send, 202, [])
+            return problem
+        if frame.kind is not Kind.REQUEST:
+            return Problem(400, control.INVALID_REQUEST, "Body must be a single JSON-RPC request or notification object")
+        if (problem := rules.modern_problem(asked.headers, asked.pairs, frame)) is not None:
+            return problem
+        if asked.agent is not None and (why := self._params.problem(asked.agent, frame, asked.pairs)) is not None:
+            return Problem(400, rules.HEADER_MISMATCH, why, id=rules.id_of(frame))
+        try:
+            link = self._make_link(self._caller(asked.headers), asked.agent, _drop, _ignore)
+        except MeshError as error:
+            return _unavailable(frame, error)
+        outlet = Outlet(asked.receive, asked.send)
+        self._outlets.add(outlet)
+        try:
+            link.take(frame, outlet.put)
+            await outlet.run(WINDOW, _modern_answer)
+        finally:
+            self._outlets.discard(outlet)
+            await link.close()
+        return None
+
+    async def get(self, asked: Asked) -> Problem | None:
+        """The session's own stream, or one that is taken up again."""
+        if not rules.accepts(asked.headers)[1]:
+            return Problem(406, control.INVALID_REQUEST, "Not Acceptable: Client must accept text/event-stream")
+        session = self._session(asked)
+        if isinstance(session, Problem):
+            return session
+        last = asked.headers.get(rules.LAST_EVENT)
+        stream = session.resume(None if last is None else last.decode("latin-1"))
+        if stream is not None:
+            await _served(session, session.listen(stream, asked.receive, asked.send))
+            return None
+        if last is None:
+            return Problem(409, control.INVALID_REQUEST, "Conflict: Only one SSE stream is allowed per session")
+        return Problem(400, control.INVALID_REQUEST, "Bad Request: nothing can be taken up behind this Last-Event-ID")
+
+    async def delete(self, asked: Asked) -> Problem | None:
+        """The client ends its session."""
+        session = self._session(asked)
+        if isinstance(session, Problem):
+            return session
+        session.end("its client has ended it")
+        await respond(asked.send, 200, [])
+        return None
+
+    # sessions and sockets
+
+    def _session(self, asked: Asked, id: bytes = b"null") -> Session | Problem:
+        """The session that a request names; only with the agent and the caller that it was made for."""
+        said = asked.headers.get(rules.SESSION)
+        if said is None:
+            return Problem(400, control.INVALID_REQUEST, "Bad Request: Missing session ID", id=id)
+        session = self._sessions.get(said.decode("latin-1"))
+        if session is None or session.agent != asked.agent or session.caller != self._caller(asked.headers):
+            return Problem(404, control.INVALID_REQUEST, "Session not found", id=id)
+        return session
+
+    def _open_session(self, frame: Frame, asked: Asked) -> Session | Problem:
+        if len(self._sessions) >= self._most_sessions:
+            data = {"mesh": "busy", "retry_after": 10.0}
+            return Problem(503, control.MESH_ERROR, f"{self._most_sessions} sessions are open", data, rules.id_of(frame))
+        session = Session(asked.agent, self._caller(asked.headers), self._on_session_end)
+        try:
+            session.link = self._make_link(session.caller, asked.agent, session.on_message, session.on_over)
+        except MeshError as error:
+            return _unavailable(frame, error)
+        self._sessions[session.id] = session
+        return session
+
+    def _on_session_end(self, session: Session) -> None:
+        self._sessions.pop(session.id, None)
+        task = asyncio.create_task(session.link.close(), name="end of a session")
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def serve_socket(self, asked: Asked, scope: Message, refusal: tuple[int, str] | None) -> None:
+        """A WebSocket, from its handshake to its end. `refusal`: why it is not to be."""
+        if refusal is None and len(self._sockets) >= self._most_sessions:
+            refusal = (503, "too many WebSockets are open")
+        socket = Socket(asked.receive, asked.send)
+        if not await socket.accept(scope, refusal):
+            return
+        self._sockets.add(socket)
+        try:
+            await socket.run(self._make_link(self._caller(asked.headers), asked.agent, socket.put, socket.on_over))
+        except MeshError as error:
+            await asked.send({"type": "websocket.close", "code": TRY_LATER, "reason": error.code})
+        finally:
+            self._sockets.discard(socket)
+
+
+async def _served(session: Session, work: Coroutine[Any, Any, None]) -> None:
+    session.requests += 1
+    try:
+        await work
+    finally:
+        session.requests -= 1
+        session.idle_since = clock.monotonic()
+
+
+def _modern_answer(raw: bytes) -> tuple[int, HeaderList]:
+    return rules.status_of(raw), []
+
+
+def _unavailable(frame: Frame, error: MeshError) -> Problem:
+    return Problem(503, control.MESH_ERROR, error.message, {"mesh": error.code}, rules.id_of(frame))
+
+
+def _drop(_: bytes) -> None:
+    """A request of the modern era hears nothing but its own frames."""
+
+
+def _ignore(_: MeshError) -> None:
+    """It has no session either."""

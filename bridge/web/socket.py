@@ -1,0 +1,104 @@
+"""A host over WebSocket: one JSON-RPC message a text frame, both eras on one connection, as over stdio.
+
+The specification has no such transport; this one follows what it asks of custom ones. The subprotocol is `mcp`; a client that offers others
+only is refused, one that offers none is taken. Cancelling is the notification of that name; closing the connection cancels all.
+The server pings every 20 seconds and closes when no pong comes. A session that is over closes the connection with 1012, and a client
+begins anew.
+
+Source: RFC 6455; MCP basic/transports, custom transports; ASGI WebSocket 2.4.
+"""
+
+import asyncio
+from collections import deque
+from typing import Final
+
+from bridge.connect import HostLink
+from bridge.web.outlet import MOST_UNSENT, STALL, Message, Receive, Send, respond
+from mesh import clock
+from mesh.errors import MeshError
+
+SUBPROTOCOL: Final = "mcp"
+SESSION_OVER: Final = 1012
+"""Service restart: a client may connect again at once."""
+
+TEXT_ONLY: Final = 1003
+TRY_LATER: Final = 1013
+
+
+class Socket:
+    """One connection. `put` what the host is to hear; `run` until one side ends it."""
+
+    def __init__(self, receive: Receive, send: Send) -> None:
+        self.heard_at = clock.monotonic()
+        """When something last went in or out."""
+        self._receive = receive
+        self._send = send
+        self._queue: deque[bytes] = deque()
+        self._size = 0
+        self._more = asyncio.Event()
+        self._close: tuple[int, str] | None = None
+
+    async def accept(self, scope: Message, refusal: tuple[int, str] | None) -> bool:
+        """Answer the handshake: with a status and a reason, or with yes."""
+        await self._receive()
+        offered = scope.get("subprotocols") or []
+        if refusal is None and offered and SUBPROTOCOL not in offered:
+            refusal = (400, "the subprotocol is mcp")
+        if refusal is not None:
+            await respond(self._send_http, refusal[0], [])
+            return False
+        await self._send({"type": "websocket.accept", "subprotocol": SUBPROTOCOL if offered else None})
+        return True
+
+    async def _send_http(self, message: Message) -> None:
+        await self._send({**message, "type": "websocket." + message["type"]})
+
+    def put(self, raw: bytes) -> None:
+        self._queue.append(raw)
+        self._size += len(raw)
+        if self._size > MOST_UNSENT and len(self._queue) > 1:
+            self.end(TRY_LATER, "too much waits to be read")
+        self._more.set()
+
+    def on_over(self, problem: MeshError) -> None:
+        self.end(SESSION_OVER, problem.code)
+
+    def end(self, code: int, reason: str) -> None:
+        """Close it, after what waits to be written."""
+        self._close = self._close or (code, reason)
+        self._more.set()
+
+    async def run(self, link: HostLink) -> None:
+        reading = asyncio.create_task(self._read(link), name="WebSocket in")
+        writing = asyncio.create_task(self._write(), name="WebSocket out")
+        try:
+            await asyncio.wait((reading, writing), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            await link.close()
+            for task in (reading, writing):
+                task.cancel()
+            await asyncio.gather(reading, writing, return_exceptions=True)
+
+    async def _read(self, link: HostLink) -> None:
+        while (message := await self._receive())["type"] == "websocket.receive":
+            self.heard_at = clock.monotonic()
+            text = message.get("text")
+            if text is None:
+                self.end(TEXT_ONLY, "messages are text")
+                return
+            link.receive(text.encode())
+
+    async def _write(self) -> None:
+        while True:
+            await self._more.wait()
+            self._more.clear()
+            while self._queue:
+                raw = self._queue.popleft()
+                self._size -= len(raw)
+                self.heard_at = clock.monotonic()
+                async with asyncio.timeout(STALL):
+                    await self._send({"type": "websocket.send", "text": raw.decode()})
+            if self._close is not None:
+                code, reason = self._close
+                await self._send({"type": "websocket.close", "code": code, "reason": reason})
+                return
