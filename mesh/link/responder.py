@@ -197,6 +197,7 @@ class Responder:
             await take(subjects.calls_to(self.agent, self.instance, quiet=True), partial(self._on_call, self.agent, True)),
             await take(subjects.probes_to(self.agent, self.instance), self._on_probe_message),
         ]
+        await self._connection.flush()  # the broker has them: whoever is told "ready" now finds us
 
     async def stop(self) -> None:
         """Take no more calls. What still runs is ended with an error, so that nobody waits for it."""
