@@ -58,8 +58,8 @@ async def expose(mesh: Mesh, spec: AgentSpec, make_port: PortFactory, *, on_even
         presence.state = "up" if kind == "ready" else "degraded"
         on_event(kind, spec.name, detail)
 
-    exposed = Exposed(spec.name, make_port, on_event=on_server)
     instance = new_instance()
+    exposed = Exposed(spec.name, make_port, instance=instance, on_event=on_server)
     answer = ProbeAnswer(agent=spec.name, instance=instance, journal=spec.journal_policy).encode()
 
     def on_probe(body: bytes) -> bytes:

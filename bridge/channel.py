@@ -1,14 +1,17 @@
 """One connection to the MCP server, and the calls that are on it.
 
 Ids on the mesh are unique, so calls of many callers share a connection as they are: no byte is changed. What comes back finds its call by
-its id, a progress report by its token (which the calling bridge made the same as the id). What belongs to no call goes to `on_stray`.
+its id, a progress report by its token (which the calling bridge made the same as the id), a frame of a listen by its subscription id. What
+belongs to no call goes to `on_stray`.
+
+A call that is translated on its way does not pass as it is: a `Rider` takes its place, under an id of its own.
 """
 
 import asyncio
 import itertools
 import json
 from collections.abc import Callable, Mapping
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import structlog
 
@@ -25,6 +28,19 @@ OWN_PREFIX: Final = "bridge."
 _log = structlog.get_logger("bridge")
 
 
+class Rider(Protocol):
+    """A request on a channel that is not simply a call which passes."""
+
+    def on_frame(self, frame: Frame) -> None:
+        """What belongs to it and does not end it."""
+
+    def on_final(self, frame: Frame) -> None:
+        """Its response. It is no longer on the channel."""
+
+    def on_died(self, problem: MeshError) -> None:
+        """The server is gone."""
+
+
 class Channel:
     """Open it once. When the server ends, every call on it ends with `server_died`, and `on_end` is told why."""
 
@@ -37,12 +53,17 @@ class Channel:
         self._on_stray = on_stray
         self._tell_end = on_end
         self._calls: dict[str, Call] = {}
-        self._own: dict[str, asyncio.Future[dict[str, Any]]] = {}
+        self._riders: dict[str, Rider] = {}
+        self._own: dict[str, asyncio.Future[Frame]] = {}
         self._numbers = itertools.count(1)
 
     @property
     def calls(self) -> int:
         return len(self._calls)
+
+    def call_of(self, origin: str | None) -> Call | None:
+        """The call that something belongs to which the server says to no call: by the port's knowledge, else the only one there is."""
+        return self._calls.get(origin) if origin is not None else next(iter(self._calls.values())) if len(self._calls) == 1 else None
 
     async def open(self) -> None:
         await self._port.open(self._on_frame, self._on_end)
@@ -61,6 +82,18 @@ class Channel:
         if self._calls.pop(call.id, None) is not None:
             self.send(control.cancelled(call.id, reason))
 
+    def ride(self, id: str, raw: bytes, rider: Rider) -> None:
+        """Send a request whose frames go to `rider`. Raises MeshError where the server does not take it, or is gone."""
+        if self.ended:
+            raise ServerDied(f"the server of {self.agent} is gone")
+        self._port.send(scan(raw))
+        self._riders[id] = rider
+
+    def leave(self, id: str, reason: str) -> None:
+        """Cancel a request that was sent with `ride`. Nothing comes for it any more."""
+        if self._riders.pop(id, None) is not None:
+            self.send(control.cancelled(id, reason))
+
     def send(self, raw: bytes) -> None:
         """Pass a notification, or an answer to a request of the server's."""
         self.pass_on(scan(raw))
@@ -73,17 +106,29 @@ class Channel:
 
     async def request(self, method: str, params: Mapping[str, Any], *, timeout: float | None) -> dict[str, Any]:
         """A request of the bridge's own, and its result; `timeout` None: it may last. Raises RemoteError, CallTimeout, ServerDied."""
+        result = json.loads((await self.ask(method, params, timeout=timeout)).raw)["result"]
+        return result if isinstance(result, dict) else {}
+
+    async def ask(self, method: str, params: Mapping[str, Any], *, timeout: float | None) -> Frame:
+        """The same, and the response as it came."""
+        if self.ended:
+            raise ServerDied(f"the server of {self.agent} is gone")
         id = f"{OWN_PREFIX}{next(self._numbers)}"
-        future: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
+        future: asyncio.Future[Frame] = asyncio.get_running_loop().create_future()
         self._own[id] = future
         try:
             self._port.send(scan(dumps({"jsonrpc": "2.0", "id": id, "method": method, "params": params})))
             async with asyncio.timeout(timeout):
-                return await future
+                frame = await future
         except TimeoutError:
             raise CallTimeout(f"{self.agent} did not answer {method} within {timeout:g} s") from None
         finally:
             self._own.pop(id, None)
+        if frame.kind is Kind.ERROR:
+            said = json.loads(frame.raw)["error"]
+            said = said if isinstance(said, dict) else {}
+            raise RemoteError(said.get("code", 0), str(said.get("message", "")), said.get("data"))
+        return frame
 
     def notify(self, method: str, params: Mapping[str, Any] | None = None) -> None:
         self.send(dumps({"jsonrpc": "2.0", "method": method, **({"params": params} if params else {})}))
@@ -98,30 +143,27 @@ class Channel:
             call = self._calls.pop(frame.id, None) if isinstance(frame.id, str) else None
             if call is not None:
                 call.finish(frame.raw)
+            elif isinstance(frame.id, str) and (rider := self._riders.pop(frame.id, None)) is not None:
+                rider.on_final(frame)
             elif isinstance(frame.id, str) and frame.id in self._own:
-                self._on_own(self._own[frame.id], frame)
+                if not self._own[frame.id].done():
+                    self._own[frame.id].set_result(frame)
             else:
                 _log.debug("an answer to nothing", agent=self.agent, id=frame.id)
             return
-        if frame.method == "notifications/progress" and isinstance(frame.token, str):
-            if (call := self._calls.get(frame.token)) is not None:
-                call.emit(frame.raw, named=True)
-            return
-        if frame.kind is Kind.NOTIFICATION and origin is not None and (call := self._calls.get(origin)) is not None:
-            call.emit(frame.raw)
-            return
+        if frame.kind is Kind.NOTIFICATION:
+            progress = frame.method == "notifications/progress"
+            owner = frame.token if progress else origin if origin is not None else frame.subscription
+            if isinstance(owner, str):
+                if (call := self._calls.get(owner)) is not None:
+                    call.emit(frame.raw, named=progress)
+                    return
+                if (rider := self._riders.get(owner)) is not None:
+                    rider.on_frame(frame)
+                    return
+            if progress and isinstance(owner, str):
+                return  # of a call that has ended
         self._on_stray(frame, origin)
-
-    def _on_own(self, future: "asyncio.Future[dict[str, Any]]", frame: Frame) -> None:
-        if future.done():
-            return
-        body = json.loads(frame.raw)
-        if frame.kind is Kind.RESULT:
-            result = body["result"]
-            future.set_result(result if isinstance(result, dict) else {})
-        else:
-            error = body["error"] if isinstance(body["error"], dict) else {}
-            future.set_exception(RemoteError(error.get("code", 0), str(error.get("message", "")), error.get("data")))
 
     def _on_end(self, reason: str) -> None:
         if not self.ended:
@@ -134,6 +176,9 @@ class Channel:
         calls, self._calls = self._calls, {}
         for call in calls.values():
             call.refuse(problem)
+        riders, self._riders = self._riders, {}
+        for rider in riders.values():
+            rider.on_died(problem)
         for future in self._own.values():
             if not future.done():
                 future.set_exception(problem)

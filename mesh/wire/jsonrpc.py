@@ -271,7 +271,7 @@ def _members(text: str, at: int, once: frozenset[str]) -> tuple[dict[str, Member
         try:
             value, at = _scan_value(text, at)
         except RecursionError:
-            value, at = None, _skip(text, at)
+            value, at = None, skip(text, at)
         except StopIteration:
             raise ValueError(f"a value is expected at byte {at}") from None
         if key in once:
@@ -296,7 +296,7 @@ def _escaped_key(text: str, at: int) -> tuple[str, int]:
     return key, colon.end()
 
 
-def _skip(text: str, at: int) -> int:
+def skip(text: str, at: int) -> int:
     """The offset behind the value at `at`, by a token loop whose stack is a list: for nesting that the C scanner refuses."""
     stack: list[str] = []
     expect = "value"

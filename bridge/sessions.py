@@ -1,0 +1,120 @@
+"""The handshake sessions of one bridge: opened, found again by their key, ended when the host is silent.
+
+Whether a server that speaks the modern era has a handshake too is seen when the first session asks for it, on a channel of its own, and
+remembered: a stream is locked to its era by the first request, so asking on the shared one would cost that. Where there is none, the
+session is translated.
+"""
+
+import asyncio
+from collections.abc import Coroutine
+from typing import Any, Final
+
+from bridge.facts import Facts
+from bridge.handshake import TranslatedSession, speaks_no_handshake
+from bridge.ports.base import PortFactory
+from bridge.session import Session
+from mesh import clock
+from mesh.errors import Busy, MeshError
+from mesh.link.responder import Call
+from mesh.wire import control
+from mesh.wire.jsonrpc import Frame, Kind
+
+MOST_SESSIONS: Final = 32
+"""Handshake sessions at once, each with a channel (a child process) of its own."""
+
+SESSION_SILENCE: Final = 60.0
+"""Seconds after which a session whose host has given no sign of life is ended. Hosts give one every 15."""
+
+
+class Sessions:
+    """All of them."""
+
+    def __init__(self, agent: str, make_port: PortFactory) -> None:
+        self._agent = agent
+        self._make_port = make_port
+        self._sessions: dict[str, Session | TranslatedSession] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._handshakes: bool | None = None
+        """Whether the server has a handshake; None: not known."""
+        self._closing = False
+
+    def start(self) -> None:
+        self._spawn(self._sweep(), f"sessions of {self._agent}")
+
+    async def close(self) -> None:
+        self._closing = True
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*(session.close("the bridge is being stopped") for session in list(self._sessions.values())))
+
+    def get(self, reply: str) -> "Session | TranslatedSession | None":
+        return self._sessions.get(reply)
+
+    def open(self, call: Call, facts: Facts | None) -> None:
+        """For an `initialize` call. `facts`: None where the server has not been reached yet."""
+        if len(self._sessions) >= MOST_SESSIONS:
+            call.refuse(Busy(f"{self._agent} has {MOST_SESSIONS} sessions and takes no more"), retry_after=10.0)
+            return
+        call.announce()
+        if facts is not None and facts.modern and self._handshakes is False:
+            self._begin(TranslatedSession(self._agent, call, self._make_port(), facts, self.end), call)
+        else:
+
+            def on_answer(session: Session, frame: Frame) -> bool:
+                return self._on_answer(session, frame, facts)
+
+            self._begin(Session(self._agent, call, self._make_port(), self.end, on_answer), call)
+
+    def take(self, call: Call) -> None:
+        """A call in a session."""
+        session = self._sessions.get(call.prefix + call.series)
+        if session is None:
+            call.fail(control.INVALID_REQUEST, "this session is over", {"mesh": "session_lost", "hint": "begin a new one"})
+        else:
+            session.take(call)
+
+    def end(self, session: "Session | TranslatedSession", reason: str) -> None:
+        if self._sessions.get(session.key) is session:
+            del self._sessions[session.key]
+            if not self._closing:
+                self._spawn(session.close(reason), f"end of a session with {self._agent}")
+
+    def _begin(self, session: "Session | TranslatedSession", call: Call) -> None:
+        self._sessions[session.key] = session
+        self._spawn(self._open(session, call), f"session of {call.caller} with {self._agent}")
+
+    async def _open(self, session: "Session | TranslatedSession", call: Call) -> None:
+        try:
+            await session.begin()
+        except MeshError as problem:
+            self.end(session, "it did not begin")
+            call.refuse(problem)
+        else:
+            if call.ended and not isinstance(session, TranslatedSession):
+                self.end(session, "cancelled before it began")
+
+    def _on_answer(self, session: Session, frame: Frame, facts: Facts | None) -> bool:
+        """Whether the host is to have the server's answer to `initialize`. If not, it gets a session that is translated."""
+        if frame.kind is Kind.RESULT:
+            self._handshakes = True
+            return True
+        if facts is None or not facts.modern or not speaks_no_handshake(frame):
+            self.end(session, "the server refused it")
+            return True
+        self._handshakes = False
+        self._spawn(session.close("it speaks no handshake"), f"end of a session with {self._agent}")
+        self._begin(TranslatedSession(self._agent, session.opener, self._make_port(), facts, self.end), session.opener)
+        return False
+
+    async def _sweep(self) -> None:
+        while True:
+            await asyncio.sleep(SESSION_SILENCE / 6)
+            for session in list(self._sessions.values()):
+                if clock.monotonic() - session.heard_at > SESSION_SILENCE:
+                    self.end(session, "its host gave no sign of life")
+
+    def _spawn(self, work: Coroutine[Any, Any, None], name: str) -> None:
+        task = asyncio.create_task(work, name=name)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
