@@ -27,6 +27,9 @@ SERVE_HELP = """examples:
 
 CONNECT_HELP = """examples:
   mesh-bridge connect time
+  mesh-bridge connect                 all agents as one: tools are named agent__tool
+  mesh-bridge connect --find-only     the same for hosts with too many tools: find_tools and call_tool
+  mesh-bridge connect --print-config cursor
   claude mcp add time -- mesh-bridge connect time --state-dir /path/to/.mesh
 """
 
@@ -92,8 +95,16 @@ def _parser() -> argparse.ArgumentParser:
         epilog=CONNECT_HELP,
         formatter_class=argparse.RawTextHelpFormatter,
     )
-    connect.add_argument("name", help="the agent (or role) that the host talks to")
+    connect.add_argument("name", nargs="?", help="the agent (or role) that the host talks to; without it: all agents as one")
     connect.add_argument("--as", dest="caller", default="host", help="the host's own name on the mesh (default: host)")
+    connect.add_argument("--find-only", action="store_true", help="without a name: show only find_tools and call_tool")
+    connect.add_argument(
+        "--print-config",
+        nargs="?",
+        const="claude-code",
+        choices=["claude-code", "claude-desktop", "cursor"],
+        help="print the entry for that host's configuration, and end",
+    )
     connect.add_argument("--timeout", type=float, help="seconds for each request, started anew by its progress (default: 60)")
     connect.set_defaults(run=_connect)
 
@@ -150,18 +161,37 @@ async def _serve(options: argparse.Namespace) -> int:
 
 
 async def _connect(options: argparse.Namespace) -> int:
-    from bridge.connect import Connected
+    settings = _settings(options, options.caller)
+    if options.find_only and options.name is not None:
+        raise ConfigError("--find-only is for all agents as one", hint="leave the name out")
+    if options.print_config is not None:
+        from bridge.host_config import advice, make_entry
+
+        name, text = make_entry(options.print_config, settings, agent=options.name, only_find=options.find_only, timeout=options.timeout)
+        _say(text, sys.stdout)
+        _say(advice(options.print_config, name, text), sys.stderr)
+        return 0
+
+    from bridge.connect import Connected, HostLink
+    from bridge.gather import Gathered
     from bridge.ports.host import StdioHost
+    from bridge.roster import Roster
     from mesh import Mesh
 
     signals = _told()
-    async with Mesh(settings=_settings(options, options.caller)) as mesh:
+    async with contextlib.AsyncExitStack() as stack:
+        mesh = await stack.enter_async_context(Mesh(settings=settings))
         port = StdioHost()
-        connected = Connected(mesh, options.name, port.send, timeout=options.timeout)
+        link: HostLink
+        if options.name is not None:
+            link = Connected(mesh, options.name, port.send, timeout=options.timeout)
+        else:
+            roster = await stack.enter_async_context(Roster(mesh))
+            link = Gathered(roster, port.send, only_find=options.find_only, timeout=options.timeout)
         told = asyncio.create_task(signals.wait(), name="signals")
-        running = asyncio.create_task(port.run(connected.receive), name="host")
+        running = asyncio.create_task(port.run(link.receive), name="host")
         await asyncio.wait({told, running}, return_when=asyncio.FIRST_COMPLETED)
-        await connected.close()
+        await link.close()
         for task in (told, running):
             task.cancel()
         await asyncio.gather(told, running, return_exceptions=True)

@@ -1,11 +1,11 @@
-"""The mesh as a transport of the MCP SDK: `Client(mesh_transport("time"))`.
+"""The mesh as a transport of the MCP SDK: `Client(mesh_transport("time"))` for one agent, `Client(mesh_transport())` for all as one.
 
-What the SDK's streams carry is turned into bytes at this seam and nowhere else; behind it is the same `Connected` that serves a host on
+What the SDK's streams carry is turned into bytes at this seam and nowhere else; behind it is the same `HostLink` that serves a host on
 stdio.
 """
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Final
@@ -14,7 +14,9 @@ import anyio
 from mcp.shared.message import SessionMessage
 from mcp_types import jsonrpc_message_adapter
 
-from bridge.connect import Connected
+from bridge.connect import Connected, HostLink
+from bridge.gather import Gathered
+from bridge.roster import Roster
 from mesh import Mesh
 
 MOST_WAITING: Final = 10_000
@@ -23,8 +25,9 @@ MOST_WAITING: Final = 10_000
 
 @asynccontextmanager
 async def mesh_transport(
-    agent: str,
+    agent: str | None = None,
     *,
+    only_find: bool = False,
     mesh: Mesh | None = None,
     name: str | None = None,
     state_dir: str | Path | None = None,
@@ -32,17 +35,33 @@ async def mesh_transport(
     credentials: str | Path | None = None,
     timeout: float | None = None,
 ) -> AsyncIterator[tuple[Any, Any]]:
-    """A transport to `agent`: read stream and write stream of SessionMessage. With `mesh` over that connection, else over one of its own.
+    """A transport to `agent`, or without a name to all agents as one: read stream and write stream of SessionMessage.
+
+    With `only_find` all agents show `find_tools` and `call_tool` alone. With `mesh` over that connection, else over one of its own.
 
     `timeout` in seconds for each request, started anew by its progress. Raises BrokerUnavailable, BrokerUnsuitable.
     """
     if mesh is None:
         async with (
             Mesh(name=name, state_dir=state_dir, broker=broker, credentials=credentials, timeout=timeout) as own,
-            mesh_transport(agent, mesh=own, timeout=timeout) as streams,
+            mesh_transport(agent, mesh=own, only_find=only_find, timeout=timeout) as streams,
         ):
             yield streams
         return
+    if agent is None:
+        async with (
+            Roster(mesh) as roster,
+            _streams(lambda hear: Gathered(roster, hear, only_find=only_find, timeout=timeout), "all agents") as streams,
+        ):
+            yield streams
+    else:
+        async with _streams(lambda hear: Connected(mesh, agent, hear, timeout=timeout), agent) as streams:
+            yield streams
+
+
+@asynccontextmanager
+async def _streams(make: Callable[[Callable[[bytes], None]], HostLink], to: str) -> AsyncIterator[tuple[Any, Any]]:
+    """The SDK's streams before a host's link."""
     to_client, read = anyio.create_memory_object_stream[SessionMessage | Exception](MOST_WAITING)
     write, from_client = anyio.create_memory_object_stream[SessionMessage](0)
 
@@ -56,15 +75,15 @@ async def mesh_transport(
 
     async def speak() -> None:
         async for message in from_client:
-            connected.receive(message.message.model_dump_json(by_alias=True, exclude_unset=True).encode())
+            link.receive(message.message.model_dump_json(by_alias=True, exclude_unset=True).encode())
 
-    connected = Connected(mesh, agent, hear, timeout=timeout)
-    speaker = asyncio.create_task(speak(), name=f"transport to {agent}")
+    link = make(hear)
+    speaker = asyncio.create_task(speak(), name=f"transport to {to}")
     try:
         yield read, write
     finally:
         speaker.cancel()
         await asyncio.gather(speaker, return_exceptions=True)
-        await connected.close()
+        await link.close()
         for stream in (to_client, read, write, from_client):
             stream.close()

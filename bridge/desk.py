@@ -1,0 +1,49 @@
+"""What the aggregate answers without asking anybody: who it is, its lists, and the search in them."""
+
+from typing import Final
+
+from bridge import answers, find
+from bridge.answers import read_params
+from bridge.catalog import PROMPTS, RESOURCES, TEMPLATES, TOOLS, BadCursor
+from bridge.roster import Roster
+from mesh.wire import control
+from mesh.wire.jsonrpc import Frame
+
+LISTS: Final = {"tools/list": TOOLS, "prompts/list": PROMPTS, "resources/list": RESOURCES, "resources/templates/list": TEMPLATES}
+
+HANDSHAKE_ONLY: Final = frozenset({"ping", "logging/setLevel", "resources/subscribe", "resources/unsubscribe"})
+
+ONLY_FIND: Final = f"\nOnly {find.FIND_TOOLS} and {find.CALL_TOOL} are listed here: search first, then call what was found."
+
+
+def answer(frame: Frame, roster: Roster, *, only_find: bool) -> bytes | None:
+    """The answer to a request, or None: it is an agent's."""
+    method, catalog = frame.method or "", roster.catalog
+    if frame.era is not None and method in HANDSHAKE_ONLY:
+        return answers.refusal(frame, control.METHOD_NOT_FOUND, "Method not found")
+    if method in LISTS:
+        return _list(frame, roster, LISTS[method], only_find=only_find)
+    if method == "initialize":
+        wanted = read_params(frame.raw).get("protocolVersion")
+        return answers.initialized(frame, wanted, catalog.instructions + (ONLY_FIND if only_find else ""))
+    if method == "server/discover":
+        return answers.discovered(frame, catalog.instructions + (ONLY_FIND if only_find else ""))
+    if method == "ping":
+        return answers.result(frame, {})
+    if method == "tools/call" and frame.name == find.FIND_TOOLS:
+        arguments = read_params(frame.raw).get("arguments")
+        return answers.result(frame, find.answer(roster.index, arguments if isinstance(arguments, dict) else {}))
+    return None
+
+
+def _list(frame: Frame, roster: Roster, kind: str, *, only_find: bool) -> bytes:
+    if kind == TOOLS and only_find:
+        return answers.page(frame, kind, b"[" + find.BOTH_RAW + b"]", None)
+    cursor = read_params(frame.raw).get("cursor")
+    try:
+        body, after = roster.catalog[kind].page(cursor if cursor is None else str(cursor))
+    except BadCursor as problem:
+        return answers.refusal(frame, control.INVALID_PARAMS, f"Invalid cursor: {problem}")
+    if kind == TOOLS and cursor is None:
+        body = b"[" + find.FIND_RAW + (b"," if body != b"[]" else b"") + body[1:]
+    return answers.page(frame, kind, body, after)

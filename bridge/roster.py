@@ -1,0 +1,130 @@
+"""Who there is, as a catalogue that follows the registry. One for a process: all its hosts look at the same one.
+
+The registry's live copy says when an entry changes, and when an instance comes or goes; heartbeats in between say nothing new. Changes are
+gathered for `PAUSE` and make one new catalogue; whoever listens hears which lists differ from what they were. Nobody is asked anything,
+so an agent that hangs delays no list.
+"""
+
+import asyncio
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+from functools import cached_property
+from typing import Final, Self
+
+import structlog
+
+from bridge.catalog import NAMED_BY, Catalog, Offer, build
+from bridge.find import Index
+from mesh import Mesh
+from mesh.registry.directory import Agent, Directory
+from mesh.subjects import CONTROL_PLANE, key_of
+from mesh.topology import HEALTH
+from mesh.wire.entries import InstanceEntry
+
+PAUSE: Final = 0.1
+"""Seconds for which changes are gathered: agents come in bunches, and each word of a change costs each host a round of lists."""
+
+Visible = Callable[[Agent], bool]
+"""Whether a host may see an agent."""
+
+OnChange = Callable[[frozenset[str]], None]
+"""Called with the kinds (`bridge.catalog`) whose lists have changed."""
+
+_log = structlog.get_logger("bridge.roster")
+
+
+def all_agents(agent: Agent) -> bool:
+    """All but the control plane: its tools are the mesh's own affairs."""
+    return agent.name != CONTROL_PLANE
+
+
+class Roster:
+    """`async with Roster(mesh) as roster` begins with a complete catalogue."""
+
+    def __init__(self, mesh: Mesh, *, visible: Visible = all_agents) -> None:
+        self.mesh = mesh
+        self._visible = visible
+        self._offers: dict[str, tuple[InstanceEntry, Offer]] = {}
+        self._alive: set[str] = set()
+        self._listeners: list[OnChange] = []
+        self._due: asyncio.TimerHandle | None = None
+        self._directory: Directory | None = None
+        self._current = _Current(build(()))
+        self._stack = AsyncExitStack()
+
+    @property
+    def catalog(self) -> Catalog:
+        return self._current.catalog
+
+    @property
+    def index(self) -> Index:
+        return self._current.index
+
+    async def __aenter__(self) -> Self:
+        async with AsyncExitStack() as stack:
+            self._directory = await stack.enter_async_context(self.mesh.directory(self._on_change))
+            self._alive = {key_of(each.entry.agent, each.entry.instance) for who in self._directory.agents() for each in who.instances}
+            self._make()
+            self._stack = stack.pop_all()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        if self._due is not None:
+            self._due.cancel()
+        await self._stack.aclose()
+
+    def listen(self, on_change: OnChange) -> Callable[[], None]:
+        """Call `on_change` after each change; the function that is returned ends that."""
+        self._listeners.append(on_change)
+        return lambda: self._listeners.remove(on_change) if on_change in self._listeners else None
+
+    def _on_change(self, what: str, key: str, _reason: str) -> None:
+        """Called at each heartbeat too, so cheap: only a first one or a last one is a change."""
+        if self._directory is None:
+            return  # the first reading: `_make` follows it
+        if what == HEALTH:
+            there = self._directory.health(key) is not None
+            if there is (key in self._alive):
+                return
+            (self._alive.add if there else self._alive.discard)(key)
+        if self._due is None:
+            self._due = asyncio.get_running_loop().call_later(PAUSE, self._make)
+
+    def _make(self) -> None:
+        self._due = None
+        directory = self._directory
+        assert directory is not None
+        offers = [self._offer(agent) for agent in directory.agents() if agent.instances and self._visible(agent)]
+        self._offers = {offer.agent: (entry, offer) for entry, offer in offers}
+        before = self._current.catalog
+        catalog = build((offer for _, offer in offers), before)
+        changed = catalog.changed(before)
+        if catalog.collisions != before.collisions:
+            for each in catalog.collisions:
+                _log.warning("several want one name", name=each.wanted, given={f"{a}: {own}": name for (a, own), name in each.given})
+        self._current = _Current(catalog)
+        if changed:
+            for listener in list(self._listeners):
+                try:
+                    listener(changed)
+                except Exception:  # one host must not keep the word from the others
+                    _log.exception("a host could not be told of a change")
+
+    def _offer(self, agent: Agent) -> tuple[InstanceEntry, Offer]:
+        entry = agent.newest
+        known = self._offers.get(agent.name)
+        if known is not None and known[0] is entry:
+            return known
+        lists = {kind: getattr(entry, kind) for kind in NAMED_BY}
+        return entry, Offer(agent.name, entry.title, entry.description, lists)
+
+
+class _Current:
+    """A catalogue, and its index once somebody searches."""
+
+    def __init__(self, catalog: Catalog) -> None:
+        self.catalog = catalog
+
+    @cached_property
+    def index(self) -> Index:
+        return Index(self.catalog)
