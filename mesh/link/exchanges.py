@@ -76,9 +76,9 @@ class Exchange:
     """One call, from its publication to its end. Made by `Exchanges.open`."""
 
     __slots__ = (
-        "_owner", "addressed", "agent", "asked_at", "body", "candidates", "deadline", "denied", "ended", "heard_at", "id", "instance",
-        "method", "on_failure", "on_frame", "quiet", "renew", "reply", "resends", "slot", "spare", "subject", "target", "timeout",
-        "token",
+        "_owner", "addressed", "agent", "asked_at", "body", "candidates", "deadline", "denied", "ended", "gone", "heard_at", "id",
+        "instance", "method", "on_failure", "on_frame", "quiet", "renew", "reply", "resends", "slot", "spare", "subject", "target",
+        "timeout", "token",
     )  # fmt: skip
 
     def __init__(self, owner: "Exchanges", target: Target, method: str, subject: str, reply: str, id: str) -> None:
@@ -99,6 +99,7 @@ class Exchange:
         self.heard_at = 0.0
         self.asked_at = 0.0
         self.denied: set[str] = set()
+        self.gone: set[str] = set()
         self.candidates: frozenset[str] | None = None
         self.resends = 0
         self.slot = -1
@@ -349,6 +350,7 @@ class Exchanges:
             named = exchange.instance
             exchange.agent, exchange.instance = holder.agent, holder.instance
             if not named:
+                self.targets.follow(holder.agent)  # it may have been called by a role
                 exchange.on_frame(frame)
         elif frame.method == control.UNKNOWN:
             self._on_unknown(exchange, holder)
@@ -425,6 +427,7 @@ class Exchanges:
             if exchange.instance == instance and exchange.agent == agent:
                 self._lost(exchange)
             elif exchange.target.name == agent and not exchange.instance:
+                exchange.gone.add(instance)
                 asking.append(exchange)
         self._ask(asking)
         for channel in [each for each in self._channels.values() if each.agent == agent and each.instance == instance]:
@@ -461,15 +464,21 @@ class Exchanges:
             if holder.instance == exchange.instance:
                 self._fail(exchange, OutcomeUnknown(f"{holder.agent} no longer knows how this call ended"))
             return
+        if exchange.instance and exchange.instance != holder.instance:
+            return  # it is known who holds it, and it is somebody else
         exchange.denied.add(holder.instance)
-        if exchange.candidates is not None and exchange.denied >= exchange.candidates:
+        if exchange.candidates is None:
+            return
+        if exchange.denied >= exchange.candidates:
             self._resend(exchange)
+        elif exchange.denied | exchange.gone >= exchange.candidates:
+            self._lost(exchange)
 
     def _unanswered(self, exchange: Exchange) -> None:
         """Asked, and nobody holds it."""
         if safe_to_repeat(exchange.method) and not exchange.addressed:
             self._resend(exchange)
-        elif exchange.denied:
+        elif exchange.denied and not exchange.gone:
             self._fail(exchange, OutcomeUnknown(f"no instance of {exchange.target.name} knows how this call ended"))
         else:
             self._lost(exchange)
@@ -490,6 +499,7 @@ class Exchanges:
         exchange.asked_at = 0.0
         exchange.heard_at = clock.monotonic()
         exchange.denied.clear()
+        exchange.gone.clear()
         if not exchange.addressed:
             exchange.agent = exchange.instance = ""
         self._wheel.move(exchange, self._next_look(exchange))

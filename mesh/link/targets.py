@@ -62,6 +62,7 @@ class Targets:
         self._targets: dict[str, Target] = {}
         self._watches: dict[str, Subscription] = {}
         self._resolving: dict[str, asyncio.Task[Target]] = {}
+        self._following: dict[str, asyncio.Task[None]] = {}
         self._losses = 0
         connection.on_down(self._forget)
 
@@ -87,14 +88,25 @@ class Targets:
         """Follow the heartbeats of an agent: one that is called, or that answers for a role."""
         if agent in self._watches or not self._connection.connected:
             return
-        self._watches[agent] = await self._connection.subscribe(
-            self._subjects.bucket_copy("health", agent), partial(self._on_health, agent)
-        )
+        try:
+            watch = await self._connection.subscribe(self._subjects.bucket_copy("health", agent), partial(self._on_health, agent))
+        except BrokerUnavailable:
+            return  # who wants to know asks again once the connection is back
+        if agent in self._watches:
+            await watch.unsubscribe()
+            return
+        self._watches[agent] = watch
         if len(self._watches) > MOST_TARGETS:
             await self._drop(next(iter(self._watches)))
 
+    def follow(self, agent: str) -> None:
+        """`watch`, for who stands in the read loop."""
+        if agent not in self._watches and agent not in self._following:
+            task = self._following[agent] = asyncio.create_task(self.watch(agent), name=f"watch {agent}")
+            task.add_done_callback(lambda _: self._following.pop(agent, None))
+
     async def close(self) -> None:
-        tasks = list(self._resolving.values())
+        tasks = [*self._resolving.values(), *self._following.values()]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -123,7 +135,8 @@ class Targets:
             target.subjects.clear()
         target.watched_since = target.watched_since or now
         target.instances |= {found.instance, *said.instances}
-        target.complete = target.complete or bool(said.instances)
+        # Who has a role is known for this moment only: the heartbeats that are followed are those of agents.
+        target.complete = found.agent == name and (target.complete or bool(said.instances))
         target.fresh_until = max(target.fresh_until, now + HEARD)
         return target
 
