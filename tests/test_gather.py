@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import signal
 import statistics
 import sys
 from collections.abc import AsyncIterator, Iterator
@@ -267,6 +268,15 @@ async def test_agents_ask_the_host(plane: str, agents: list[Bridge]) -> None:
     assert [text(task.result()) for task in asked] == ["mesh", "file:///here", "mesh"]
 
 
+async def test_an_agent_of_the_other_era_asks_a_modern_host(plane: str, agents: list[Bridge]) -> None:
+    async def roots(context: Any) -> ListRootsResult:
+        return ListRootsResult(roots=[Root(uri=FileUrl("file:///here"))])
+
+    async with Mesh(name="host", broker=plane) as mesh, Client(mesh_transport(mesh=mesh), list_roots_callback=roots) as client:
+        assert client.protocol_version == "2026-07-28"
+        assert text(await client.call_tool("library__roots")) == "file:///here"
+
+
 # ---- sessions
 
 
@@ -352,6 +362,38 @@ async def test_a_hung_agent_delays_nobody(plane: str, agents: list[Bridge]) -> N
         said = await host.next(lambda each: each.get("id") == "hung")
         assert said["error"]["data"]["mesh"] == "timeout"
         assert said["error"]["data"]["agent"] == "library"
+
+
+async def test_a_stopped_bridge_breaks_its_own_calls_only(plane: str, agents: list[Bridge]) -> None:
+    with bridges(plane, ("frozen", "library")) as (bridge,):
+        async with Mesh(name="host", broker=plane) as mesh, hosted(mesh) as host:
+            await host.greet()
+            assert "result" in await host.ask(1, "tools/call", name="frozen__level")
+            bridge.send(signal.SIGSTOP)
+            host.say(id="frozen", method="tools/call", params={"name": "frozen__level"})
+            for number in range(10):
+                said = await host.ask(number, "tools/call", 2.0, name="time__get_current_time", arguments={"timezone": "UTC"})
+                assert "result" in said
+                assert "result" in await host.ask(100 + number, "tools/list", 1.0)
+            said = await host.next(lambda each: each.get("id") == "frozen")
+            assert said["error"]["data"]["mesh"] == "instance_lost"
+            assert said["error"]["data"]["agent"] == "frozen"
+            bridge.send(signal.SIGCONT)
+
+
+async def test_hosts_with_the_same_ids_never_meet(plane: str, agents: list[Bridge]) -> None:
+    async with Mesh(name="host", broker=plane) as mesh, Roster(mesh) as roster:
+        hosts = [Host(roster) for _ in range(5)]
+        zones = ("UTC", "Europe/Berlin", "Asia/Tokyo", "America/Lima", "Africa/Cairo")
+        for _ in range(5):
+            calls = [
+                host.ask(1, "tools/call", name="time__get_current_time", arguments={"timezone": zone}, _meta={**MODERN, "progressToken": 1})
+                for host, zone in zip(hosts, zones, strict=True)
+            ]
+            for zone, said in zip(zones, await asyncio.gather(*calls), strict=True):
+                assert zone in said["result"]["content"][0]["text"]
+        for host in hosts:
+            await host.link.close()
 
 
 # ---- changes
