@@ -21,6 +21,9 @@ class Lines:
         self._dropping = False
 
     def feed(self, data: bytes) -> list[bytes]:
+        if not self._parts and data.count(b"\n") == 1 and data.endswith(b"\n") and not self._dropping and len(data) <= self._longest:
+            line = data.rstrip(b"\r\n")  # one whole line: so it is almost always
+            return [line] if line else []
         first, newline, rest = data.partition(b"\n")
         if not newline:
             self._keep(data)

@@ -21,7 +21,7 @@ from bridge.errors import ServerUnreachable
 from bridge.lines import Lines, as_line
 from bridge.ports.base import OnEnd, OnFrame
 from mesh.errors import Busy, MalformedMessage
-from mesh.wire.jsonrpc import Frame, scan
+from mesh.wire.jsonrpc import Frame, peek_final, scan
 
 GARBAGE_BYTES: Final = 256 * 1024
 """Bytes of nonsense for which the child is read on without a pause. Then it is read again after `PAUSE` seconds."""
@@ -85,18 +85,20 @@ class ChildPort:
         self._closing = True
         if self._stdin is not None:
             self._stdin.close()
-        for sent in (signal.SIGTERM, signal.SIGKILL):
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(PATIENCE):
-                    await self._ended.wait()
-                break
-            self._signal(sent)
-        else:
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(PATIENCE):
-                    await self._ended.wait()
-        self._signal(signal.SIGKILL)  # what the child itself has started
-        transport.close()
+        try:
+            for sent in (signal.SIGTERM, signal.SIGKILL):
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(PATIENCE):
+                        await self._ended.wait()
+                    break
+                self._signal(sent)
+            else:
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(PATIENCE):
+                        await self._ended.wait()
+        finally:  # also where this is cancelled: nothing may stay behind
+            self._signal(signal.SIGKILL)  # what the child itself has started
+            transport.close()
 
     def _signal(self, number: signal.Signals) -> None:
         if (pid := self.pid) is not None:
@@ -127,7 +129,7 @@ class _Protocol(asyncio.SubprocessProtocol):
         dropped = self._lines.dropped
         for line in self._lines.feed(bytes(data)):
             try:
-                frame = scan(line)
+                frame = peek_final(line) or scan(line)
             except MalformedMessage as problem:
                 self._on_nonsense(len(line), str(problem), line)
                 continue

@@ -42,6 +42,8 @@ class FastClient(Client):
         super().__init__()
         self._deliver_to = deliver
         self._wire: asyncio.WriteTransport | None = None
+        self._out: list[bytes] = []
+        self._out_size = 0
         self.msg_class = self._make_message  # type: ignore[assignment]
 
     @property
@@ -64,19 +66,30 @@ class FastClient(Client):
     def waiting(self) -> int:
         """Bytes that wait for the socket."""
         wire = self._wire
-        return self._pending_data_size + (wire.get_write_buffer_size() if wire is not None and not wire.is_closing() else 0)
+        return (
+            self._pending_data_size + self._out_size + (wire.get_write_buffer_size() if wire is not None and not wire.is_closing() else 0)
+        )
 
     def post(self, line: bytes) -> None:
         """Send a whole protocol line (with its payload), without waiting."""
         wire = self._wire
         if wire is not None and not self._pending and not wire.is_closing():
-            wire.write(line)
+            self._out.append(line)
+            self._out_size += len(line)
+            if len(self._out) == 1:
+                asyncio.get_running_loop().call_soon(self._write_out)
             return
         self._pending.append(line)
         self._pending_data_size += len(line)
         queue = self._flush_queue
         if queue is not None and queue.empty():
             queue.put_nowait(asyncio.get_running_loop().create_future())
+
+    def _write_out(self) -> None:
+        """What was sent in one turn of the event loop goes out in one write: each write is a system call, and wakes the broker."""
+        out, self._out, self._out_size = self._out, [], 0
+        if out and self._wire is not None and not self._wire.is_closing():
+            self._wire.write(b"".join(out) if len(out) > 1 else out[0])
 
     async def _process_connect_init(self) -> None:
         """nats-py starts its tasks anew here, also where an attempt before this one failed halfway and left its own behind."""
@@ -95,6 +108,10 @@ class FastClient(Client):
             self._reconnection_task.cancel()
         if self._transport is not None:
             self._transport.close()  # type: ignore[no-untyped-call]
+
+    async def close(self) -> None:
+        self._write_out()
+        await super().close()
 
     def leave_lane(self) -> None:
         """The connection is lost: what is sent from now on waits for the next one."""

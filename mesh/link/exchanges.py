@@ -294,7 +294,11 @@ class Exchanges:
                 return
             if not frame.final:
                 _check_belongs(exchange.id, frame, message.headers)
-        except (MalformedMessage, Refused) as error:
+        except MalformedMessage as error:
+            self._refuse(exchange, str(error))
+            self._fail(exchange, CallError(f"{exchange.target.name} answered what is no JSON-RPC message: {error}"))
+            return
+        except Refused as error:
             self._refuse(exchange, str(error))
             return
         exchange.heard_at = now = clock.monotonic()

@@ -15,6 +15,7 @@ The handler gets a `Call` and must end it with `finish` or `fail`, now or later.
 nothing.
 """
 
+import asyncio
 from collections import OrderedDict
 from collections.abc import Callable
 from functools import partial
@@ -40,6 +41,13 @@ NEXT_WORKING: Final = 2.0
 
 MOST_RUNNING: Final = 1_000
 """Calls that one instance holds at once; one more is refused as busy. The handler bounds what really runs in parallel."""
+
+GATHER_FROM: Final = 16
+GATHER: Final = 8
+GATHER_SECONDS: Final = 0.008
+"""While so many calls run, final frames go out in groups: so many at once, or after so many seconds. Each frame alone wakes the broker
+and the caller, and on a busy machine that takes the processor from the servers that do the work: 64 calls at once to a stdio server ran
+at 0.77 of its own speed without it, and at 0.95 with it (ADR 4). One call at a time never waits."""
 
 MOST_UNSENT: Final = 10_000
 """Final frames and records kept while the connection is down. What is over is asked for by its caller, or missed in the journal."""
@@ -171,6 +179,8 @@ class Responder:
         self._wheel: Wheel[Call] = Wheel(self._on_due)
         self._senders: dict[str, tuple[str, str]] = {}
         self._subscriptions: list[Subscription] = []
+        self._gathered: list[tuple[str, bytes]] = []
+        self._gathering: asyncio.TimerHandle | None = None
         self._unsent: list[tuple[str, bytes]] = []
         self._expired = 0.0
         connection.on_up(self._on_up)
@@ -206,6 +216,7 @@ class Responder:
         for call in list(self._running.values()):
             call.fail(control.MESH_ERROR, f"{self.agent} is being stopped", {"mesh": "instance_lost"})
             self._handler.on_cancel(call, "the bridge is being stopped")
+        self._send_gathered()
         self._wheel.stop()
         await self._parts.close()
 
@@ -408,7 +419,24 @@ class Responder:
         except MeshError as problem:
             raw = error(dumps(call.id), control.MESH_ERROR, f"the response: {problem}", {"mesh": problem.code})
         self._remember(call, raw)
-        self._send_surely(call.prefix + call.exchange, raw)
+        if len(self._running) < GATHER_FROM:
+            if self._gathered:
+                self._send_gathered()
+            self._send_surely(call.prefix + call.exchange, raw)
+            return
+        self._gathered.append((call.prefix + call.exchange, raw))
+        if len(self._gathered) >= GATHER:
+            self._send_gathered()
+        elif len(self._gathered) == 1:
+            self._gathering = asyncio.get_running_loop().call_later(GATHER_SECONDS, self._send_gathered)
+
+    def _send_gathered(self) -> None:
+        if self._gathering is not None:
+            self._gathering.cancel()
+            self._gathering = None
+        gathered, self._gathered = self._gathered, []
+        for subject, raw in gathered:
+            self._send_surely(subject, raw)
 
     def _remember(self, call: Call, raw: bytes) -> None:
         call.ended = True

@@ -33,6 +33,7 @@ _PARAM_KEYS: Final = frozenset({"name", "uri", "_meta", "requestId", "progressTo
 _META_KEYS: Final = frozenset({"progressToken", "io.modelcontextprotocol/subscriptionId", "io.modelcontextprotocol/protocolVersion"})
 
 _scan_value: Final = json.JSONDecoder(parse_int=str, parse_float=str).scan_once  # type: ignore[attr-defined]
+_final_head: Final = re.compile(rb'\{"jsonrpc":"2\.0","id":"([A-Za-z0-9_.-]{1,200})","(result|error)":').match
 _encode: Final = json.JSONEncoder(separators=(",", ":")).encode
 _space: Final = re.compile(r"[ \t\n\r]*").match
 _empty: Final = re.compile(r"\{[ \t\n\r]*\}").match
@@ -132,6 +133,19 @@ def locate(raw: bytes, *path: str) -> Span | None:
             return None
         span = found[key][:2]
     return span
+
+
+def peek_final(line: bytes) -> Frame | None:
+    """A response written as the SDKs write it, known by its head; None for everything else, which `scan` then reads whole.
+
+    For one line from a server of our own: it holds no newline, and the calling side reads all of it, so a mistake in the rest is found
+    there.
+    """
+    found = _final_head(line)
+    if found is None or line[-1:] != b"}":
+        return None
+    kind = Kind.RESULT if found.group(2) == b"result" else Kind.ERROR
+    return Frame(line, kind, id=found.group(1).decode(), id_span=(found.start(1) - 1, found.end(1) + 1))
 
 
 def dumps(value: Any) -> bytes:
