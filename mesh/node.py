@@ -124,6 +124,7 @@ class Mesh:
                 on_failure=partial(_on_failure, done),
                 timeout=seconds,
                 renew=progress is not None,
+                reads_all=True,
                 instance=instance,
             )
             exchange.send(build_request(exchange.id, method, params, progress=progress is not None))

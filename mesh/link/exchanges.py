@@ -45,7 +45,7 @@ from mesh.link.wheel import Wheel
 from mesh.policy.repeat import safe_to_repeat
 from mesh.subjects import ANY, Subjects, escape
 from mesh.wire import control
-from mesh.wire.jsonrpc import Frame, scan
+from mesh.wire.jsonrpc import Frame, peek_final, scan
 
 SILENCE: Final = 3.5
 """Seconds without any frame after which a caller asks. Working frames come every two; with `ASKED` a hung instance is known in under
@@ -77,7 +77,7 @@ class Exchange:
 
     __slots__ = (
         "_owner", "addressed", "agent", "asked_at", "body", "candidates", "deadline", "denied", "ended", "gone", "heard_at", "id",
-        "instance", "method", "on_failure", "on_frame", "quiet", "renew", "reply", "resends", "slot", "spare", "subject", "target",
+        "instance", "method", "on_failure", "on_frame", "quiet", "reads_all", "renew", "reply", "resends", "slot", "spare", "subject", "target",
         "timeout", "token",
     )  # fmt: skip
 
@@ -96,6 +96,7 @@ class Exchange:
         self.deadline: float | None = None
         self.timeout: float | None = None
         self.renew = False
+        self.reads_all = False
         self.heard_at = 0.0
         self.asked_at = 0.0
         self.denied: set[str] = set()
@@ -210,12 +211,13 @@ class Exchanges:
         renew: bool = False,
         instance: str = ANY,
         series: Series | None = None,
+        reads_all: bool = False,
     ) -> Exchange:
         """A new exchange, not yet sent.
 
         `on_frame` gets every frame, the final one last; `on_failure` is called instead of a final frame. Both run in the read loop.
         `timeout` in seconds, None for exchanges that last (a subscription); with `renew` each progress frame starts it anew.
-        `series`: that of the session's channel, for exchanges of a handshake session.
+        `reads_all`: whoever gets the final frame parses all of it, so here its head is enough. `series`: that of the session's channel, for exchanges of a handshake session.
         """
         key = (method, name, instance)
         found = target.subjects.get(key)
@@ -239,6 +241,7 @@ class Exchanges:
         exchange.on_failure = on_failure
         exchange.timeout = timeout
         exchange.renew = renew
+        exchange.reads_all = reads_all
         if instance != ANY:
             exchange.addressed = True
             exchange.agent, exchange.instance = target.name, instance
@@ -286,7 +289,7 @@ class Exchanges:
                 self._refuse(exchange, "a frame with a header of the broker's")
                 return
         try:
-            frame = scan(message.body)
+            frame = (peek_final(message.body) if exchange.reads_all else None) or scan(message.body)
             if frame.final and frame.id != exchange.id:
                 raise Refused("a response with the id of something else")
             if frame.method is not None and frame.method.startswith(control.OWN):
