@@ -14,6 +14,8 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontext
 from pathlib import Path
 from typing import Any, Generic, Self, TypeVar
 
+import pytest
+
 from mesh import Mesh
 from mesh.errors import MeshError
 from mesh.link.connection import Connection
@@ -23,6 +25,13 @@ from mesh.registry.presence import Presence
 from mesh.wire.jsonrpc import Frame, dumps
 
 T = TypeVar("T")
+
+CUT_WARNINGS = [
+    pytest.mark.filterwarnings("ignore:unclosed <StreamWriter:ResourceWarning"),
+    pytest.mark.filterwarnings("ignore:unclosed transport:ResourceWarning"),
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+]
+"""For tests that cut connections: nats-py leaves one that is cut while it greets to the garbage collector."""
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -344,7 +353,7 @@ def bridges(broker_url: str, *plans: tuple[Any, ...]) -> Iterator[list[Bridge]]:
     try:
         for each in made:
             each.wait()
-        yield made
+        yield list(made)
     finally:
         for each in made:
             each.close()

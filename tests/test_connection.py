@@ -17,13 +17,9 @@ from mesh.errors import BrokerError, BrokerUnavailable, BrokerUnsuitable, CallTi
 from mesh.link.client import FastClient, _Lane
 from mesh.link.connection import Connection, Message
 from tests.conftest import Broker
-from tests.helpers import Proxy, Signals, back, up
+from tests.helpers import CUT_WARNINGS, Proxy, Signals, back, up
 
-pytestmark = [
-    # nats-py leaves a half-made connection to the garbage collector when it is cut while it greets.
-    pytest.mark.filterwarnings("ignore:unclosed <StreamWriter:ResourceWarning"),
-    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
-]
+pytestmark = CUT_WARNINGS
 
 
 class Heard:

@@ -9,16 +9,12 @@ from typing import Any
 import pytest
 
 from mesh import Mesh, clock
-from mesh.errors import BrokerUnavailable, CallTimeout, Disconnected, InstanceLost, NoSuchAgent, RemoteError
+from mesh.errors import BrokerUnavailable, CallTimeout, Disconnected, InstanceLost, NoSuchAgent
 from mesh.link.responder import Call
 from tests.conftest import Broker
-from tests.helpers import Proxy, Recorder, arguments_of, back, figure, finish, hold, live, serving, settled, up, watching
+from tests.helpers import CUT_WARNINGS, Proxy, Recorder, arguments_of, back, figure, finish, hold, live, serving, settled, up, watching
 
-pytestmark = [
-    # nats-py leaves a half-made connection to the garbage collector when it is cut while it greets.
-    pytest.mark.filterwarnings("ignore:unclosed <StreamWriter:ResourceWarning"),
-    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
-]
+pytestmark = CUT_WARNINGS
 
 
 async def square(_: Recorder, call: Call) -> None:
