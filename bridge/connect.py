@@ -6,10 +6,14 @@ Messages of the host come in as bytes, and go out on the mesh as the same bytes,
 progress token are cut out and the exchange's id is put in their place; on the way back the host's own return. So hosts whose ids
 collide never meet.
 
-Era: the host's. A request of the modern era stands alone and goes to any instance. `initialize` opens a session: the instance that takes
-it names itself in its first frame, and everything else of the session goes there, on one subject, in order. What the server says in the
-session and to no request comes on the session's own reply subject. While a session lasts, a sign of life goes to the instance every 15
-seconds.
+Era: the host's. A request of the modern era stands alone and goes to any instance; only a retry with the answers that a call waits for goes
+to the instance that its state names. `initialize` opens a session: the instance that takes it names itself in its first frame, and
+everything else of the session goes there, on one subject, in order. What the server says in the session and to no request comes on the
+session's own reply subject. While a session lasts, a sign of life goes to the instance every 15 seconds. It is over when its instance is
+gone, or says that it knows the session no more.
+
+Where it goes: what belongs to a request goes to that request's own sink, if it has one (over HTTP each request has a response of its own),
+and everything else to the connection's `send`.
 """
 
 import asyncio
@@ -20,6 +24,7 @@ from typing import Final, Protocol
 
 import structlog
 
+from bridge.eras.state import holder_of
 from mesh import Mesh
 from mesh.errors import InstanceLost, MalformedMessage, MeshError
 from mesh.link.exchanges import Channel, Exchange
@@ -157,25 +162,31 @@ class Connected:
             assert self._target is not None
             self._open(frame, pending, self._target, self._session)
             return
-        target = self._mesh.exchanges.targets.fresh(self._agent)
+        # A retry with the answers that a call waits for goes to where it waits. Whether the state is genuine, only that instance can tell.
+        agent, instance = holder_of(frame) or (self._agent, ANY)
+        target = self._mesh.exchanges.targets.fresh(agent)
         if target is not None:
-            self._open(frame, pending, target, None)
+            self._open(frame, pending, target, None, instance)
         else:
-            task = asyncio.create_task(self._resolve_and_open(frame, pending), name=f"first request to {self._agent}")
+            task = asyncio.create_task(self._resolve_and_open(frame, pending, agent, instance), name=f"first request to {agent}")
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
 
-    async def _resolve_and_open(self, frame: Frame, pending: Pending) -> None:
+    async def _resolve_and_open(self, frame: Frame, pending: Pending, agent: str, instance: str) -> None:
         try:
-            target = await self._mesh.target(self._agent)
+            target = await self._mesh.target(agent)
         except MeshError as problem:
             self._fail(frame, problem)
             return
         if pending.cancelled is None:
-            self._open(frame, pending, target, None)
+            self._open(frame, pending, target, None, instance)
 
-    def _open(self, frame: Frame, pending: Pending, target: Target, session: Channel | None) -> None:
+    def _open(self, frame: Frame, pending: Pending, target: Target, session: Channel | None, instance: str = ANY) -> None:
         assert frame.method is not None
+        if session is not None:
+            instance = session.instance
+        elif target.complete and instance not in target.instances:
+            instance = ANY  # gone: another one answers that it knows nothing of that state
         try:
             exchange = self._mesh.exchanges.open(
                 target,
@@ -185,7 +196,7 @@ class Connected:
                 on_failure=lambda problem: self._fail(frame, problem),
                 timeout=None if frame.method in LASTING else self._timeout,
                 renew=True,
-                instance=session.instance if session is not None else ANY,
+                instance=instance,
                 series=session.series if session is not None else None,
             )
             pending.exchange = exchange

@@ -57,6 +57,12 @@ class Roster:
         return self._current.catalog
 
     @property
+    def directory(self) -> Directory:
+        """What it follows."""
+        assert self._directory is not None
+        return self._directory
+
+    @property
     def index(self) -> Index:
         return self._current.index
 

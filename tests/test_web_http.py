@@ -6,6 +6,7 @@ import signal
 import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,10 @@ async def old(url: str) -> AsyncIterator[Client]:
         yield old
 
 
+def text_in(result: Any) -> str:
+    return str(result.content[0].text)
+
+
 # ---- the SDK's clients
 
 
@@ -67,11 +72,11 @@ async def test_the_sdks_client_with_a_server_that_others_wrote(plane: str, mode:
         SdkClient(f"{url}/agents/clock/mcp", mode=mode) as sdk,
     ):
         result = await sdk.call_tool("get_current_time", {"timezone": "Europe/Berlin"})
-        assert "Europe/Berlin" in result.content[0].text
+        assert "Europe/Berlin" in text_in(result)
 
 
 async def test_the_sdks_client_is_asked_in_a_session(url: str) -> None:
-    async def elicit(_: Any, params: types.ElicitRequestParams) -> types.ElicitResult:
+    async def elicit(context: Any, params: Any) -> Any:
         return types.ElicitResult(action="accept", content={"name": params.message})
 
     logged: list[Any] = []
@@ -82,21 +87,29 @@ async def test_the_sdks_client_is_asked_in_a_session(url: str) -> None:
     endpoint = f"{url}/agents/old/mcp"
     async with asyncio.timeout(20), SdkClient(endpoint, mode="legacy", elicitation_callback=elicit, logging_callback=log) as sdk:
         result = await sdk.call_tool("ask", {})
-        assert json.loads(result.content[0].text) == {"action": "accept", "content": {"name": "Who?"}}
+        assert json.loads(text_in(result)) == {"action": "accept", "content": {"name": "Who?"}}
         await sdk.call_tool("log", {"count": 50})
         assert logged == list(range(50))
+
+
+async def _note(seen: list[float], progress: float, total: float | None, message: str | None) -> None:
+    seen.append(progress)
 
 
 async def test_progress_reaches_the_sdks_client(url: str) -> None:
     for mode in ("legacy", MODERN):
         seen: list[float] = []
 
-        async def progress(done: float, *_: Any, seen: list[float] = seen) -> None:
-            seen.append(done)
-
         async with asyncio.timeout(20), SdkClient(f"{url}/agents/echo/mcp", mode=mode) as sdk:
-            await sdk.call_tool("slow", {"seconds": 0.2, "steps": 4}, progress_callback=progress)
+            await sdk.call_tool("slow", {"seconds": 0.2, "steps": 4}, progress_callback=partial(_note, seen))
         assert seen == [1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("mode", ["auto", "legacy"])
+async def test_all_agents_as_one(url: str, mode: str) -> None:
+    async with asyncio.timeout(20), SdkClient(f"{url}/mcp", mode=mode) as sdk:
+        assert {"echo__echo", "old__ask"} <= {tool.name for tool in (await sdk.list_tools()).tools}
+        assert (await sdk.call_tool("echo__echo", {"n": 1})).structured_content["arguments"] == {"n": 1}
 
 
 # ---- the modern era
@@ -230,7 +243,7 @@ async def test_methods_and_paths(echo: Client, url: str) -> None:
     for method, headers, allow in (("PUT", {}, "GET, POST, DELETE"), ("GET", {"MCP-Protocol-Version": MODERN}, "POST")):
         response = await echo.http.request(method, echo.url, headers=headers)
         assert (response.status_code, response.headers["allow"]) == (405, allow)
-    for path in ("/", "/mcp", "/ws", "/agents/echo", "/agents//mcp", "/agents/echo/mcp/", "/agents/echo/../echo/mcp/x", "/health/x"):
+    for path in ("/", "/mcp/x", "/agents/echo", "/agents//mcp", "/agents/echo/mcp/", "/agents/echo/../echo/mcp/x", "/health/x"):
         assert (await echo.http.post(url + path)).status_code == 404
     assert (await echo.http.get(f"{url}/agents/echo/ws")).status_code == 426
     assert (await echo.http.get(f"{url}/health")).json() == {"status": "ok"}

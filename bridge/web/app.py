@@ -4,7 +4,7 @@
 |---|---|---|
 | `/agents/{name}/mcp` | POST, GET, DELETE | MCP over streamable HTTP, the agent as if it were here |
 | `/agents/{name}/ws` | WebSocket | the same, one message a text frame |
-| `/mcp`, `/ws` | | the same for all agents as one, where a way to all of them was given |
+| `/mcp`, `/ws` | | the same for all agents as one |
 | `/health`, `/ready` | GET, HEAD | for supervisors |
 
 A plain ASGI callable: no framework stands between the server and the bytes, since each layer costs on every call.
@@ -40,14 +40,13 @@ Look = Callable[[], dict[str, Any]]
 
 
 class App:
-    """The application. `all_as_one`: serve `/mcp` and `/ws` too. `most_bytes`: of one body."""
+    """The application. `most_bytes`: of one body."""
 
-    def __init__(self, endpoint: Endpoint, look: Look, guard: Guard, *, most_bytes: int, all_as_one: bool = False) -> None:
+    def __init__(self, endpoint: Endpoint, look: Look, guard: Guard, *, most_bytes: int) -> None:
         self._endpoint = endpoint
         self._look = look
         self._guard = guard
         self._most_bytes = most_bytes
-        self._all_as_one = all_as_one
         self._routes: dict[bytes, tuple[str, str | None]] = {}
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
@@ -74,7 +73,7 @@ class App:
         found: tuple[str, str | None] = ("", None)
         if len(parts) == 3 and parts[0] == "agents" and parts[1] and parts[2] in ("mcp", "ws"):
             found = (parts[2], unquote(parts[1]))
-        elif len(parts) == 1 and (parts[0] in ("health", "ready") or (self._all_as_one and parts[0] in ("mcp", "ws"))):
+        elif len(parts) == 1 and parts[0] in ("health", "ready", "mcp", "ws"):
             found = (parts[0], None)
         if len(self._routes) >= MOST_ROUTES:
             self._routes.clear()
@@ -83,7 +82,7 @@ class App:
 
     async def _on_other(self, kind: str, method: str, send: Send) -> Problem | None:
         if not kind:
-            return Problem(404, control.INVALID_REQUEST, "Not Found: there is /agents/{name}/mcp, /health and /ready")
+            return Problem(404, control.INVALID_REQUEST, "Not Found: there is /agents/{name}/mcp, /mcp, /health and /ready")
         if kind == "ws":
             return Problem(426, control.INVALID_REQUEST, "Upgrade Required", headers=((b"upgrade", b"websocket"),))
         if method not in ("GET", "HEAD"):

@@ -18,7 +18,9 @@ import uvicorn
 
 from bridge.config import HttpSpec
 from bridge.connect import Connected, HostLink
+from bridge.gather import Gathered
 from bridge.ports.param_headers import ParamCheck
+from bridge.roster import Roster
 from bridge.web.app import App, Look
 from bridge.web.endpoint import Endpoint
 from bridge.web.guard import Guard
@@ -44,16 +46,12 @@ async def serving(spec: HttpSpec, settings: Settings, look: Look | None = None) 
     Raises ConfigError, PortTaken, BrokerUnavailable.
     """
     listener = _listen(spec)
-    params = ParamCheck(lambda agent: _tools(directory, agent))
-
-    def on_change(what: str, *_: str) -> None:
-        if what == "registry":
-            params.forget()
-
     try:
-        async with Mesh(settings=settings.model_copy(update={"name": spec.caller})) as mesh, mesh.directory(on_change) as directory:
+        async with Mesh(settings=settings.model_copy(update={"name": spec.caller})) as mesh, Roster(mesh) as roster:
+            params = ParamCheck(lambda agent: _tools(roster.directory, agent))
+            roster.listen(params.forget)
             endpoint = Endpoint(
-                partial(_make_link, mesh), caller=lambda _: spec.caller, params=params, most_sessions=spec.most_sessions, idle=spec.idle
+                partial(_make_link, roster), caller=lambda _: spec.caller, params=params, most_sessions=spec.most_sessions, idle=spec.idle
             )
             ready = look or (lambda: {"ready": mesh.connection.connected})
             app = App(endpoint, ready, Guard(spec.hosts, spec.origins), most_bytes=spec.most_bytes)
@@ -63,10 +61,11 @@ async def serving(spec: HttpSpec, settings: Settings, look: Look | None = None) 
         listener.close()
 
 
-def _make_link(mesh: Mesh, caller: str, agent: str | None, send: Callable[[bytes], None], on_over: Callable[[MeshError], None]) -> HostLink:
-    """A way to one agent. One participant calls for everybody, under one name."""
-    assert agent is not None
-    return Connected(mesh, agent, send, on_over=on_over)
+def _make_link(
+    roster: Roster, caller: str, agent: str | None, send: Callable[[bytes], None], on_over: Callable[[MeshError], None]
+) -> HostLink:
+    """A way to one agent, or to all of them as one. One participant calls for everybody, under one name."""
+    return Gathered(roster, send, on_over=on_over) if agent is None else Connected(roster.mesh, agent, send, on_over=on_over)
 
 
 def _tools(directory: Directory, name: str) -> tuple[Mapping[str, Any], ...]:
