@@ -1,12 +1,12 @@
 """`subscriptions/listen` on a handshake server: its `list_changed` and `resources/updated`, and `resources/subscribe` for who wants a URI.
 
-All listeners share one channel to the server, so each URI is subscribed once (`bridge.eras.interest`), for the first who wants it, until
+Listeners share a channel to the server, so each URI is subscribed once (`bridge.eras.interest`), for the first who wants it, until
 the last has left. A listen is acknowledged when the server has answered for all its URIs, with what of it is honoured, and nothing is
 told before. When the channel ends, so do the listens: there is no replay in this era, and the client listens again and reads anew.
 """
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 import structlog
@@ -37,9 +37,10 @@ _log = structlog.get_logger("bridge")
 class _Listen:
     """One listen. Its call is open as long as it lasts."""
 
-    def __init__(self, call: Call, fields: frozenset[str]) -> None:
+    def __init__(self, call: Call, fields: frozenset[str], on_over: Callable[[], object]) -> None:
         self.call = call
         self.fields = fields
+        self.on_over = on_over
         self.uris: dict[str, None] = {}
         self.pending: set[str] = set()
         """URIs that the server has not yet answered for."""
@@ -48,7 +49,7 @@ class _Listen:
 
 
 class Listens:
-    """All of them, of one bridge."""
+    """All that are on one channel."""
 
     def __init__(self, agent: str) -> None:
         self._agent = agent
@@ -68,28 +69,33 @@ class Listens:
         self._channel = None
         self._interest.clear()
         listens, self._listens = self._listens, {}
-        for call in listens:
+        for call, listen in listens.items():
             call.refuse(ServerDied(f"the server of {self._agent} is gone", hint="listen again, and read anew what you rely on"))
+            listen.on_over()
 
     async def close(self) -> None:
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    def take(self, call: Call) -> None:
+    def take(self, call: Call, on_over: Callable[[], object] = lambda: None) -> None:
+        """`on_over` is called when the listen has ended."""
         wanted = read_filter(call.frame)
         if wanted is None or len(wanted.uris) > MOST_URIS:
             call.fail(control.INVALID_PARAMS, "params.notifications is no filter, or one with too many URIs")
+            on_over()
         elif len(self._listens) >= MOST_LISTENS:
             call.refuse(Busy(f"{self._agent} has {MOST_LISTENS} listeners and takes no more"), retry_after=10.0)
+            on_over()
         else:
-            self._begin(call, wanted)
+            self._begin(call, wanted, on_over)
 
     def cancel(self, call: Call, reason: str) -> None:
         listen = self._listens.pop(call, None)
         if listen is not None:
             for uri in listen.uris:
                 self._left(uri)
+            listen.on_over()
 
     def heard(self, frame: Frame, caller: str | None = None) -> bool:
         """A notification of the server's, from a child of `caller` or from the shared one: whether it is one to listen to."""
@@ -106,9 +112,9 @@ class Listens:
                 listen.call.emit(stamped(frame.raw, listen.call.id))
         return True
 
-    def _begin(self, call: Call, wanted: Filter) -> None:
+    def _begin(self, call: Call, wanted: Filter, on_over: Callable[[], object]) -> None:
         fields = frozenset(name for name in wanted.fields if self._offers(CAPABILITY_OF[name], "listChanged"))
-        listen = self._listens[call] = _Listen(call, fields)
+        listen = self._listens[call] = _Listen(call, fields, on_over)
         call.holder = self
         if self._offers("resources", "subscribe"):
             listen.uris = dict.fromkeys(wanted.uris)

@@ -1,22 +1,21 @@
 """A handshake server as the modern era sees it.
 
 `server/discover` is answered out of the server's `initialize` result, a listen out of subscribe and list changes (`bridge.listens`). A
-call that may be asked something back, or that wants log messages, owns a child while it runs (`bridge.talks`), since on a shared one
-neither could be told apart. Everything else shares the channel that the bridge has initialized.
+client that says that it can be asked gets a child which was initialized for it, and each of its calls that may ask something owns one while
+it runs (`bridge.talks`); so does a call that wants log messages, since those name no call either. Everything else shares the channel
+that the bridge has initialized (`bridge.passing`).
 """
 
-from dataclasses import dataclass
-
 from bridge.channel import Channel
-from bridge.eras.shapes import complete, discovered, read_wish, response, to_handshake
+from bridge.eras.shapes import discovered, read_wish, response
 from bridge.eras.state import Sealer
 from bridge.eras.words import GONE, MAY_ASK, UNSUPPORTED_VERSION
 from bridge.facts import Facts
 from bridge.listens import Listens
+from bridge.passing import Lent, Passing
 from bridge.pool import IDLE_SECONDS, MOST_CHILDREN, Pool
 from bridge.ports.base import PortFactory
 from bridge.talks import WAIT_SECONDS, Talks, state_of
-from mesh.errors import MeshError
 from mesh.link.responder import Call
 from mesh.rpc import MODERN
 from mesh.wire import control
@@ -28,9 +27,9 @@ class ModernFace:
 
     def __init__(self, agent: str, instance: str, make_port: PortFactory) -> None:
         self._listens = Listens(agent)
-        self._talks = Talks(
-            agent, Sealer(agent, instance), Pool(agent, make_port, MOST_CHILDREN, IDLE_SECONDS), self._listens, WAIT_SECONDS
-        )
+        self._pool = Pool(agent, make_port, MOST_CHILDREN, IDLE_SECONDS)
+        self._talks = Talks(agent, Sealer(agent, instance), self._pool, self._listens, WAIT_SECONDS)
+        self._lent = Lent(self._pool)
         self._discovered = b"{}"
         self._channel: Channel | None = None
 
@@ -52,7 +51,9 @@ class ModernFace:
 
     async def close(self) -> None:
         await self._listens.close()
+        await self._lent.close()
         await self._talks.close()
+        await self._pool.close()
 
     def take(self, call: Call) -> None:
         """A call whose envelope says that it is of the modern era. There is a shared channel."""
@@ -61,44 +62,24 @@ class ModernFace:
             call.fail(UNSUPPORTED_VERSION, "Unsupported protocol version", {"supported": [MODERN], "requested": call.frame.era})
         elif method == "server/discover":
             call.finish(response(dumps(call.id), self._discovered))
-        elif method == "subscriptions/listen":
-            self._listens.take(call)
         elif method in GONE:
             call.fail(control.METHOD_NOT_FOUND, "Method not found", method)
-        elif method not in MAY_ASK:
-            self._share(call)
-        elif (state := state_of(call)) is not None:
+        elif method in MAY_ASK and (state := state_of(call)) is not None:
             self._talks.resume(call, state)
-        elif (wish := read_wish(call.frame)).asks or (wish.level and self._talks.can_log):
-            self._talks.begin(call, wish)
         else:
-            self._share(call)
+            self._begin(call, method)
 
-    def _share(self, call: Call) -> None:
-        assert self._channel is not None
-        passing = Passing(call, self._channel)
-        call.holder = passing
-        try:
-            self._channel.ride(call.id, to_handshake(call.frame), passing)
-        except MeshError as problem:
-            call.refuse(problem, **problem.details)
-
-
-@dataclass(slots=True, eq=False)
-class Passing:
-    """A call on the shared channel: only its result needs a word more."""
-
-    call: Call
-    channel: Channel
-
-    def on_frame(self, frame: Frame) -> None:
-        self.call.emit(frame.raw, named=frame.method == "notifications/progress")
-
-    def on_final(self, frame: Frame) -> None:
-        self.call.finish(complete(self.call.frame.method or "", frame))
-
-    def on_died(self, problem: MeshError) -> None:
-        self.call.refuse(problem)
-
-    def cancel(self, call: Call, reason: str) -> None:
-        self.channel.leave(call.id, reason)
+    def _begin(self, call: Call, method: str) -> None:
+        wish = read_wish(call.frame)
+        if method in MAY_ASK and (wish.asks or (wish.level and self._talks.can_log)):
+            self._talks.begin(call, wish)
+        elif method == "subscriptions/listen":
+            if wish.asks:
+                self._lent.listen(call, wish)
+            else:
+                self._listens.take(call)
+        elif wish.asks:
+            self._lent.take(call, wish)
+        else:
+            assert self._channel is not None
+            Passing(call, self._channel)

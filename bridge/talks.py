@@ -82,7 +82,6 @@ class Talks:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         for talk in list(self._waiting.values()):
             talk.drop_timer()
-        await self.pool.close()
 
     def wait(self, talk: "Talk") -> None:
         self._waiting[talk.id] = talk
@@ -110,7 +109,7 @@ class Talk:
 
     async def start(self) -> None:
         try:
-            child = await self._talks.pool.take(self._call.caller, self._wish, self)
+            child = await self._talks.pool.take(self._call, self._wish, self)
         except MeshError as problem:
             if not self.conversation.over:
                 self._do(self.conversation.on(Event.DIED), problem)
@@ -125,7 +124,7 @@ class Talk:
         else:
             self._child = child
             self._do(self.conversation.on(Event.READY))
-            early, self._early = self._early, []
+            early, self._early = [*child.take_early(), *self._early], []
             for question in early:
                 self._on_question(question)
 

@@ -94,7 +94,7 @@ def discovered(initialized: bytes) -> bytes:
     members = [
         b'"resultType":"complete","ttlMs":0,"cacheScope":"private"',
         b'"supportedVersions":' + dumps(versions),
-        b'"capabilities":' + said.get("capabilities", b"{}"),
+        b'"capabilities":' + cut(said.get("capabilities", b"{}"), 0, {"tasks"}),  # in the modern era these are an extension, and different
         *([b'"instructions":' + said["instructions"]] if "instructions" in said else []),
         *([b'"_meta":{"' + SERVER_INFO.encode() + b'":' + said["serverInfo"] + b"}"] if "serverInfo" in said else []),
     ]
