@@ -68,7 +68,10 @@ def test_python_runs(number: int, mesh_dir: Path) -> None:
     assert ("Europe/Berlin", "add_note", "Hello, mesh")[number] in out
 
 
-@pytest.mark.parametrize("command", [line for line in commands() if re.match(r"mesh (agents|call|journal|tools|doctor|topology)\b", line)])
+@pytest.mark.parametrize(
+    "command",
+    [line for line in commands() if re.match(r"mesh (agents|call|journal|tools|doctor|topology)\b|mesh-bridge connect --print", line)],
+)
 def test_commands_work_as_typed(command: str, mesh_dir: Path) -> None:
     assert run([str(part) for part in shlex.split(command)], mesh_dir).strip()
 
@@ -84,9 +87,7 @@ def test_commands_of_the_table_are_there(command: str, mesh_dir: Path) -> None:
 
 def test_every_other_command_is_one_that_the_tests_know() -> None:
     """A new kind of command in the README needs a test of its own."""
-    known = (
-        r"mesh (agents|call|journal|tools|doctor|topology|up)\b|scripts/start|source \.venv/bin/activate|mesh-bridge serve|claude mcp add"
-    )
+    known = r"mesh (agents|call|journal|tools|doctor|topology|up)\b|scripts/start|source \.venv/bin/activate|mesh-bridge (serve|connect)|claude mcp add"
     assert [line for line in commands() if not re.match(known, line)] == []
 
 

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Final, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from mesh.errors import MalformedMessage
+from mesh.wire.jsonrpc import dumps
 
 JournalMode = Literal["full", "metadata", "none"]
 """full: the broker records calls and replies. metadata: the serving bridge writes a record without bodies. none: nothing is recorded."""
@@ -21,7 +22,10 @@ class _Wire(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore")
 
     def encode(self) -> bytes:
-        return self.model_dump_json(exclude_defaults=True).encode()
+        try:
+            return self.model_dump_json(exclude_defaults=True).encode()
+        except ValueError:  # a lone surrogate in a server's own words: it goes as its escape
+            return dumps(self.model_dump(mode="python", exclude_defaults=True))
 
 
 T = TypeVar("T", bound=_Wire)
