@@ -132,6 +132,12 @@ class Background(Generic[T]):
             self._thread.join(timeout=10)
             self._loop.close()
 
+    def freeze(self) -> threading.Event:
+        """Block its loop until the event is set."""
+        thaw = threading.Event()
+        self._loop.call_soon_threadsafe(thaw.wait, 20)
+        return thaw
+
     def run(self, work: Awaitable[Any]) -> Any:
         async def wait() -> Any:
             return await work

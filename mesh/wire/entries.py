@@ -3,6 +3,7 @@
 All three are JSON from another process, so they are read through models. Unknown fields are ignored: a newer bridge may say more.
 """
 
+import json
 from typing import Annotated, Any, Final, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -119,6 +120,9 @@ class Health(_Wire):
 def read(model: type[T], raw: bytes) -> T:
     """`raw` as `model`. Raises MalformedMessage."""
     try:
+        if b"\\u" in raw:  # pydantic's own reader refuses a lone surrogate
+            return model.model_validate(json.loads(raw))
         return model.model_validate_json(raw)
-    except ValidationError as error:
-        raise MalformedMessage(f"this is no {model.__name__}: {error.errors()[0]['msg']}", starts=raw[:80]) from None
+    except (ValueError, RecursionError) as error:
+        why = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error)
+        raise MalformedMessage(f"this is no {model.__name__}: {why}", starts=raw[:80]) from None
