@@ -22,6 +22,8 @@ from typing import Any, Final
 import structlog
 
 from bridge.channel import Channel
+from bridge.eras.state import holder_of
+from bridge.eras.words import STATE_REFUSED
 from bridge.errors import ServerUnreachable
 from bridge.facts import META, START_SECONDS, Facts, ask, ask_by_handshake, learn
 from bridge.lists import CHANGES, follow
@@ -87,6 +89,8 @@ class Exposed:
             self._wait(call)
         elif call.frame.era is not None and self.facts is not None and not self.facts.modern:
             self._face.take(call)
+        elif holder_of(call.frame) is not None:
+            call.fail(*STATE_REFUSED)  # made for another instance, and no way to get a call past the agent that the host is connected to
         else:
             self._shared.take(call)
 

@@ -1,23 +1,22 @@
-"""Clients and servers of the SDK that speak different eras, over the mesh."""
+"""Modern clients of the SDK on servers of the handshake era, over the mesh."""
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
-import mcp_types as types
 import pytest
 from mcp import MCPError
 
-from bridge import modern, sessions
+from bridge import modern
 from bridge.connect import Connected
 from bridge.eras.state import instance_in
 from mesh import Mesh
 from mesh.errors import RemoteError
 from mesh.rpc import CLIENT_CAPABILITIES, PROTOCOL_VERSION
 from mesh.wire.jsonrpc import dumps
-from tests.translation_peers import MODERN, HandshakeOnly, ModernOnly, Peers, exposed, said
+from tests.translation_peers import MODERN, NAMES, HandshakeOnly, ModernOnly, Peers, exposed, said
 
 pytestmark = [
     # The SDK says of half of what is tested here that it will go.
@@ -33,22 +32,10 @@ async def peers() -> AsyncIterator[Peers]:
         yield Peers()
 
 
-@pytest.fixture(scope="module")
-def names() -> Iterator[str]:
-    return (f"agent{number}" for number in range(1000))
-
-
 @asynccontextmanager
-async def old(peers: Peers, broker: str, names: Any) -> AsyncIterator[str]:
-    agent = next(names)
+async def old(peers: Peers, broker: str) -> AsyncIterator[str]:
+    agent = next(NAMES)
     async with exposed(broker, agent, HandshakeOnly(peers.old_server())):
-        yield agent
-
-
-@asynccontextmanager
-async def new(peers: Peers, broker: str, names: Any) -> AsyncIterator[str]:
-    agent = next(names)
-    async with exposed(broker, agent, ModernOnly(peers.new_server())):
         yield agent
 
 
@@ -56,8 +43,8 @@ async def new(peers: Peers, broker: str, names: Any) -> AsyncIterator[str]:
 
 
 @pytest.mark.parametrize("mode", ["auto", MODERN])
-async def test_a_modern_client_finds_a_modern_server(peers: Peers, plane: str, names, mode: str) -> None:
-    async with old(peers, plane, names) as agent, peers.client(plane, agent, mode) as client:
+async def test_a_modern_client_finds_a_modern_server(peers: Peers, plane: str, mode: str) -> None:
+    async with old(peers, plane) as agent, peers.client(plane, agent, mode) as client:
         assert client.protocol_version == MODERN
         tools = await client.list_tools()
         assert "add" in [tool.name for tool in tools.tools]
@@ -70,9 +57,9 @@ async def test_a_modern_client_finds_a_modern_server(peers: Peers, plane: str, n
             assert client.server_info.name == "old"
 
 
-async def test_the_entry_says_both_eras(peers: Peers, plane: str, names) -> None:
+async def test_the_entry_says_both_eras(peers: Peers, plane: str) -> None:
     for server in (HandshakeOnly(peers.old_server()), ModernOnly(peers.new_server())):
-        async with exposed(plane, next(names), server) as presence:
+        async with exposed(plane, next(NAMES), server) as presence:
             assert presence.entry.protocol_versions == (MODERN, "2025-11-25", "2025-06-18", "2025-03-26", "2024-11-05")
 
 
@@ -85,21 +72,21 @@ async def test_the_entry_says_both_eras(peers: Peers, plane: str, names) -> None
         ("ask_thrice", {}, "Ada Ada Ada Ada", [f"elicitation: {what}" for what in ("question 0", "question 1", "left", "right")]),
     ],
 )
-async def test_a_question_in_the_middle_of_a_call(peers: Peers, plane: str, names, tool: str, arguments, answer: str, asked) -> None:
-    async with old(peers, plane, names) as agent, peers.client(plane, agent, MODERN) as client:
+async def test_a_question_in_the_middle_of_a_call(peers: Peers, plane: str, tool: str, arguments, answer: str, asked) -> None:
+    async with old(peers, plane) as agent, peers.client(plane, agent, MODERN) as client:
         assert said(await client.call_tool(tool, arguments)) == answer
         assert peers.asked == asked
 
 
-async def test_a_client_that_cannot_be_asked_is_not(peers: Peers, plane: str, names) -> None:
-    async with old(peers, plane, names) as agent, peers.client(plane, agent, MODERN, asks=False) as client:
+async def test_a_client_that_cannot_be_asked_is_not(peers: Peers, plane: str) -> None:
+    async with old(peers, plane) as agent, peers.client(plane, agent, MODERN, asks=False) as client:
         with pytest.raises(MCPError, match="no host is behind"):
             await client.call_tool("roots", {})
         assert peers.asked == []
 
 
-async def test_questions_of_many_calls_at_once_find_their_callers(peers: Peers, plane: str, names) -> None:
-    async with old(peers, plane, names) as agent:
+async def test_questions_of_many_calls_at_once_find_their_callers(peers: Peers, plane: str) -> None:
+    async with old(peers, plane) as agent:
 
         async def one(number: int) -> None:
             own = Peers()
@@ -112,8 +99,8 @@ async def test_questions_of_many_calls_at_once_find_their_callers(peers: Peers, 
                 group.create_task(one(number))
 
 
-async def test_log_messages_are_for_the_call_that_wants_them(peers: Peers, plane: str, names) -> None:
-    async with old(peers, plane, names) as agent:
+async def test_log_messages_are_for_the_call_that_wants_them(peers: Peers, plane: str) -> None:
+    async with old(peers, plane) as agent:
         async with peers.client(plane, agent, MODERN, log_level="warning") as client:
             await client.call_tool("chat", {})
             assert peers.log == [("warning", "loud")]
@@ -124,8 +111,8 @@ async def test_log_messages_are_for_the_call_that_wants_them(peers: Peers, plane
         assert peers.log == []
 
 
-async def test_changes_reach_those_who_listen(peers: Peers, plane: str, names) -> None:
-    async with old(peers, plane, names) as agent, peers.client(plane, agent, MODERN, asks=False) as client:
+async def test_changes_reach_those_who_listen(peers: Peers, plane: str) -> None:
+    async with old(peers, plane) as agent, peers.client(plane, agent, MODERN, asks=False) as client:
         wanted: dict[str, Any] = {
             "tools_list_changed": True,
             "prompts_list_changed": True,
@@ -141,9 +128,9 @@ async def test_changes_reach_those_who_listen(peers: Peers, plane: str, names) -
         await peers.until(lambda: peers.subscribed == ["+memo://1", "-memo://1"])
 
 
-async def test_what_an_owned_child_tells_reaches_its_callers_listeners(peers: Peers, plane: str, names) -> None:
+async def test_what_an_owned_child_tells_reaches_its_callers_listeners(peers: Peers, plane: str) -> None:
     async with (
-        old(peers, plane, names) as agent,
+        old(peers, plane) as agent,
         peers.client(plane, agent, MODERN) as client,
         client.listen(tools_list_changed=True) as listen,
     ):
@@ -151,16 +138,16 @@ async def test_what_an_owned_child_tells_reaches_its_callers_listeners(peers: Pe
         assert type(await anext(listen)).__name__ == "ToolsListChanged"
 
 
-async def test_what_the_modern_era_has_not_is_not_found(peers: Peers, plane: str, names) -> None:
-    async with old(peers, plane, names) as agent, Mesh(name="host", broker=plane) as mesh:
+async def test_what_the_modern_era_has_not_is_not_found(peers: Peers, plane: str) -> None:
+    async with old(peers, plane) as agent, Mesh(name="host", broker=plane) as mesh:
         for method in ("ping", "logging/setLevel", "resources/subscribe"):
             with pytest.raises(RemoteError) as caught:
                 await mesh.request(agent, method, {"level": "info", "uri": "memo://1"})
             assert caught.value.rpc_code == -32601
 
 
-async def test_another_revision_of_the_modern_era_is_told_which_one_there_is(peers: Peers, plane: str, names) -> None:
-    async with old(peers, plane, names) as agent, Mesh(name="host", broker=plane) as mesh:
+async def test_another_revision_of_the_modern_era_is_told_which_one_there_is(peers: Peers, plane: str) -> None:
+    async with old(peers, plane) as agent, Mesh(name="host", broker=plane) as mesh:
         heard: asyncio.Queue[bytes] = asyncio.Queue()
         link = Connected(mesh, agent, heard.put_nowait)
         link.receive(dumps({"jsonrpc": "2.0", "id": 1, "method": "tools/list", "params": {"_meta": {PROTOCOL_VERSION: "2099-01-01"}}}))
@@ -170,8 +157,8 @@ async def test_another_revision_of_the_modern_era_is_told_which_one_there_is(pee
 
 
 @pytest.mark.parametrize("asks", [True, False])
-async def test_cancelling_reaches_a_handshake_server(peers: Peers, plane: str, names, asks: bool) -> None:
-    async with old(peers, plane, names) as agent, peers.client(plane, agent, MODERN, asks=asks) as client:
+async def test_cancelling_reaches_a_handshake_server(peers: Peers, plane: str, asks: bool) -> None:
+    async with old(peers, plane) as agent, peers.client(plane, agent, MODERN, asks=asks) as client:
         seen = asyncio.Event()
 
         async def on_progress(progress: float, total: float | None, message: str | None) -> None:
@@ -198,8 +185,8 @@ def answers(first: dict[str, Any]) -> dict[str, Any]:
     return {"inputResponses": {key: {"roots": [{"uri": "file:///r"}]}}, "requestState": first["requestState"]}
 
 
-async def test_a_state_is_good_once_for_its_caller_and_its_call(peers: Peers, plane: str, names) -> None:
-    async with old(peers, plane, names) as agent, Mesh(name="host", broker=plane) as mesh, Mesh(name="thief", broker=plane) as thief:
+async def test_a_state_is_good_once_for_its_caller_and_its_call(peers: Peers, plane: str) -> None:
+    async with old(peers, plane) as agent, Mesh(name="host", broker=plane) as mesh, Mesh(name="thief", broker=plane) as thief:
         first = await ask(mesh, agent)
         assert first["resultType"] == "input_required"
         assert next(iter(first["inputRequests"].values()))["method"] == "roots/list"
@@ -222,7 +209,7 @@ async def refused(attempt: Any) -> None:
     assert caught.value.data == {"reason": "invalid_request_state"}
 
 
-async def test_a_call_that_nobody_comes_back_for_ends(peers: Peers, plane: str, names, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_call_that_nobody_comes_back_for_ends(peers: Peers, plane: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(modern, "WAIT_SECONDS", 0.1)
     ended = asyncio.Event()
     server = HandshakeOnly(peers.old_server())
@@ -236,15 +223,15 @@ async def test_a_call_that_nobody_comes_back_for_ends(peers: Peers, plane: str, 
                 ended.set()
 
     server.serve = serve  # type: ignore[method-assign]
-    agent = next(names)
+    agent = next(NAMES)
     async with exposed(plane, agent, server), Mesh(name="host", broker=plane) as mesh:
         first = await ask(mesh, agent)
         await ended.wait()
         await refused(ask(mesh, agent, answers(first)))
 
 
-async def test_a_retry_that_leaves_out_an_answer_is_asked_again(peers: Peers, plane: str, names) -> None:
-    async with old(peers, plane, names) as agent, Mesh(name="host", broker=plane) as mesh:
+async def test_a_retry_that_leaves_out_an_answer_is_asked_again(peers: Peers, plane: str) -> None:
+    async with old(peers, plane) as agent, Mesh(name="host", broker=plane) as mesh:
         first = await ask(mesh, agent)
         again = await ask(mesh, agent, {"requestState": first["requestState"], "inputResponses": {}})
         assert again["resultType"] == "input_required"
@@ -253,10 +240,10 @@ async def test_a_retry_that_leaves_out_an_answer_is_asked_again(peers: Peers, pl
         assert (await ask(mesh, agent, answers(again)))["content"][0]["text"] == "file:///r"
 
 
-async def test_children_are_used_again_and_limited(peers: Peers, plane: str, names, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_children_are_used_again_and_limited(peers: Peers, plane: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(modern, "MOST_CHILDREN", 2)
     server = HandshakeOnly(peers.old_server())
-    agent = next(names)
+    agent = next(NAMES)
     async with exposed(plane, agent, server), Mesh(name="host", broker=plane) as mesh, Mesh(name="other", broker=plane) as other:
         for _ in range(3):
             assert (await ask(mesh, agent, answers(await ask(mesh, agent))))["resultType"] == "complete"
@@ -269,102 +256,3 @@ async def test_children_are_used_again_and_limited(peers: Peers, plane: str, nam
         await ask(mesh, agent, answers(waiting[0]))
         await ask(other, agent, answers(waiting[1]))
         assert (await ask(other, agent))["resultType"] == "input_required", "an idle one of another caller made room"
-
-
-# ---- a handshake host, a modern server
-
-
-async def test_a_handshake_host_finds_a_handshake_server(peers: Peers, plane: str, names) -> None:
-    server = ModernOnly(peers.new_server())
-    agent = next(names)
-    async with exposed(plane, agent, server):
-        for times in (3, 4):  # the shared one, one that refuses `initialize`, one for the session; the second session needs no refusal
-            async with peers.client(plane, agent, "legacy") as client:
-                assert client.protocol_version == "2025-11-25"
-                assert client.server_info is not None
-                assert (client.instructions, client.server_info.name) == ("of late", "new")
-                assert "add" in [tool.name for tool in (await client.list_tools()).tools]
-                assert said(await client.call_tool("add", {"a": 1, "b": 2})) == "3"
-                assert (await client.read_resource("memo://1")).contents
-                await client.send_ping()
-            assert server.started == times
-
-
-async def test_input_required_becomes_questions_to_the_host(peers: Peers, plane: str, names) -> None:
-    async with new(peers, plane, names) as agent, peers.client(plane, agent, "legacy") as client:
-        assert said(await client.call_tool("ask", {})) == "{'name': 'Ada'} file:///r a poem secret"
-        assert sorted(peers.asked) == ["elicitation: who?", "roots", "sampling"]
-        assert said(await client.call_tool("again", {})) == "done"
-        with pytest.raises(MCPError, match="more than 10 times"):
-            await client.call_tool("endless", {})
-
-
-async def test_a_host_that_refuses_a_question_gets_its_own_error(peers: Peers, plane: str, names) -> None:
-    async def refuse(*_: Any) -> types.ErrorData:
-        return types.ErrorData(code=-1, message="the user said no", data={"why": 1})
-
-    async with new(peers, plane, names) as agent, peers.client(plane, agent, "legacy", elicitation_callback=refuse) as client:
-        with pytest.raises(MCPError) as caught:
-            await client.call_tool("ask", {})
-        assert (caught.value.error.code, caught.value.error.message, caught.value.error.data) == (-1, "the user said no", {"why": 1})
-        assert said(await client.call_tool("add", {"a": 1, "b": 2})) == "3"
-
-
-async def test_the_log_level_of_a_session_goes_with_each_request(peers: Peers, plane: str, names) -> None:
-    async with new(peers, plane, names) as agent, peers.client(plane, agent, "legacy") as client:
-        await client.call_tool("chat", {})
-        assert peers.log == []
-        await client.set_logging_level("warning")
-        await client.call_tool("chat", {})
-        await peers.until(lambda: peers.log == [("warning", "loud")])
-        await client.set_logging_level("debug")
-        await client.call_tool("chat", {})
-        await peers.until(lambda: peers.log[1:] == [("debug", "quiet"), ("warning", "loud")])
-
-
-async def test_subscriptions_and_list_changes_come_from_a_listen(peers: Peers, plane: str, names) -> None:
-    async with new(peers, plane, names) as agent, peers.client(plane, agent, "legacy") as client:
-        await client.subscribe_resource("memo://1")
-        await client.call_tool("change", {})
-        await peers.until(lambda: len(peers.changes) == 2)
-        assert peers.changes == ["notifications/tools/list_changed", "notifications/resources/updated"]
-        await client.subscribe_resource("memo://2")
-        await client.unsubscribe_resource("memo://1")
-        peers.heard.clear()
-        await client.call_tool("change", {})
-        await peers.until(lambda: len(peers.changes) == 2)
-        (updated,) = [message for message in peers.heard if isinstance(message, types.ResourceUpdatedNotification)]
-        assert str(updated.params.uri) == "memo://2"
-
-
-async def test_cancelling_reaches_a_modern_server(peers: Peers, plane: str, names) -> None:
-    async with new(peers, plane, names) as agent, peers.client(plane, agent, "legacy") as client:
-        seen = asyncio.Event()
-
-        async def on_progress(progress: float, total: float | None, message: str | None) -> None:
-            seen.set()
-
-        call = asyncio.create_task(client.call_tool("slow", {}, progress_callback=on_progress))
-        await seen.wait()
-        call.cancel()
-        await asyncio.wait([call])
-        await peers.cancelled.wait()
-        assert said(await client.call_tool("add", {"a": 1, "b": 2})) == "3"
-
-
-async def test_a_server_of_both_eras_keeps_its_own_handshake(peers: Peers, plane: str, names) -> None:
-    from bridge.ports.local import LocalServer
-
-    agent = next(names)
-    async with exposed(plane, agent, LocalServer(peers.old_server())), peers.client(plane, agent, "legacy") as client:
-        assert said(await client.call_tool("ask", {"question": "who?"})) == "accept Ada"
-        async with peers.client(plane, agent, MODERN) as modern:
-            assert said(await modern.call_tool("add", {"a": 1, "b": 2})) == "3"
-
-
-async def test_a_session_limit_holds_for_translated_ones(peers: Peers, plane: str, names, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sessions, "MOST_SESSIONS", 1)
-    async with new(peers, plane, names) as agent, peers.client(plane, agent, "legacy"):
-        with pytest.RaisesGroup(pytest.RaisesExc(MCPError, match="takes no more"), flatten_subgroups=True):
-            async with peers.client(plane, agent, "legacy", name="second"):
-                pass

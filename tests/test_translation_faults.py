@@ -165,3 +165,17 @@ async def test_a_retry_finds_its_instance_in_a_pool(plane: str) -> None:
             answers = ',"inputResponses":' + dumps({"question-1": 1}).decode() + f',"requestState":"{first["requestState"]}"'
             assert "result" in json.loads(await host.ask(ask % (number + 1, META, answers)))
         await host.link.close()
+
+
+async def test_a_state_opens_no_way_to_another_agent_or_instance(plane: str) -> None:
+    async with serving(plane, "nosy9"), serving(plane, "echo9", "echo"), serving(plane, "nosy9"), Mesh(name="host", broker=plane) as mesh:
+        state = (await call(mesh, "nosy9", "ask"))["requestState"]
+        head, agent, instance, sealed = state.split(".")
+        assert (head, agent) == ("mesh1", "nosy9")
+        host = Host(mesh, "nosy9")
+        retry = '{"jsonrpc":"2.0","id":%d,"method":"tools/call","params":{"name":"ask",%s,"inputResponses":{},"requestState":"%s"}}'
+        for number, wrong in enumerate((f"mesh1.echo9.{instance}.{sealed}", f"mesh1.nosy9.gone.{sealed}", "mesh1.echo9.any.x", "made up")):
+            said = json.loads(await host.ask(retry % (number, META, wrong)))
+            assert (said["id"], said["error"]["code"]) == (number, -32602)
+            assert said["error"]["data"] == {"reason": "invalid_request_state"}
+        await host.link.close()

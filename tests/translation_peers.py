@@ -1,6 +1,7 @@
 """Servers of the SDK that speak one era only, put on the mesh in this process, and clients of both eras that talk to them over it."""
 
 import asyncio
+import itertools
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -19,6 +20,9 @@ from bridge.ports.local import LocalServer
 from mesh import Mesh
 
 MODERN = "2026-07-28"
+
+NAMES = (f"agent{number}" for number in itertools.count(1))
+"""Of agents: a module's tests share a broker."""
 
 
 class HandshakeOnly(LocalServer):
