@@ -27,6 +27,9 @@ WATCH: Final = 0.05
 PING: Final = 15.0
 """Seconds of silence after which a stream says that it lives, since proxies cut silent connections. The SDK's server has the same."""
 
+RETRY: Final = 500
+"""Milliseconds that a client is asked to wait before it takes a stream up again."""
+
 STALL: Final = 30.0
 """Seconds for which a client may not read what waits for it."""
 
@@ -102,7 +105,7 @@ class Outlet:
 
     async def _stream(self, headers: HeaderList, prime: bytes) -> None:
         self.streaming = True
-        chunk = b"id: " + prime + b"\r\ndata: \r\n\r\n" if prime else b""
+        chunk = b"id: %b\r\nretry: %d\r\ndata: \r\n\r\n" % (prime, RETRY) if prime else b""
         final = False
         try:
             async with asyncio.timeout(None) as limit:

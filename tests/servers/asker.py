@@ -1,4 +1,6 @@
-"""A server of the handshake era that asks its host and talks to it: elicitation within a call, log messages."""
+"""A server of the handshake era that asks its host and talks to it: elicitation within a call, log messages. Speaks the revision that it is
+offered.
+"""
 
 import json
 from typing import Any
@@ -7,7 +9,7 @@ from tests.servers import echo
 
 
 class Server(echo.Server):
-    tools = (*echo.Server.tools, "ask", "log")
+    tools: Any = (*echo.Server.tools, "ask", "log")
     versions = ("2025-11-25",)
 
     def __init__(self) -> None:
@@ -16,6 +18,10 @@ class Server(echo.Server):
 
     def take(self, line: bytes) -> None:
         message = json.loads(line)
+        if message.get("method") == "initialize":
+            result = {"protocolVersion": message["params"]["protocolVersion"], "capabilities": {"tools": {}, "logging": {}}}
+            self.send(id=message["id"], result={**result, "serverInfo": {"name": "asker", "version": "1"}})
+            return
         if "method" not in message and message.get("id") in self.asking:
             self.finish(self.asking.pop(message["id"]), json.dumps(message["result"]))
             return
