@@ -17,7 +17,7 @@ import structlog
 
 from bridge.errors import ServerDied
 from bridge.ports.base import ServerPort
-from mesh.errors import CallTimeout, MeshError, RemoteError
+from mesh.errors import CallError, CallTimeout, MeshError, RemoteError
 from mesh.link.responder import Call
 from mesh.wire import control
 from mesh.wire.jsonrpc import Frame, Kind, dumps, scan
@@ -106,7 +106,7 @@ class Channel:
 
     async def request(self, method: str, params: Mapping[str, Any], *, timeout: float | None) -> dict[str, Any]:
         """A request of the bridge's own, and its result; `timeout` None: it may last. Raises RemoteError, CallTimeout, ServerDied."""
-        result = json.loads((await self.ask(method, params, timeout=timeout)).raw)["result"]
+        result = self._read(await self.ask(method, params, timeout=timeout))["result"]
         return result if isinstance(result, dict) else {}
 
     async def ask(self, method: str, params: Mapping[str, Any], *, timeout: float | None) -> Frame:
@@ -125,10 +125,17 @@ class Channel:
         finally:
             self._own.pop(id, None)
         if frame.kind is Kind.ERROR:
-            said = json.loads(frame.raw)["error"]
+            said = self._read(frame)["error"]
             said = said if isinstance(said, dict) else {}
             raise RemoteError(said.get("code", 0), str(said.get("message", "")), said.get("data"))
         return frame
+
+    def _read(self, frame: Frame) -> Any:
+        """The message as Python has it, which is not every message that passes. Raises CallError."""
+        try:
+            return json.loads(frame.raw)
+        except (ValueError, RecursionError) as problem:
+            raise CallError(f"{self.agent} answers what cannot be read here: {problem}") from None
 
     def notify(self, method: str, params: Mapping[str, Any] | None = None) -> None:
         self.send(dumps({"jsonrpc": "2.0", "method": method, **({"params": params} if params else {})}))

@@ -74,9 +74,13 @@ def read_stub(frame: Frame) -> Stub | None:
     """The stub that `frame` is, or None where it is an ordinary message. Raises MalformedMessage for a stub that says nonsense."""
     if len(frame.raw) > SMALL or b'"mesh/parts"' not in frame.raw or frame.kind not in (Kind.REQUEST, Kind.RESULT):
         return None
-    body = json.loads(frame.raw)
+    try:
+        body = json.loads(frame.raw)
+    except (ValueError, RecursionError):
+        return None  # what we wrote can be read
     holder = body.get("params" if frame.kind is Kind.REQUEST else "result")
-    said = (holder.get("_meta") or {}).get(META) if isinstance(holder, dict) else None
+    meta = holder.get("_meta") if isinstance(holder, dict) else None
+    said = meta.get(META) if isinstance(meta, dict) else None
     if not isinstance(said, dict):
         return None
     size, digest, end = said.get("size"), said.get("sha256"), said.get("end")

@@ -122,7 +122,11 @@ class ControlPlane:
         """It has no sessions."""
 
     async def _make_reader(self, call: Call) -> None:
-        bucket = (json.loads(call.frame.raw).get("params") or {}).get("bucket")
+        try:
+            bucket = json.loads(call.frame.raw)["params"]["bucket"]
+        except (ValueError, KeyError, RecursionError) as problem:
+            call.fail(control.INVALID_PARAMS, f"which bucket? {problem}")
+            return
         if bucket not in (REGISTRY, HEALTH):
             call.fail(control.INVALID_PARAMS, f"there is no bucket {bucket!r} to read")
             return
