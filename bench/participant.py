@@ -26,7 +26,7 @@ from nats.aio.msg import Msg
 
 from bench import wire
 from mesh import Mesh
-from mesh.link.responder import Call as MeshCall
+from mesh.link.call import Call as MeshCall
 from mesh.wire.jsonrpc import Frame
 
 Call = Callable[[], Awaitable[None]]

@@ -9,7 +9,7 @@ from bridge.eras.rounds import MOST_ROUNDS, Do, Event, Rounds
 from bridge.eras.shapes import question, read_required, result_of, retry, to_modern
 from bridge.eras.words import MAY_ASK
 from mesh.errors import MeshError
-from mesh.link.responder import Call
+from mesh.link.call import Call
 from mesh.wire import control
 from mesh.wire.jsonrpc import Frame, dumps
 

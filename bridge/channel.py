@@ -18,7 +18,7 @@ import structlog
 from bridge.errors import ServerDied
 from bridge.ports.base import ServerPort
 from mesh.errors import CallError, CallTimeout, MeshError, RemoteError
-from mesh.link.responder import Call
+from mesh.link.call import Call
 from mesh.wire import control
 from mesh.wire.jsonrpc import Frame, Kind, dumps, scan
 

@@ -27,7 +27,7 @@ import structlog
 from bridge.eras.state import holder_of
 from mesh import Mesh
 from mesh.errors import InstanceLost, MalformedMessage, MeshError
-from mesh.link.exchanges import Channel, Exchange
+from mesh.link.exchange import Channel, Exchange
 from mesh.link.targets import Target
 from mesh.rpc import error_of
 from mesh.subjects import ANSWER, ANY

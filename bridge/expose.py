@@ -32,7 +32,7 @@ from bridge.ports.base import PortFactory
 from bridge.sessions import Sessions
 from mesh import clock
 from mesh.errors import Busy, CallError, MeshError, RemoteError
-from mesh.link.responder import Call
+from mesh.link.call import Call
 from mesh.wire import control
 from mesh.wire.jsonrpc import Frame, Kind, dumps, error
 

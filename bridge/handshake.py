@@ -23,7 +23,7 @@ from bridge.facts import Facts
 from bridge.ports.base import ServerPort
 from bridge.standing import Standing
 from mesh import clock
-from mesh.link.responder import Call
+from mesh.link.call import Call
 from mesh.wire import control
 from mesh.wire.jsonrpc import Frame, Kind, dumps, error
 

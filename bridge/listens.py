@@ -19,7 +19,7 @@ from bridge.eras.shapes import Filter, acknowledged, read_filter, stamped
 from bridge.eras.words import CAPABILITY_OF, CHANGES, UPDATED
 from bridge.errors import ServerDied
 from mesh.errors import Busy, CallError
-from mesh.link.responder import Call
+from mesh.link.call import Call
 from mesh.wire import control
 from mesh.wire.jsonrpc import Frame
 

@@ -16,7 +16,7 @@ from bridge.passing import Lent, Passing
 from bridge.pool import IDLE_SECONDS, MOST_CHILDREN, Pool
 from bridge.ports.base import PortFactory
 from bridge.talks import WAIT_SECONDS, Talks, state_of
-from mesh.link.responder import Call
+from mesh.link.call import Call
 from mesh.rpc import MODERN
 from mesh.wire import control
 from mesh.wire.jsonrpc import Frame, dumps

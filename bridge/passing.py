@@ -12,7 +12,7 @@ from bridge.channel import Channel
 from bridge.eras.shapes import Wish, complete, to_handshake
 from bridge.pool import Child, Pool
 from mesh.errors import MeshError
-from mesh.link.responder import Call
+from mesh.link.call import Call
 from mesh.wire.jsonrpc import Frame
 
 

@@ -23,7 +23,7 @@ from bridge.facts import CLIENT, START_SECONDS
 from bridge.listens import Listens
 from bridge.ports.base import PortFactory
 from mesh.errors import Busy, CallError, MeshError
-from mesh.link.responder import Call
+from mesh.link.call import Call
 from mesh.wire import control
 from mesh.wire.jsonrpc import Frame, Kind, dumps, error
 

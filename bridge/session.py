@@ -11,7 +11,7 @@ from bridge.channel import Channel
 from bridge.ports.base import ServerPort
 from mesh import clock
 from mesh.errors import MeshError
-from mesh.link.responder import Call
+from mesh.link.call import Call
 from mesh.wire.jsonrpc import Frame
 
 

@@ -15,7 +15,7 @@ from bridge.ports.base import PortFactory
 from bridge.session import Session
 from mesh import clock
 from mesh.errors import Busy, MeshError
-from mesh.link.responder import Call
+from mesh.link.call import Call
 from mesh.wire import control
 from mesh.wire.jsonrpc import Frame, Kind
 

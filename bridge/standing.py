@@ -11,7 +11,7 @@ from bridge.eras.shapes import read_filter, response
 from bridge.eras.standing import TABLE, Do, Event, State
 from bridge.eras.words import ACKNOWLEDGED
 from mesh.errors import MeshError
-from mesh.link.responder import Call
+from mesh.link.call import Call
 from mesh.wire import control
 from mesh.wire.jsonrpc import Frame, Kind, dumps, error, scan
 

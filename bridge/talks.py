@@ -19,7 +19,7 @@ from bridge.eras.words import LOG, QUESTIONS, STATE_REFUSED
 from bridge.pool import Child, Pool
 from mesh import clock
 from mesh.errors import CallError, MeshError
-from mesh.link.responder import Call
+from mesh.link.call import Call
 from mesh.wire import control
 from mesh.wire.jsonrpc import Frame, Kind, dumps, error
 

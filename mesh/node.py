@@ -18,11 +18,12 @@ from typing import Any, Final, Self
 
 from mesh import clock
 from mesh.errors import ApiError, CallError, ConfigError, NoSuchAgent
+from mesh.link.call import Handler
 from mesh.link.connection import Connection
 from mesh.link.exchanges import Exchanges
 from mesh.link.heart import Heart
 from mesh.link.jetstream import JetStream
-from mesh.link.responder import Handler, Responder
+from mesh.link.responder import Responder
 from mesh.link.targets import Target
 from mesh.registry.directory import Directory
 from mesh.registry.plane import PLANE_JOURNAL, ControlPlane, make_reader

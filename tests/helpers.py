@@ -18,8 +18,8 @@ import pytest
 
 from mesh import Mesh
 from mesh.errors import MeshError
+from mesh.link.call import Call
 from mesh.link.connection import Connection
-from mesh.link.responder import Call
 from mesh.registry.directory import Directory
 from mesh.registry.presence import Presence
 from mesh.wire.jsonrpc import Frame, dumps

@@ -6,10 +6,11 @@ from typing import Any
 
 from mesh.audit.calls import JournalCall
 from mesh.audit.journal import Journal
+from mesh.link.call import Call
 from mesh.link.connection import Connection
 from mesh.link.exchanges import Exchanges
 from mesh.link.jetstream import JetStream
-from mesh.link.responder import Call, Responder
+from mesh.link.responder import Responder
 from mesh.subjects import Subjects
 from mesh.topology import JOURNAL
 from mesh.wire.entries import JournalPolicy, ProbeAnswer

@@ -21,7 +21,7 @@ pytestmark = pytest.mark.usefixtures("served")
 @pytest.fixture(scope="module")
 def served(plane: str) -> Iterator[list[Bridge]]:
     """One echo, one that speaks the handshake era only, and one that prints."""
-    plans = [("echo", "echo", "--role", "speaker"), ("old", "handshake"), ("printer", "printer")]
+    plans = [("echo", "echo", "--role", "speaker"), ("old", "handshake"), ("printer", "printer"), ("hush", "echo", "--journal", "metadata")]
     with bridges(plane, *plans) as made:
         yield made
 
@@ -92,9 +92,10 @@ async def test_progress_arrives_in_order_and_cancellation_reaches_the_server(pla
 @pytest.mark.parametrize("text", ['"result":5', '"result":null', '"result":[1]', '"error":"no"', '"error":{"code":"x"}', '"error":null'])
 async def test_a_strange_answer_is_an_answer(plane: str, text: str) -> None:
     async with asyncio.timeout(5), Mesh(name="caller", broker=plane) as mesh:
-        with pytest.raises(CallError):
-            await mesh.call("echo", "raw", {"text": text})
-        await mesh.call("echo", "echo", {})
+        for agent in ("echo", "hush"):
+            with pytest.raises(CallError):
+                await mesh.call(agent, "raw", {"text": text})
+            await mesh.call(agent, "echo", {})
 
 
 @pytest.mark.parametrize(
@@ -109,10 +110,10 @@ async def test_a_strange_answer_is_an_answer(plane: str, text: str) -> None:
 )
 async def test_an_answer_that_python_cannot_read_disturbs_no_other(plane: str, text: str) -> None:
     async with asyncio.timeout(10), Mesh(name="caller", broker=plane) as mesh:
-        others = [asyncio.create_task(mesh.call("echo", "slow", {"seconds": 0.3})) for _ in range(5)]
-        odd = await asyncio.gather(mesh.call("echo", "raw", {"text": text}), return_exceptions=True)
-        assert isinstance(odd[0], dict | CallError)
-        assert [text_of(result) for result in await asyncio.gather(*others)] == ["done"] * 5
+        others = [asyncio.create_task(mesh.call(agent, "slow", {"seconds": 0.3})) for agent in ("echo", "hush") * 3]
+        odd = await asyncio.gather(*(mesh.call(agent, "raw", {"text": text}) for agent in ("echo", "hush")), return_exceptions=True)
+        assert all(isinstance(each, dict | CallError) for each in odd)
+        assert [text_of(result) for result in await asyncio.gather(*others)] == ["done"] * 6
 
 
 async def test_an_answer_over_the_brokers_limit_comes_or_is_refused_clearly(plane: str) -> None:
@@ -270,6 +271,21 @@ async def test_a_server_that_misbehaves_disturbs_no_other(plane: str, server: st
         assert p99 < 250
 
 
+async def test_a_server_whose_list_python_cannot_read_is_no_danger(plane: str) -> None:
+    """Whether such a server is taken or refused: the bridge says which, and does not hang."""
+    bridge = await asyncio.to_thread(Bridge, plane, "digits", "digits")
+    try:
+        async with asyncio.timeout(25), Mesh(name="caller", broker=plane) as mesh:
+            try:
+                await asyncio.to_thread(bridge.wait, "ready", 20)
+            except AssertionError:
+                assert "Traceback" not in "".join(bridge.errors)
+            else:
+                assert await pid_of(mesh, "digits")
+    finally:
+        await asyncio.to_thread(bridge.close)
+
+
 @pytest.mark.parametrize(
     "command",
     [["no-such-program"], [sys.executable, "-m", "tests.servers.crasher"], [sys.executable, "-c", "print('hello')"], ["/dev/null"]],
@@ -312,7 +328,7 @@ async def test_calls_of_a_caller_that_was_killed_do_not_stay(plane: str) -> None
         await signals.until(lambda: running() >= 50)
         doomed.kill()
         await doomed.wait()
-        await signals.until(lambda: running() == 0, timeout=8)
+        await signals.until(lambda: running() == 0, timeout=5)
 
 
 def test_no_process_is_left(served: list[Bridge]) -> None:

@@ -20,8 +20,8 @@ from mesh.audit.calls import OUTCOMES
 from mesh.cli import checks
 from mesh.cli.app import make_app
 from mesh.cli.journal import Outcomes
+from mesh.link.call import Call
 from mesh.link.jetstream import JetStream
-from mesh.link.responder import Call
 from mesh.wire.jsonrpc import Frame, dumps
 from tests.cli_helpers import ROOT, Ended, mesh, started
 from tests.conftest import Broker

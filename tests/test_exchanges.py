@@ -10,7 +10,7 @@ import pytest
 
 from mesh import Mesh, clock
 from mesh.errors import BrokerUnavailable, CallTimeout, Disconnected, InstanceLost, NoSuchAgent
-from mesh.link.responder import Call
+from mesh.link.call import Call
 from tests.conftest import Broker
 from tests.helpers import CUT_WARNINGS, Proxy, Recorder, arguments_of, back, figure, finish, hold, live, serving, settled, up, watching
 
@@ -203,7 +203,7 @@ async def test_a_caller_cut_off_a_hundred_times_loses_nothing(plane: str) -> Non
     recorder = Recorder(square)
     async with asyncio.timeout(50), Proxy(plane) as proxy, serving(plane, "cut1", recorder), Mesh(name="caller", broker=proxy.url) as mesh:
         load = Load(mesh, "cut1")
-        await load.run(cut(proxy, 100, seed=1, longest=0.15))
+        await load.run(cut(proxy, 100, seed=1, longest=0.1))
     figure(f"caller cut 100 times: {load}")
     load.check(recorder)
     assert len(load.results) > 500
@@ -218,8 +218,8 @@ async def test_a_caller_of_a_pool_cut_off_loses_nothing(plane: str) -> None:
         Mesh(name="caller", broker=proxy.url) as mesh,
     ):
         load = Load(mesh, "cut2")
-        await load.run(cut(proxy, 20, seed=2, longest=0.2))
-    figure(f"caller of a pool cut 20 times: {load}")
+        await load.run(cut(proxy, 12, seed=2, longest=0.2))
+    figure(f"caller of a pool cut 12 times: {load}")
     load.check(one, other)
     assert one.ran
     assert other.ran
@@ -229,8 +229,8 @@ async def test_a_serving_side_that_is_cut_off_loses_nothing(plane: str) -> None:
     recorder = Recorder(square)
     async with asyncio.timeout(50), Proxy(plane) as proxy, serving(proxy.url, "cut3", recorder), Mesh(name="caller", broker=plane) as mesh:
         load = Load(mesh, "cut3")
-        await load.run(cut(proxy, 6, seed=3, shortest=0.4, longest=0.8))
-    figure(f"serving side cut 6 times: {load}")
+        await load.run(cut(proxy, 4, seed=3, shortest=0.4, longest=0.8))
+    figure(f"serving side cut 4 times: {load}")
     load.check(recorder)
 
 
@@ -243,8 +243,8 @@ async def test_both_sides_cut_off_lose_nothing(plane: str) -> None:
         Mesh(name="caller", broker=proxy.url) as mesh,
     ):
         load = Load(mesh, "cut4")
-        await load.run(cut(proxy, 6, seed=4, shortest=0.4, longest=0.8))
-    figure(f"both sides cut 6 times: {load}")
+        await load.run(cut(proxy, 4, seed=4, shortest=0.4, longest=0.8))
+    figure(f"both sides cut 4 times: {load}")
     load.check(recorder)
 
 

@@ -1,79 +1,17 @@
 """Messages that are not what they seem: refused, counted, and disturbing nobody. The forger speaks straight to the broker."""
 
 import asyncio
-import json
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
 
 from mesh import Mesh
 from mesh.errors import Busy
-from mesh.link.connection import Connection, Message
-from mesh.link.responder import Call
-from mesh.subjects import Subjects
+from mesh.link.call import Call
+from mesh.link.connection import Message
 from mesh.wire import control
-from mesh.wire.jsonrpc import dumps
-from tests.helpers import Recorder, Signals, finish, hold, serving
-
-SUBJECTS = Subjects()
-REPLY = SUBJECTS.reply_prefix("forger", "victim", "k")
-
-
-class Forger:
-    """A raw connection, and what comes back to it."""
-
-    def __init__(self, connection: Connection) -> None:
-        self.connection = connection
-        self.answers: list[tuple[str, dict[str, Any]]] = []
-        self.signals = Signals()
-
-    def hear(self, message: Message) -> None:
-        if message.body:
-            self.answers.append((message.subject, json.loads(message.body)))
-        self.signals.tell()
-
-    def call(
-        self,
-        n: int = 1,
-        *,
-        subject: str | None = None,
-        reply: str | None = None,
-        method: str = "tools/call",
-        name: str = "t",
-        id: Any = None,
-        body: bytes | None = None,
-        headers: dict[str, str] | None = None,
-    ) -> None:
-        """A call that is right but for what is given."""
-        if body is None:
-            params = {"name": name, "arguments": {"n": n}}
-            body = dumps({"jsonrpc": "2.0", "id": f"forger.k.{n}" if id is None else id, "method": method, "params": params})
-        subject = subject or SUBJECTS.call("victim", "any", "forger", "tools/call", "t")
-        self.connection.send(subject, body, f"{REPLY}{n}" if reply is None else reply, headers)
-
-    async def error(self) -> dict[str, Any]:
-        await self.signals.until(lambda: self.answers)
-        return dict(self.answers.pop()[1]["error"])
-
-
-@asynccontextmanager
-async def forging(url: str) -> AsyncIterator[Forger]:
-    async with await Connection.open(url, name="forger") as connection:
-        forger = Forger(connection)
-        await connection.subscribe(SUBJECTS.replies_to("forger", "k"), forger.hear)
-        await connection.subscribe(SUBJECTS.replies_to("forger", "k", quiet=True), forger.hear)
-        yield forger
-
-
-async def still_well(url: str, recorder: Recorder) -> None:
-    """An honest caller is served as if nothing had been."""
-    before = len(recorder.calls)
-    async with Mesh(name="honest", broker=url) as mesh:
-        assert await mesh.call("victim", "t", {"n": "honest"}) == {"echo": {"n": "honest"}}
-    assert len(recorder.calls) == before + 1
-
+from tests.forger import REPLY, SUBJECTS, forging, still_well
+from tests.helpers import Recorder, finish, hold, serving
 
 # ---- calls
 
@@ -246,64 +184,3 @@ async def test_a_resume_tells_what_became_of_each(plane: str) -> None:
         assert said["3"]["method"] == control.UNKNOWN
         assert said["3"]["params"]["forgotten"] is False
         assert presence._responder.refused == 0
-
-
-# ---- replies
-
-
-@pytest.mark.parametrize(
-    ("body", "headers"),
-    [
-        ({"result": {"forged": True}}, {"Nats-Msg-Id": "1"}),
-        ({"id": "honest.x.1", "result": {"forged": True}}, None),
-        ({"id": 1, "result": {"forged": True}}, None),
-        ({"id": None, "error": {"code": 1, "message": "forged"}}, None),
-        ({"method": control.WORKING, "params": {"exchange": "honest.x.9", "agent": "forged", "instance": "forged"}}, None),
-        ({"method": control.WORKING, "params": 5}, None),
-        ({"method": control.UNKNOWN, "params": {"exchange": "?"}}, None),
-        ({"method": "notifications/progress", "params": {"progressToken": "other", "progress": 1}}, None),
-        ({"method": "notifications/message", "params": {}}, {"Mesh-Exchange": "other"}),
-        (b"garbage", None),
-        (b"[" * 100_000, None),
-        (b'{"jsonrpc":"2.0","method":"notifications/mesh/working","params":{"n":' + b"9" * 5000 + b"}}", None),
-    ],
-    ids=str,
-)
-async def test_a_frame_that_is_not_of_this_exchange_ends_nothing(plane: str, body: Any, headers: dict[str, str] | None) -> None:
-    recorder = Recorder(hold)
-    async with asyncio.timeout(10), serving(plane, "victim", recorder), forging(plane) as forger, Mesh(name="honest", broker=plane) as mesh:
-        heard: list[Any] = []
-        call = asyncio.create_task(mesh.call("victim", "t", {}, progress=lambda *said: heard.append(said)))
-        await recorder.signals.until(lambda: recorder.calls)
-        taken = recorder.calls[0]
-        raw = (
-            body
-            if isinstance(body, bytes)
-            else dumps({"jsonrpc": "2.0", "id": taken.id, **body} if "result" in body else {"jsonrpc": "2.0", **body})
-        )
-        forger.connection.send(taken.prefix + taken.exchange, raw, headers=headers)
-        await forger.connection.flush()
-        await mesh.connection.flush()
-        assert mesh.exchanges.refused == 1
-        assert not call.done()
-        assert heard == []
-        finish(taken, {"true": True})
-        assert await call == {"true": True}
-
-
-async def test_a_frame_on_another_targets_subject_finds_no_exchange(plane: str) -> None:
-    """The broker lets an agent publish only where its own name stands in the target's place; a frame there belongs to no call of ours."""
-    recorder = Recorder(hold)
-    async with asyncio.timeout(10), serving(plane, "victim", recorder), forging(plane) as forger, Mesh(name="honest", broker=plane) as mesh:
-        call = asyncio.create_task(mesh.call("victim", "t", {}))
-        await recorder.signals.until(lambda: recorder.calls)
-        taken = recorder.calls[0]
-        subject = SUBJECTS.reply_prefix("honest", "forger", taken.peer.connection) + taken.exchange
-        forger.connection.send(subject, dumps({"jsonrpc": "2.0", "id": taken.id, "result": {"forged": True}}))
-        await forger.connection.flush()
-        await mesh.connection.flush()
-        assert not call.done()
-        for _ in range(3):
-            finish(taken, {"true": True})
-        assert await call == {"true": True}
-        assert await mesh.request("mesh", "ping") == {}

@@ -10,8 +10,8 @@ import pytest
 
 from mesh import Mesh
 from mesh.errors import MalformedMessage, RemoteError, TooLarge
+from mesh.link.call import Call
 from mesh.link.parts import CHUNK, LIMIT, Parts, make_stub, read_stub
-from mesh.link.responder import Call
 from mesh.wire.jsonrpc import Frame, dumps, scan
 from tests.conftest import Broker
 

@@ -14,6 +14,8 @@ Traps of nats-py that this file answers (each was seen to happen):
 - Messages published while the connection is down are kept and sent whenever it comes back. A call must not run minutes later, so here
   publishing fails at once when the connection is down.
 - The server's idle ping finds a dead peer after minutes. Here it takes ten seconds.
+
+This module is long because a connection that comes back is one thing: every method here must hold in each of its states.
 """
 
 import asyncio

@@ -14,12 +14,12 @@ deadline, by cancellation, or because its holder is gone. Nothing waits without 
 "Unknown" can be proof: if every instance that lived when the call was sent says that it never saw the exchange, then the call was
 lost on the way and is sent again, under the same id. Without proof the call is made again only where that is safe
 (`safe_to_repeat`); otherwise it ends with `outcome_unknown`.
+
+This module is long because these are one state machine: hearing, silence, loss and end all decide over the same few fields.
 """
 
 import asyncio
-import itertools
 import secrets
-from collections.abc import Callable
 from functools import partial
 from typing import Final
 
@@ -39,6 +39,7 @@ from mesh.errors import (
     TooLarge,
 )
 from mesh.link.connection import Connection, Message
+from mesh.link.exchange import Channel, Exchange, OnFailure, OnFrame, Series
 from mesh.link.parts import Parts, read_stub
 from mesh.link.targets import HEARD, Target, Targets
 from mesh.link.wheel import Wheel
@@ -67,95 +68,6 @@ BATCH: Final = 100
 """Exchanges a resume names at most."""
 
 _log = structlog.get_logger("mesh.link")
-
-OnFrame = Callable[[Frame], None]
-OnFailure = Callable[[CallError], None]
-
-
-class Exchange:
-    """One call, from its publication to its end. Made by `Exchanges.open`."""
-
-    __slots__ = (
-        "_owner", "addressed", "agent", "asked_at", "body", "candidates", "deadline", "denied", "ended", "gone", "heard_at", "id",
-        "instance", "method", "on_failure", "on_frame", "quiet", "reads_all", "renew", "reply", "resends", "slot", "spare", "subject", "target",
-        "timeout", "token",
-    )  # fmt: skip
-
-    def __init__(self, owner: "Exchanges", target: Target, method: str, subject: str, reply: str, id: str) -> None:
-        self._owner = owner
-        self.target = target
-        self.method = method
-        self.subject = subject
-        self.reply = reply
-        self.id = id
-        self.token = reply.rpartition(".")[2]
-        self.body = b""
-        self.addressed = False
-        self.agent = ""
-        self.instance = ""
-        self.deadline: float | None = None
-        self.timeout: float | None = None
-        self.renew = False
-        self.reads_all = False
-        self.heard_at = 0.0
-        self.asked_at = 0.0
-        self.denied: set[str] = set()
-        self.gone: set[str] = set()
-        self.candidates: frozenset[str] | None = None
-        self.resends = 0
-        self.slot = -1
-        self.ended = False
-        self.quiet = False
-        self.spare: list[str] = []
-        self.on_frame: OnFrame = _ignore_frame
-        self.on_failure: OnFailure = _ignore_failure
-
-    def send(self, body: bytes) -> None:
-        """Publish the request. `body` is the whole JSON-RPC request, and its id is `self.id`. Raises TooLarge, BrokerUnavailable."""
-        self.body = body
-        self._owner._start(self)
-
-    def discard(self) -> None:
-        """It will not be sent after all: its number is used by the next one, since a gap in the journal means a loss."""
-        self.spare.append(self.token)
-
-    def cancel(self, reason: str) -> None:
-        """End it here, and tell the target that nobody waits any more."""
-        if not self.ended:
-            self._owner._cancel(self, reason)
-
-
-class Channel:
-    """Where frames go that belong to a session and to no exchange of it: the reply subject of the exchange that opened the session."""
-
-    def __init__(self, exchange: Exchange, on_frame: OnFrame, on_lost: OnFailure) -> None:
-        self.id = exchange.id
-        self.reply = exchange.reply
-        self.quiet = exchange.quiet
-        self.series = Series(exchange.token)
-        self.agent = exchange.agent
-        self.instance = exchange.instance
-        self.on_frame = on_frame
-        self.on_lost = on_lost
-
-
-class Series:
-    """The exchanges of one session: `{token}-1`, `{token}-2`, …"""
-
-    def __init__(self, token: str = "") -> None:
-        self._start = f"{token}-" if token else ""
-        self._numbers = itertools.count(1)
-        self._quiet_numbers = itertools.count(1)
-        self.spare: list[str] = []
-        self.quiet_spare: list[str] = []
-        """Tokens that were given out and not used."""
-
-    def next(self, *, quiet: bool) -> str:
-        """The next token. Journaled exchanges are counted without gaps, so that a gap in the journal means a loss."""
-        spare = self.quiet_spare if quiet else self.spare
-        if spare:
-            return spare.pop()
-        return f"{self._start}q{next(self._quiet_numbers)}" if quiet else f"{self._start}{next(self._numbers)}"
 
 
 class Exchanges:
@@ -217,7 +129,8 @@ class Exchanges:
 
         `on_frame` gets every frame, the final one last; `on_failure` is called instead of a final frame. Both run in the read loop.
         `timeout` in seconds, None for exchanges that last (a subscription); with `renew` each progress frame starts it anew.
-        `reads_all`: whoever gets the final frame parses all of it, so here its head is enough. `series`: that of the session's channel, for exchanges of a handshake session.
+        `reads_all`: whoever gets the final frame parses all of it, so here its head is enough. `series`: that of the session's channel,
+        for exchanges of a handshake session.
         """
         key = (method, name, instance)
         found = target.subjects.get(key)
@@ -260,7 +173,7 @@ class Exchanges:
 
     # the life of an exchange
 
-    def _start(self, exchange: Exchange) -> None:
+    def launch(self, exchange: Exchange) -> None:
         now = clock.monotonic()
         try:
             if self._parts.too_large(len(exchange.body)):
@@ -371,10 +284,10 @@ class Exchanges:
     def _fail(self, exchange: Exchange, error: CallError) -> None:
         if exchange.ended:
             return
-        self._cancel(exchange, error.code)
+        self.drop(exchange, error.code)
         exchange.on_failure(error)
 
-    def _cancel(self, exchange: Exchange, reason: str) -> None:
+    def drop(self, exchange: Exchange, reason: str) -> None:
         """End it here. Whoever still works on it is told to stop, and the journal has its end."""
         self._end(exchange)
         body = control.cancelled(exchange.id, reason)
@@ -540,11 +453,3 @@ def _check_belongs(id: str, frame: Frame, headers: dict[str, str] | None) -> Non
     said = frame.token if frame.method == "notifications/progress" else (headers or {}).get(control.EXCHANGE_HEADER)
     if said != id:
         raise Refused("a frame that belongs to another exchange, or to none")
-
-
-def _ignore_frame(_: Frame) -> None:
-    return
-
-
-def _ignore_failure(_: CallError) -> None:
-    return

@@ -19,12 +19,13 @@ import asyncio
 from collections import OrderedDict
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 import structlog
 
 from mesh import clock
 from mesh.errors import BrokerUnavailable, Busy, MalformedMessage, MeshError, Refused, TooLarge
+from mesh.link.call import Call, Handler
 from mesh.link.connection import Connection, Message, Subscription
 from mesh.link.parts import Parts, read_stub
 from mesh.link.wheel import Wheel
@@ -60,88 +61,6 @@ KEEP_CANCELLED: Final = 30.0
 """Cancellations remembered for each caller, and for how many seconds, in case their calls come later."""
 
 _log = structlog.get_logger("mesh.link")
-
-
-class Call:
-    """One call that this instance holds. `finish`, `fail` or `drop` ends it; `emit` sends a frame before that."""
-
-    __slots__ = (
-        "_owner",
-        "caller",
-        "ended",
-        "exchange",
-        "frame",
-        "holder",
-        "id",
-        "mode",
-        "peer",
-        "prefix",
-        "slot",
-        "started_ns",
-        "target",
-    )  # fmt: skip
-
-    def __init__(self, owner: "Responder", frame: Frame, caller: str, target: str, prefix: str, exchange: str, peer: Peer) -> None:
-        self._owner = owner
-        self.frame = frame
-        self.caller = caller
-        self.target = target
-        self.prefix = prefix
-        self.exchange = exchange
-        self.peer = peer
-        self.id = str(frame.id)
-        self.mode = "full"
-        self.started_ns = 0
-        self.slot = -1
-        self.ended = False
-        self.holder: Any = None
-        """For the handler: where it has put this call."""
-
-    @property
-    def series(self) -> str:
-        """The token of the exchange that opened the session of this call, or empty."""
-        return self.exchange.rpartition("-")[0]
-
-    def announce(self) -> None:
-        """Tell the caller now which instance holds this call: the first frame of a session, and of a call to a role."""
-        self._owner._working(self)
-
-    def emit(self, raw: bytes, *, named: bool = False) -> None:
-        """Send a frame. `named`: its body names the exchange (a progress notification does); otherwise a header does."""
-        if not self.ended:
-            headers = None if named else {control.EXCHANGE_HEADER: self.id}
-            self._owner._send(self.prefix + self.exchange, raw, headers)
-
-    def say(self, raw: bytes) -> None:
-        """Send a message on the reply subject also after the end: what a session that this call opened has to say."""
-        self._owner._send(self.prefix + self.exchange, raw, {control.EXCHANGE_HEADER: self.id})
-
-    def finish(self, raw: bytes) -> None:
-        """End it with the response `raw`, whose id is `self.id`."""
-        if not self.ended:
-            self._owner._finish(self, raw)
-
-    def fail(self, code: int, message: str, data: Any = None) -> None:
-        """End it with an error response."""
-        self.finish(error(dumps(self.id), code, message, data))
-
-    def refuse(self, problem: MeshError, **data: Any) -> None:
-        """End it with an error of the mesh's own: `data.mesh` holds its stable code."""
-        self.fail(control.MESH_ERROR, problem.message, {"mesh": problem.code, **({"hint": problem.hint} if problem.hint else {}), **data})
-
-
-class Handler(Protocol):
-    """What stands behind a responder: a server behind a bridge, or a Python function."""
-
-    def on_call(self, call: Call) -> None:
-        """A new call. End it with `call.finish` or `call.fail`, now or later. It must not wait."""
-
-    def on_cancel(self, call: Call, reason: str) -> None:
-        """The caller no longer waits for this call. It is ended already; stop the work."""
-
-    def on_message(self, caller: str, reply: str, frame: Frame) -> None:
-        """A notification, or an answer to a server's request, that a caller sent. `reply` is the reply subject of the exchange that it
-        belongs to."""
 
 
 class Responder:
@@ -247,7 +166,7 @@ class Responder:
         except (MalformedMessage, Refused, TooLarge) as problem:
             self._refuse(message, problem)
             code = control.PARSE_ERROR if isinstance(problem, MalformedMessage) else control.INVALID_REQUEST
-            self._send(message.reply, error(dumps(call_id), code, problem.message, {"mesh": problem.code}))
+            self.emit(message.reply, error(dumps(call_id), code, problem.message, {"mesh": problem.code}))
             return
         now = clock.monotonic()
         fate = self._memory.fate(peer, exchange)
@@ -259,7 +178,7 @@ class Responder:
                 self._expire(now)
             if len(self._memory.peers) >= MOST_PEERS:
                 why = f"{self.agent} remembers {MOST_PEERS} connections and takes no more"
-                self._send(message.reply, error(dumps(call_id), control.MESH_ERROR, why, {"mesh": Busy.code, "retry_after": 10.0}))
+                self.emit(message.reply, error(dumps(call_id), control.MESH_ERROR, why, {"mesh": Busy.code, "retry_after": 10.0}))
                 return
             self._memory.peers[prefix[:-1]] = peer
         self._memory.begin(peer, exchange, now)
@@ -327,7 +246,7 @@ class Responder:
 
     def _on_probe_message(self, message: Message) -> None:
         if message.reply:
-            self._send(message.reply, self._on_probe(message.body))
+            self.emit(message.reply, self._on_probe(message.body))
 
     def _sender(self, subject: str) -> tuple[str, str]:
         """Caller and tail of a subject that one of our subscriptions matched. The same few come again and again."""
@@ -396,21 +315,21 @@ class Responder:
 
     def _tell_fate(self, reply: str, call_id: str, fate: "bytes | Fate") -> None:
         if isinstance(fate, bytes):
-            self._send(reply, fate)
+            self.emit(reply, fate)
         elif fate is Fate.RUNNING:
-            self._send(reply, control.working(call_id, self.agent, self.instance))
+            self.emit(reply, control.working(call_id, self.agent, self.instance))
         else:
-            self._send(reply, control.unknown(call_id, self.agent, self.instance, forgotten=fate is Fate.FORGOTTEN))
+            self.emit(reply, control.unknown(call_id, self.agent, self.instance, forgotten=fate is Fate.FORGOTTEN))
 
-    def _working(self, call: Call) -> None:
-        self._send(call.prefix + call.exchange, control.working(call.id, self.agent, self.instance))
+    def announce(self, call: Call) -> None:
+        self.emit(call.prefix + call.exchange, control.working(call.id, self.agent, self.instance))
 
     def _on_due(self, call: Call, now: float) -> None:
         if not call.ended:
-            self._working(call)
+            self.announce(call)
             self._wheel.add(call, now + NEXT_WORKING)
 
-    def _finish(self, call: Call, raw: bytes) -> None:
+    def finish(self, call: Call, raw: bytes) -> None:
         if call.mode == "metadata":
             self._record(call, raw)
         try:
@@ -485,7 +404,7 @@ class Responder:
             if len(self._unsent) < MOST_UNSENT:
                 self._unsent.append((subject, body))
 
-    def _send(self, subject: str, body: bytes, headers: dict[str, str] | None = None) -> None:
+    def emit(self, subject: str, body: bytes, headers: dict[str, str] | None = None) -> None:
         """Send what may be lost: a frame that is not final, or one that is asked for again."""
         try:
             self._connection.send(subject, body, headers=headers)
@@ -497,7 +416,7 @@ class Responder:
     def _on_up(self) -> None:
         unsent, self._unsent = self._unsent, []
         for subject, raw in unsent:
-            self._send(subject, raw)
+            self.emit(subject, raw)
 
     def _refuse(self, message: Message, problem: MeshError) -> None:
         self.refused += 1

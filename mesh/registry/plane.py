@@ -21,10 +21,10 @@ import structlog
 from mesh import clock
 from mesh.errors import MalformedMessage, MeshError
 from mesh.link.buckets import Bucket
+from mesh.link.call import Call
 from mesh.link.connection import Connection, Message
 from mesh.link.jetstream import JetStream
 from mesh.link.reconcile import ensure, reconcile
-from mesh.link.responder import Call
 from mesh.registry import micro
 from mesh.registry.directory import Directory
 from mesh.subjects import CONTROL_PLANE, Subjects

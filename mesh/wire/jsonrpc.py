@@ -15,6 +15,8 @@ A key that decides where a message goes (`id`, `method`, `params.name`, …) may
 is a guess, and a permission must not rest on a guess. All other duplicates pass.
 
 Source: JSON-RPC 2.0 sections 4 and 5; MCP basic/index (ids are strings or integers, never null; no batches).
+
+This module is long because the walk, its fast cases and its fallback must agree on what a message is.
 """
 
 import json
