@@ -22,7 +22,7 @@ from tests.helpers import Recorder, finish, hold, serving
         ({"id": 1, "result": {"forged": True}}, None),
         ({"id": None, "error": {"code": 1, "message": "forged"}}, None),
         ({"method": control.WORKING, "params": {"exchange": "honest.x.9", "agent": "forged", "instance": "forged"}}, None),
-        ({"method": control.UNKNOWN, "params": {"exchange": "?"}}, None),
+        ({"method": control.UNKNOWN, "params": {"exchange": "?", "agent": "victim", "instance": "x"}}, None),
         ({"method": "notifications/progress", "params": {"progressToken": "other", "progress": 1}}, None),
         ({"method": "notifications/message", "params": {}}, {"Mesh-Exchange": "other"}),
     ],
@@ -99,10 +99,12 @@ async def test_a_frame_on_another_targets_subject_finds_no_exchange(plane: str) 
 )
 async def test_the_control_plane_answers_nonsense_with_an_error(plane: str, params: bytes) -> None:
     async with asyncio.timeout(10), forging(plane) as forger:
-        reply = SUBJECTS.reply_prefix("forger", "mesh", "k")
-        body = b'{"jsonrpc":"2.0","id":"forger.k.1","method":"mesh/reader","params":' + params + b"}"
-        forger.call(subject=SUBJECTS.call("mesh", "any", "forger", "mesh/reader"), reply=reply + "1", body=body)
-        assert (await forger.error())["code"] == control.INVALID_PARAMS
+        exchange = f"q{abs(hash(params))}"
+        body = b'{"jsonrpc":"2.0","id":"forger.k.%s","method":"mesh/reader","params":%s}' % (exchange.encode(), params)
+        subject = SUBJECTS.call("mesh", "any", "forger", "mesh/reader", quiet=True)
+        forger.call(subject=subject, reply=SUBJECTS.reply_prefix("forger", "mesh", "k", quiet=True) + exchange, body=body)
+        problem = await forger.error()
+        assert problem["code"] == control.INVALID_PARAMS, problem
 
 
 @pytest.mark.parametrize(
