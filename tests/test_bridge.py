@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from mesh import Mesh, clock
-from mesh.errors import CallError, InstanceLost, RemoteError
-from tests.helpers import Bridge, alive, bridges, ended, figure, live, lost, text_of, watching
+from mesh.errors import CallError, RemoteError
+from tests.helpers import Bridge, alive, bridges, figure, text_of, watching
 
 pytestmark = pytest.mark.usefixtures("served")
 
@@ -28,24 +28,6 @@ def served(plane: str) -> Iterator[list[Bridge]]:
 
 async def pid_of(mesh: Mesh, agent: str) -> int:
     return int(text_of(await mesh.call(agent, "pid", {})))
-
-
-async def until_answers(mesh: Mesh, agent: str) -> dict[str, Any]:
-    """The first result after trouble; errors until then must be errors of the mesh."""
-    async with asyncio.timeout(15):
-        while True:
-            try:
-                return await mesh.call(agent, "echo", {})
-            except CallError:
-                await asyncio.sleep(0.05)
-
-
-def time_of_failures(tasks: list[asyncio.Task[Any]]) -> list[float]:
-    """Fills as they fail."""
-    told: list[float] = []
-    for task in tasks:
-        task.add_done_callback(lambda done: told.append(clock.monotonic()) if done.exception() else None)
-    return told
 
 
 # ---- calls
@@ -170,78 +152,6 @@ async def test_a_killed_server_ends_its_calls_comes_back_and_works(plane: str, s
             assert told < 1.0
             assert await pid_of(mesh, "echo") != pid
             await asyncio.to_thread(served[0].wait)
-
-
-async def test_a_pool_shares_the_calls_and_goes_on_when_one_dies(plane: str) -> None:
-    with bridges(plane, *[("pool", "echo", "--role", "swimmer")] * 3) as made:
-        async with asyncio.timeout(30), Mesh(name="caller", broker=plane) as mesh, watching(mesh) as (directory, signals):
-            await signals.until(lambda: len(live(directory, "pool")) == 3)
-            results = await asyncio.gather(*(mesh.call("pool", "echo", {}) for _ in range(150)))
-            by_pid = {result["structuredContent"]["pid"] for result in results}
-            assert len(by_pid) == 3
-            for target in ("pool", "swimmer"):
-                running = [asyncio.create_task(mesh.call(target, "slow", {"seconds": 2.5})) for _ in range(12)]
-                await asyncio.gather(*(mesh.call(target, "echo", {}) for _ in range(3)))
-                victim = made.pop()
-                begun = clock.monotonic()
-                victim.send(signal.SIGKILL)
-                told = time_of_failures(running)
-                await signals.until(lambda: len(live(directory, "pool")) == len(made))
-                gone = clock.monotonic() - begun
-                ends = await asyncio.gather(*running, return_exceptions=True)
-                failed = [end for end in ends if isinstance(end, Exception)]
-                assert failed, "the killed instance held some of them"
-                assert [end for end in failed if not isinstance(end, InstanceLost) or "gone" not in end.message] == []
-                assert len(failed) < len(ends)
-                figure(f"instance of {target} killed: gone after {gone:.2f} s, its calls told after {max(told) - begun:.2f} s")
-                assert gone < 2.0
-                assert max(told) - begun < 2.0
-                assert len(lost(directory, "pool")) == 3 - len(made)
-                assert len(await asyncio.gather(*(mesh.call(target, "echo", {}) for _ in range(20)))) == 20
-                await asyncio.to_thread(victim.close)
-
-
-async def test_a_bridge_that_hangs_is_lost_and_returns(plane: str) -> None:
-    with bridges(plane, ("hanger", "echo")) as [bridge]:
-        async with asyncio.timeout(40), Mesh(name="caller", broker=plane) as mesh, watching(mesh) as (directory, signals):
-            await signals.until(lambda: live(directory, "hanger"))
-            call = asyncio.create_task(mesh.call("hanger", "never", {}))
-            await mesh.call("hanger", "echo", {})
-            begun = clock.monotonic()
-            bridge.send(signal.SIGSTOP)
-            with pytest.raises(InstanceLost, match=r"gone|answer"):
-                await call
-            told = clock.monotonic() - begun
-            await signals.until(lambda: not live(directory, "hanger"))
-            gone = clock.monotonic() - begun
-            figure(f"bridge stopped: its call told after {told:.2f} s, gone after {gone:.2f} s")
-            assert told < 6.0
-            assert gone < 6.0
-            await signals.until(lambda: lost(directory, "hanger"))
-            bridge.send(signal.SIGCONT)
-            await signals.until(lambda: live(directory, "hanger") and not lost(directory, "hanger"))
-            await until_answers(mesh, "hanger")
-
-
-async def test_a_bridge_that_is_told_to_end_leaves_nothing(plane: str) -> None:
-    with bridges(plane, ("leaver", "echo")) as [bridge]:
-        async with asyncio.timeout(20), Mesh(name="caller", broker=plane) as mesh, watching(mesh) as (directory, signals):
-            await signals.until(lambda: live(directory, "leaver"))
-            pid = await pid_of(mesh, "leaver")
-            bridge.send(signal.SIGTERM)
-            await ended(pid)
-            await asyncio.to_thread(bridge.process.wait, 10)
-            assert bridge.process.returncode == 0
-            await signals.until(lambda: "leaver" not in [agent.name for agent in directory.agents()])
-            assert "".join(bridge.errors) == "leaver: stopped \n" or "Traceback" not in "".join(bridge.errors)
-
-
-async def test_a_killed_bridge_leaves_no_server_behind(plane: str) -> None:
-    with bridges(plane, ("orphan", "echo")) as [bridge]:
-        async with asyncio.timeout(20), Mesh(name="caller", broker=plane) as mesh:
-            pid = await pid_of(mesh, "orphan")
-            bridge.send(signal.SIGKILL)
-            await ended(pid)
 
 
 # ---- servers that misbehave

@@ -1,7 +1,6 @@
 """Who is there: the directory, the loss of an instance, and a control plane that may be missing, doubled or late."""
 
 import asyncio
-import json
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,6 @@ import pytest
 from mesh import Mesh, clock
 from mesh.errors import ConfigError, NoSuchAgent
 from mesh.link.buckets import Bucket
-from mesh.link.connection import Message
 from mesh.link.jetstream import JetStream
 from mesh.registry.directory import Agent, Directory
 from mesh.subjects import key_of
@@ -22,7 +20,6 @@ from tests.helpers import (
     Background,
     Proxy,
     Recorder,
-    Signals,
     back,
     control_plane,
     figure,
@@ -190,58 +187,6 @@ async def test_a_busy_second_is_no_loss(plane: str) -> None:
                 await asyncio.to_thread(thaw.wait)
                 assert live(directory, "busy")
             assert not lost(directory, "busy")
-
-
-# ---- micro discovery
-
-
-async def test_micro_discovery_sees_the_agents(plane: str) -> None:
-    entry: dict[str, Any] = {"version": "2.0.1", "description": "It looks."}
-    async with (
-        asyncio.timeout(15),
-        serving(plane, "micro.one", Recorder(), Recorder(), entry=entry),
-        Mesh(name="looker", broker=plane) as mesh,
-    ):
-        async with watching(mesh) as (directory, signals):
-            await signals.until(lambda: len(live(directory, "micro.one")) == 2)
-        inbox, got, heard = mesh.connection.new_inbox(), [], Signals()
-
-        def hear(message: Message) -> None:
-            if message.body:
-                got.append(json.loads(message.body))
-            heard.tell()
-
-        await mesh.connection.subscribe(inbox, hear)
-
-        async def ask(subject: str, count: int) -> list[dict[str, Any]]:
-            got.clear()
-            await mesh.connection.publish(subject, b"", reply=inbox)
-            await heard.until(lambda: len(got) >= count)
-            return list(got)
-
-        name = "micro_x2E_one"
-        answers: list[dict[str, Any]] = []
-        for verb in ("PING", "INFO", "STATS"):
-            answers = [each for each in await ask(f"$SRV.{verb}.{name}", 2) if each["name"] == name]
-            assert len({each["id"] for each in answers}) == 2
-            assert {each["type"] for each in answers} == {f"io.nats.micro.v1.{verb.lower()}_response"}
-            assert {each["version"] for each in answers} == {"2.0.1"}
-        [one] = await ask(f"$SRV.INFO.{name}.{answers[0]['id']}", 1)
-        assert one["description"] == "It looks."
-        assert one["endpoints"][0]["subject"].startswith("mesh.v1.call.micro_x2E_one.any")
-        assert {each["name"] for each in await ask("$SRV.PING", 3)} >= {name, "mesh"}
-
-
-async def test_micro_discovery_answers_to_inboxes_only(plane: str) -> None:
-    async with asyncio.timeout(10), Mesh(name="looker", broker=plane) as mesh:
-        heard: list[Message] = []
-        for reply in ("mesh.v1.call.victim.any.mesh.tools.call.x", "_INBOXES.x", "$KV.registry.a.b"):
-            await mesh.connection.subscribe(reply, heard.append)
-            await mesh.connection.publish("$SRV.PING", b"", reply=reply)
-        await mesh.connection.publish("$SRV.NONSENSE.a.b.c.d", b"", reply=mesh.connection.new_inbox())
-        await mesh.request("mesh", "ping")
-        await mesh.connection.flush()
-        assert heard == []
 
 
 # ---- the control plane
