@@ -25,6 +25,8 @@ SHA-256: the subject then names the thing by digest, and the body, which is auth
 
 `{method…}` is the method with `/` as `.`. Only the methods of `NAME_KEYS` carry a name, always as the last token.
 A vendor method that continues one of those (`tools/call/x`) keeps that slash escaped, so it cannot be read as a tool named `x`.
+
+This module is long because every family has its builder, its parser and its filter here, and nowhere else.
 """
 
 import hashlib

@@ -216,7 +216,6 @@ def test_a_server_that_cannot_be_reached_is_told_in_one_line(plane: str, command
         bridge.close()
 
 
-@pytest.mark.xfail(reason="no deadline travels with a call, so the serving side cannot end what nobody waits for", strict=True)
 async def test_calls_of_a_caller_that_was_killed_do_not_stay(plane: str) -> None:
     """A caller that is gone cancels nothing. What it left behind must not fill the instance for ever."""
     script = (

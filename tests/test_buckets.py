@@ -1,4 +1,7 @@
-"""Buckets and their live copies against a real broker: markers, TTLs, lost messages, a broker that dies."""
+"""Buckets and their live copies against a real broker: markers, TTLs, lost messages, a broker that dies.
+
+This module is long because buckets and their live copies are tested against each other, on one broker.
+"""
 
 import asyncio
 import itertools

@@ -4,6 +4,7 @@ import asyncio
 import random
 import statistics
 from collections.abc import Awaitable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -70,6 +71,10 @@ class Load:
 
     def __str__(self) -> str:
         return f"{len(self.results)} calls, {len(self.failed)} failed, {self.not_sent} refused unsent"
+
+
+def more_than(calls: list[Call], wanted: int) -> bool:
+    return len(calls) > wanted
 
 
 async def cut(proxy: Proxy, times: int, *, seed: int, shortest: float = 0.0, longest: float) -> None:
@@ -257,6 +262,8 @@ async def test_calls_outlive_the_death_of_the_broker(broker: Broker, plane: str)
             for _ in range(2):
                 # After a restart it takes a moment until all who may hold a call are known, and a loss can be proven again.
                 await recorder.signals.until(lambda: (target := mesh.exchanges.targets.fresh("cut5")) is not None and target.complete)
+                wanted = len(recorder.calls) + 500
+                await recorder.signals.until(partial(more_than, recorder.calls, wanted))
                 await back(mesh.connection, broker.kill)
 
         await load.run(kill())

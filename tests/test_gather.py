@@ -39,7 +39,7 @@ async def test_everything_of_everybody(plane: str, agents: list[Bridge], mode: L
         assert "- time" in (client.instructions or "")
 
         assert "Berlin" in text(await client.call_tool("time__get_current_time", {"timezone": "Europe/Berlin"}))
-        assert "git" in text(await client.call_tool("git__git_status", {"repo_path": str(ROOT)})).lower()
+        assert "repository" in text(await client.call_tool("git__git_status", {"repo_path": str(ROOT)})).lower()
 
         reports: list[float] = []
 

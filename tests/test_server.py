@@ -1,4 +1,7 @@
-"""The embedded broker and nats-server.conf: real servers on free ports, each with a state directory of its own."""
+"""The embedded broker and nats-server.conf: real servers on free ports, each with a state directory of its own.
+
+This module is long because each test stands for one way in which a server can fail to start, to live or to end.
+"""
 
 import asyncio
 import os

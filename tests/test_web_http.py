@@ -1,4 +1,7 @@
-"""MCP over HTTP at `/agents/{name}/mcp`: both eras, what each header and status must be, and what happens when somebody leaves."""
+"""MCP over HTTP at `/agents/{name}/mcp`: both eras, what each header and status must be, and what happens when somebody leaves.
+
+This module is long because the rules of one specification are tested in one place, in their order.
+"""
 
 import asyncio
 import json

@@ -2,6 +2,7 @@
 
 from typing import Any, Protocol
 
+from mesh import clock
 from mesh.errors import MeshError
 from mesh.policy.memory import Peer
 from mesh.wire import control
@@ -30,6 +31,7 @@ class Call:
         "ended",
         "exchange",
         "frame",
+        "heard_at",
         "holder",
         "id",
         "mode",
@@ -38,6 +40,7 @@ class Call:
         "slot",
         "started_ns",
         "target",
+        "timeout",
     )  # fmt: skip
 
     def __init__(self, owner: Owner, frame: Frame, caller: str, target: str, prefix: str, exchange: str, peer: Peer) -> None:
@@ -51,6 +54,9 @@ class Call:
         self.id = str(frame.id)
         self.mode = "full"
         self.started_ns = 0
+        self.heard_at = 0.0
+        """When it began, or its last progress: its deadline counts from there."""
+        self.timeout: float | None = None
         self.slot = -1
         self.ended = False
         self.holder: Any = None
@@ -68,6 +74,8 @@ class Call:
     def emit(self, raw: bytes, *, named: bool = False) -> None:
         """Send a frame. `named`: its body names the exchange (a progress notification does); otherwise a header does."""
         if not self.ended:
+            if named:
+                self.heard_at = clock.monotonic()
             headers = None if named else {control.EXCHANGE_HEADER: self.id}
             self._owner.emit(self.prefix + self.exchange, raw, headers)
 

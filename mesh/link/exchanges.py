@@ -178,7 +178,7 @@ class Exchanges:
         try:
             if self._parts.too_large(len(exchange.body)):
                 exchange.body = self._parts.offer(scan(exchange.body), lambda name: name == escape(exchange.agent or exchange.target.name))
-            self.connection.send(exchange.subject, exchange.body, exchange.reply)
+            self._publish(exchange)
         except MeshError:
             exchange.discard()
             raise
@@ -188,6 +188,14 @@ class Exchanges:
             exchange.deadline = now + exchange.timeout
         self._open[exchange.reply] = exchange
         self._wheel.add(exchange, self._next_look(exchange))
+
+    def _publish(self, exchange: Exchange) -> None:
+        """With a deadline of its own only where that is not the usual one: headers cost most on the hot path."""
+        headers = None
+        if exchange.timeout != control.DEADLINE:
+            left = exchange.timeout if exchange.deadline is None else exchange.deadline - clock.monotonic()
+            headers = {control.DEADLINE_HEADER: "none" if left is None else f"{max(left, 0.001):.3f}"}
+        self.connection.send(exchange.subject, exchange.body, exchange.reply, headers)
 
     def _on_reply(self, message: Message) -> None:
         exchange = self._open.get(message.subject)
@@ -435,7 +443,7 @@ class Exchanges:
                 exchange.target = target
                 exchange.candidates = self._candidates(exchange)
                 exchange.heard_at = clock.monotonic()
-                self.connection.send(exchange.subject, exchange.body, exchange.reply)
+                self._publish(exchange)
         except BrokerUnavailable:
             pass  # on_up asks again
         except CallError as error:

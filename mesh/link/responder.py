@@ -13,6 +13,8 @@ cancellation may overtake its call, since subscriptions are served side by side;
 
 The handler gets a `Call` and must end it with `finish` or `fail`, now or later. Everything here runs in the read loop and waits for
 nothing.
+
+This module is long because what is checked, remembered and ended of a call stands side by side here, to be read as one.
 """
 
 import asyncio
@@ -35,6 +37,9 @@ from mesh.wire import control
 from mesh.wire.bodies import End, read_end
 from mesh.wire.entries import JournalPolicy
 from mesh.wire.jsonrpc import Frame, Kind, dumps, error, scan
+
+GRACE: Final = 1.0
+"""Seconds beyond a call's deadline. The caller ends it, and says so; this ends what a caller that is gone has left behind."""
 
 FIRST_WORKING: Final = 0.5
 NEXT_WORKING: Final = 2.0
@@ -152,6 +157,7 @@ class Responder:
         try:
             if message.headers and any(key.startswith("Nats-") for key in message.headers):
                 raise Refused("a call with a header of the broker's")
+            timeout = _deadline(message.headers)
             frame = scan(message.body)
             if frame.method is None:
                 if said != tail(ANSWER, None):
@@ -184,6 +190,7 @@ class Responder:
         self._memory.begin(peer, exchange, now)
         call = Call(self, frame, caller, target, prefix, exchange, peer)
         call.started_ns = clock.wall_ns()
+        call.heard_at, call.timeout = now, timeout
         self._running[call_id] = call
         call.mode = self.journal.mode(frame.method or "", frame.name)
         if quiet is (call.mode == "full"):
@@ -197,7 +204,7 @@ class Responder:
                 control.MESH_ERROR, f"{self.agent} holds {self._most_running} calls and takes no more", {"mesh": "busy", "retry_after": 0.5}
             )
         else:
-            self._wheel.add(call, now + FIRST_WORKING)
+            self._wheel.add(call, min(now + FIRST_WORKING, self._next_look(call, now)))
             if target != self.agent:
                 call.announce()
             if (stub := read_stub(frame)) is not None:
@@ -289,10 +296,7 @@ class Responder:
             raise Refused("the cancellation of another caller's exchange", exchange=call_id)
         call = self._running.get(call_id)
         if call is not None:
-            reason = "cancelled by the caller"
-            self._handler.on_cancel(call, reason)
-            self._record(call)
-            self._remember(call, error(dumps(call.id), control.REQUEST_TIMEOUT, reason, {"mesh": "cancelled"}))
+            self._give_up(call, "cancelled by the caller")
             return
         remembered = self._cancelled.setdefault(caller, OrderedDict())
         remembered[call_id] = clock.monotonic() + KEEP_CANCELLED
@@ -325,9 +329,24 @@ class Responder:
         self.emit(call.prefix + call.exchange, control.working(call.id, self.agent, self.instance))
 
     def _on_due(self, call: Call, now: float) -> None:
-        if not call.ended:
-            self.announce(call)
-            self._wheel.add(call, now + NEXT_WORKING)
+        if call.ended:
+            return
+        if call.timeout is not None and now >= call.heard_at + call.timeout + GRACE:
+            self._give_up(call, "its deadline passed")
+            return
+        self.announce(call)
+        self._wheel.add(call, self._next_look(call, now))
+
+    def _next_look(self, call: Call, now: float) -> float:
+        """When to say again that it is held, or to end it."""
+        look = now + NEXT_WORKING
+        return look if call.timeout is None else min(look, call.heard_at + call.timeout + GRACE)
+
+    def _give_up(self, call: Call, reason: str) -> None:
+        """Nobody waits for it: stop the work, and remember that it ended."""
+        self._handler.on_cancel(call, reason)
+        self._record(call)
+        self._remember(call, error(dumps(call.id), control.REQUEST_TIMEOUT, reason, {"mesh": "cancelled"}))
 
     def finish(self, call: Call, raw: bytes) -> None:
         if call.mode == "metadata":
@@ -421,3 +440,19 @@ class Responder:
     def _refuse(self, message: Message, problem: MeshError) -> None:
         self.refused += 1
         _log.warning("message refused", agent=self.agent, subject=message.subject, why=str(problem))
+
+
+def _deadline(headers: dict[str, str] | None) -> float | None:
+    """Seconds that a call may take; None for one that lasts. Raises Refused."""
+    said = (headers or {}).get(control.DEADLINE_HEADER)
+    if said is None:
+        return control.DEADLINE
+    if said == "none":
+        return None
+    try:
+        seconds = float(said)
+    except ValueError:
+        seconds = -1.0
+    if not 0.0 < seconds < 1e9:
+        raise Refused("a deadline that is no number of seconds")
+    return seconds

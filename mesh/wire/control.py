@@ -1,4 +1,4 @@
-"""The mesh's own words on the wire: four notifications, one header, one error code.
+"""The mesh's own words on the wire: four notifications, two headers, one error code.
 
 The notifications are JSON-RPC like everything else, so that the journal reads one language. They travel between bridges and never reach
 an MCP client or server.
@@ -26,6 +26,12 @@ CLOSED: Final = OWN + "closed"
 
 EXCHANGE_HEADER: Final = "Mesh-Exchange"
 """The exchange of a frame whose body does not name it (a log message, a server's request)."""
+
+DEADLINE_HEADER: Final = "Mesh-Deadline"
+"""How long a call may take, in seconds from its arrival, or `none` for one that lasts: only where it is not `DEADLINE`. Time left
+travels, never a time of day: clocks are not compared."""
+
+DEADLINE: Final = 60.0
 
 MESH_ERROR: Final = -32070
 """The JSON-RPC code of every error that the mesh itself answers with; `data.mesh` holds the stable code of mesh.errors.
