@@ -14,6 +14,7 @@ from mesh import Mesh
 from mesh.errors import MeshError
 from mesh.link.call import Call
 from mesh.link.connection import Connection
+from mesh.link.heart import Beat, Heart
 from mesh.registry.directory import Directory
 from mesh.registry.presence import Presence
 from mesh.wire.jsonrpc import Frame, dumps
@@ -21,7 +22,7 @@ from tests.processes import ROOT, Bridge, alive, bridges, ended
 from tests.proxy import Proxy
 
 __all__ = [
-    "CUT_WARNINGS", "ROOT", "Background", "Bridge", "Proxy", "Recorder", "Signals", "alive", "arguments_of", "back", "bridges",
+    "CUT_WARNINGS", "ROOT", "Background", "Bridge", "Proxy", "Recorder", "Signals", "Still", "alive", "arguments_of", "back", "bridges",
     "control_plane", "ended", "figure", "finish", "hold", "live", "lost", "serving", "settled", "text_of", "up", "watching",
 ]  # fmt: skip
 
@@ -201,11 +202,26 @@ async def hold(_: Recorder, call: Call) -> None:
     """Never answer."""
 
 
+class Still(Heart):
+    """No heartbeats, so no thread to wait for at the end: for tests that take less than the four seconds that the first one lasts."""
+
+    def __init__(self) -> None:
+        super().__init__(self._never)
+
+    def add(self, subject: str, beat: Beat) -> None:
+        """Nothing."""
+
+    async def _never(self) -> Connection:
+        raise AssertionError("nobody connects")
+
+
 @asynccontextmanager
-async def serving(broker_url: str, name: str, *handlers: Recorder, **options: Any) -> AsyncIterator[list[Presence]]:
+async def serving(
+    broker_url: str, name: str, *handlers: Recorder, heart: Heart | None = None, **options: Any
+) -> AsyncIterator[list[Presence]]:
     """An agent of this process, an instance for each handler."""
     async with AsyncExitStack() as stack:
-        mesh = await stack.enter_async_context(Mesh(name=name, broker=broker_url))
+        mesh = await stack.enter_async_context(Mesh(name=name, broker=broker_url, heart=heart))
         yield [await stack.enter_async_context(mesh.present(each, **options)) for each in handlers]
 
 

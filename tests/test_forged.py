@@ -11,14 +11,14 @@ from mesh.link.call import Call
 from mesh.link.connection import Message
 from mesh.wire import control
 from tests.forger import REPLY, SUBJECTS, forging, still_well
-from tests.helpers import Recorder, finish, hold, serving
+from tests.helpers import Recorder, Still, finish, hold, serving
 
 # ---- calls
 
 
 async def test_a_call_that_is_right_runs_once_however_often_it_comes(plane: str) -> None:
     recorder = Recorder()
-    async with asyncio.timeout(10), serving(plane, "victim", recorder), forging(plane) as forger:
+    async with asyncio.timeout(10), serving(plane, "victim", recorder, heart=Still()), forging(plane) as forger:
         for _ in range(50):
             forger.call(1)
         await forger.signals.until(lambda: len(forger.answers) >= 49)
@@ -55,7 +55,7 @@ async def test_a_call_that_is_right_runs_once_however_often_it_comes(plane: str)
 )
 async def test_a_call_that_disagrees_with_itself_is_answered_with_an_error(plane: str, wrong: dict[str, Any]) -> None:
     recorder = Recorder()
-    async with asyncio.timeout(10), serving(plane, "victim", recorder) as [presence], forging(plane) as forger:
+    async with asyncio.timeout(10), serving(plane, "victim", recorder, heart=Still()) as [presence], forging(plane) as forger:
         forger.call(**wrong)
         problem = await forger.error()
         assert problem["code"] in (control.PARSE_ERROR, control.INVALID_REQUEST)
@@ -82,7 +82,7 @@ async def test_a_call_that_disagrees_with_itself_is_answered_with_an_error(plane
 )
 async def test_a_call_whose_reply_is_not_the_callers_own_is_not_answered(plane: str, reply: str) -> None:
     recorder = Recorder()
-    async with asyncio.timeout(10), serving(plane, "victim", recorder) as [presence], forging(plane) as forger:
+    async with asyncio.timeout(10), serving(plane, "victim", recorder, heart=Still()) as [presence], forging(plane) as forger:
         heard: list[Message] = []
         if reply and not reply.startswith("$JS"):
             await forger.connection.subscribe(reply, heard.append)
@@ -96,7 +96,7 @@ async def test_a_call_whose_reply_is_not_the_callers_own_is_not_answered(plane: 
 
 async def test_a_subject_that_no_name_makes_is_refused(plane: str) -> None:
     recorder = Recorder()
-    async with asyncio.timeout(10), serving(plane, "victim", recorder) as [presence], forging(plane) as forger:
+    async with asyncio.timeout(10), serving(plane, "victim", recorder, heart=Still()) as [presence], forging(plane) as forger:
         for subject in ("mesh.v1.call.victim.any._x41_.tools.call.t", "mesh.v1.call.victim.any.forger", "mesh.v1.call.victim.any._x.ping"):
             forger.call(subject=subject)
         await still_well(plane, recorder)
@@ -107,7 +107,7 @@ async def test_garbage_from_many_connections_locks_nobody_out(plane: str, monkey
     """Connections are remembered, up to a bound. Whoever fills it with nonsense must not fill it for all."""
     monkeypatch.setattr("mesh.link.responder.MOST_PEERS", 20)
     recorder = Recorder()
-    async with asyncio.timeout(30), serving(plane, "victim", recorder), forging(plane) as forger:
+    async with asyncio.timeout(30), serving(plane, "victim", recorder, heart=Still()), forging(plane) as forger:
         for number in range(50):
             await forger.connection.publish(
                 SUBJECTS.call("victim", "any", "forger", "tools/call", "t"),
@@ -120,7 +120,7 @@ async def test_garbage_from_many_connections_locks_nobody_out(plane: str, monkey
 async def test_too_many_connections_are_told_so(plane: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("mesh.link.responder.MOST_PEERS", 1)
     recorder = Recorder()
-    async with asyncio.timeout(10), serving(plane, "victim", recorder):
+    async with asyncio.timeout(10), serving(plane, "victim", recorder, heart=Still()):
         await still_well(plane, recorder)
         async with Mesh(name="honest", broker=plane) as mesh:
             with pytest.raises(Busy, match="takes no more"):
@@ -132,7 +132,7 @@ async def test_too_many_connections_are_told_so(plane: str, monkeypatch: pytest.
 
 async def test_nobody_cancels_the_call_of_another(plane: str) -> None:
     recorder = Recorder(hold)
-    served = serving(plane, "victim", recorder)
+    served = serving(plane, "victim", recorder, heart=Still())
     async with asyncio.timeout(10), served as [presence], forging(plane) as forger, Mesh(name="honest", broker=plane) as mesh:
         call = asyncio.create_task(mesh.call("victim", "t", {}))
         await recorder.signals.until(lambda: recorder.calls)
@@ -153,7 +153,7 @@ async def test_nobody_cancels_the_call_of_another(plane: str) -> None:
 
 async def test_a_cancellation_that_overtakes_its_call_is_remembered(plane: str) -> None:
     recorder = Recorder()
-    async with asyncio.timeout(10), serving(plane, "victim", recorder), forging(plane) as forger:
+    async with asyncio.timeout(10), serving(plane, "victim", recorder, heart=Still()), forging(plane) as forger:
         forger.connection.send(SUBJECTS.note("victim", "forger", "notifications/cancelled"), control.cancelled("forger.k.1", "x"))
         forger.call(1)
         problem = await forger.error()
@@ -169,7 +169,7 @@ async def test_a_resume_tells_what_became_of_each(plane: str) -> None:
             finish(call, {})
 
     recorder = Recorder(some)
-    async with asyncio.timeout(10), serving(plane, "victim", recorder) as [presence], forging(plane) as forger:
+    async with asyncio.timeout(10), serving(plane, "victim", recorder, heart=Still()) as [presence], forging(plane) as forger:
         forger.call(1)
         forger.call(2)
         await recorder.signals.until(lambda: len(recorder.calls) == 2)

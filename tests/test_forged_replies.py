@@ -11,7 +11,7 @@ from mesh.link.call import Call
 from mesh.wire import control
 from mesh.wire.jsonrpc import dumps
 from tests.forger import SUBJECTS, forging
-from tests.helpers import Recorder, finish, hold, serving
+from tests.helpers import Recorder, Still, finish, hold, serving
 
 
 @pytest.mark.parametrize(
@@ -30,7 +30,12 @@ from tests.helpers import Recorder, finish, hold, serving
 )
 async def test_a_frame_that_is_not_of_this_exchange_ends_nothing(plane: str, body: Any, headers: dict[str, str] | None) -> None:
     recorder = Recorder(hold)
-    async with asyncio.timeout(10), serving(plane, "victim", recorder), forging(plane) as forger, Mesh(name="honest", broker=plane) as mesh:
+    async with (
+        asyncio.timeout(10),
+        serving(plane, "victim", recorder, heart=Still()),
+        forging(plane) as forger,
+        Mesh(name="honest", broker=plane) as mesh,
+    ):
         heard: list[Any] = []
         call = asyncio.create_task(mesh.call("victim", "t", {}, progress=lambda *said: heard.append(said)))
         await recorder.signals.until(lambda: recorder.calls)
@@ -63,7 +68,12 @@ async def test_a_frame_that_is_not_of_this_exchange_ends_nothing(plane: str, bod
 async def test_an_answer_that_is_no_message_ends_its_call_with_an_error_that_says_so(plane: str, body: bytes) -> None:
     """Only the target can write there, so it is the target's answer, and nothing better will come."""
     recorder = Recorder(hold)
-    async with asyncio.timeout(10), serving(plane, "victim", recorder), forging(plane) as forger, Mesh(name="honest", broker=plane) as mesh:
+    async with (
+        asyncio.timeout(10),
+        serving(plane, "victim", recorder, heart=Still()),
+        forging(plane) as forger,
+        Mesh(name="honest", broker=plane) as mesh,
+    ):
         call = asyncio.create_task(mesh.call("victim", "t", {}, progress=lambda *_: None))
         await recorder.signals.until(lambda: recorder.calls)
         forger.connection.send(recorder.calls[0].prefix + recorder.calls[0].exchange, body)
@@ -75,7 +85,12 @@ async def test_an_answer_that_is_no_message_ends_its_call_with_an_error_that_say
 async def test_a_frame_on_another_targets_subject_finds_no_exchange(plane: str) -> None:
     """The broker lets an agent publish only where its own name stands in the target's place; a frame there belongs to no call of ours."""
     recorder = Recorder(hold)
-    async with asyncio.timeout(10), serving(plane, "victim", recorder), forging(plane) as forger, Mesh(name="honest", broker=plane) as mesh:
+    async with (
+        asyncio.timeout(10),
+        serving(plane, "victim", recorder, heart=Still()),
+        forging(plane) as forger,
+        Mesh(name="honest", broker=plane) as mesh,
+    ):
         call = asyncio.create_task(mesh.call("victim", "t", {}))
         await recorder.signals.until(lambda: recorder.calls)
         taken = recorder.calls[0]
@@ -115,6 +130,6 @@ async def test_an_answer_that_speaks_of_parts_is_an_answer(plane: str, result: b
     async def work(_: Recorder, call: Call) -> None:
         call.finish(b'{"jsonrpc":"2.0","id":' + dumps(call.id) + b',"result":' + result + b"}")
 
-    async with asyncio.timeout(10), serving(plane, "victim", Recorder(work)), Mesh(name="honest", broker=plane) as mesh:
+    async with asyncio.timeout(10), serving(plane, "victim", Recorder(work), heart=Still()), Mesh(name="honest", broker=plane) as mesh:
         ends = await asyncio.gather(mesh.call("victim", "t", {}), return_exceptions=True)
         assert isinstance(ends[0], dict) or "cannot be read" in str(ends[0])
