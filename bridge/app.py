@@ -77,6 +77,7 @@ async def expose(mesh: Mesh, spec: AgentSpec, make_port: PortFactory, *, on_even
             roles=spec.roles,
             entry=facts.entry(),
             journal=spec.journal_policy,
+            at_once=spec.at_once,
             on_probe=on_probe,
         ) as presence:
             on_event("ready", spec.name, f"{len(facts.tools)} tools")
@@ -235,7 +236,7 @@ class Host:
     async def _run_process(self, spec: AgentSpec) -> str:
         """One life of `mesh-bridge serve`, and how it ended."""
         command = [sys.executable, "-m", "bridge", "serve", spec.name, "--python", spec.python, "--json", "--with-stdin"]
-        command += ["--broker", self._settings.broker_url(), "--journal", spec.journal]
+        command += ["--broker", self._settings.broker_url(), "--journal", spec.journal, "--at-once", str(spec.at_once)]
         command += [part for role in spec.roles for part in ("--role", role)]
         command += [part for tool, said in spec.tools.items() for part in ("--tool-journal", f"{tool}={said.journal}")]
         if self._settings.credentials:

@@ -7,6 +7,7 @@ roles = ["clock"]
 [agents.vault]
 url = "http://127.0.0.1:9000/mcp"       # a server over streamable HTTP
 journal = "metadata"                    # full (the default), metadata, none
+at_once = 8                             # calls that run at once; the others wait, and callers take turns
 tools.read_secret.journal = "none"
 
 [agents.notes]
@@ -27,6 +28,7 @@ from typing import Any, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from mesh.errors import ConfigError
+from mesh.policy.admission import AT_ONCE
 from mesh.subjects import CONTROL_PLANE
 from mesh.wire.entries import JournalMode, JournalPolicy
 
@@ -54,6 +56,8 @@ class AgentSpec(BaseModel):
     env: dict[str, str] = {}
     cwd: Path | None = None
     roles: tuple[str, ...] = ()
+    at_once: int = Field(AT_ONCE, ge=1)
+    """How many calls may run at once; the others wait, callers taking turns."""
     journal: JournalMode = "full"
     tools: dict[str, ToolSpec] = {}
 

@@ -25,6 +25,7 @@ from mesh.link.heart import Heart
 from mesh.link.jetstream import JetStream
 from mesh.link.responder import Responder
 from mesh.link.targets import Target
+from mesh.policy.admission import AT_ONCE
 from mesh.registry.directory import Directory
 from mesh.registry.plane import PLANE_JOURNAL, ControlPlane, make_reader
 from mesh.registry.presence import Presence
@@ -162,9 +163,11 @@ class Mesh:
         roles: tuple[str, ...] = (),
         entry: Mapping[str, Any] | None = None,
         journal: JournalPolicy | None = None,
+        at_once: int = AT_ONCE,
         on_probe: Callable[[bytes], bytes] | None = None,
     ) -> AsyncIterator[Presence]:
-        """Answer to a name with `handler`, until the block ends. `entry` holds what the registry should say (fields of InstanceEntry)."""
+        """Answer to a name with `handler`, until the block ends. `entry` holds what the registry should say (fields of
+        InstanceEntry), `at_once` how many calls may run at once: the others wait, callers taking turns."""
         agent = agent or self.name
         if agent == CONTROL_PLANE and not isinstance(handler, ControlPlane):
             raise ConfigError(f"{CONTROL_PLANE!r} is the control plane's name", hint="give the agent another name")
@@ -190,6 +193,7 @@ class Mesh:
             handler,
             roles=roles,
             journal=journal,
+            at_once=at_once,
             on_probe=on_probe or (lambda _: answer),
         )
         presence = Presence(self.connection, self._heart, said, responder)

@@ -27,6 +27,7 @@ class Call:
 
     __slots__ = (
         "_owner",
+        "begun",
         "caller",
         "ended",
         "exchange",
@@ -59,6 +60,8 @@ class Call:
         self.timeout: float | None = None
         self.slot = -1
         self.ended = False
+        self.begun = False
+        """Whether its handler has it, or it still waits."""
         self.holder: Any = None
         """For the handler: where it has put this call."""
 

@@ -31,6 +31,7 @@ from mesh.link.call import Call, Handler
 from mesh.link.connection import Connection, Message, Subscription
 from mesh.link.parts import Parts, read_stub
 from mesh.link.wheel import Wheel
+from mesh.policy.admission import AT_ONCE, Admission, Verdict
 from mesh.policy.memory import Fate, Memory, Peer
 from mesh.subjects import ANSWER, ANY, Record, Subjects, escape, tail, unescape
 from mesh.wire import control
@@ -45,8 +46,8 @@ FIRST_WORKING: Final = 0.5
 NEXT_WORKING: Final = 2.0
 """Seconds until the first `working` frame, and between the next ones. The caller asks after 3.5 s of silence."""
 
-MOST_RUNNING: Final = 1_000
-"""Calls that one instance holds at once; one more is refused as busy. The handler bounds what really runs in parallel."""
+MOST_HELD: Final = 4_000
+"""Calls that one instance holds at once, running, waiting or lasting; one more is refused as busy."""
 
 GATHER_FROM: Final = 16
 GATHER: Final = 8
@@ -82,7 +83,7 @@ class Responder:
         roles: tuple[str, ...] = (),
         journal: JournalPolicy | None = None,
         on_probe: Callable[[bytes], bytes],
-        most_running: int = MOST_RUNNING,
+        at_once: int = AT_ONCE,
     ) -> None:
         self.agent = agent
         self.instance = instance
@@ -95,7 +96,7 @@ class Responder:
         self._handler = handler
         self._names = (agent, *roles)
         self._on_probe = on_probe
-        self._most_running = most_running
+        self._admission: Admission[Call] = Admission(at_once)
         self._memory = Memory()
         self._running: dict[str, Call] = {}
         self._cancelled: dict[str, OrderedDict[str, float]] = {}
@@ -139,7 +140,8 @@ class Responder:
             await subscription.unsubscribe()
         for call in list(self._running.values()):
             call.fail(control.MESH_ERROR, f"{self.agent} is being stopped", {"mesh": "instance_lost"})
-            self._handler.on_cancel(call, "the bridge is being stopped")
+            if call.begun:
+                self._handler.on_cancel(call, "the bridge is being stopped")
         self._send_gathered()
         self._wheel.stop()
         await self._parts.close()
@@ -199,10 +201,8 @@ class Responder:
             )
         elif self._take_cancelled(caller, call_id, now):
             call.fail(control.REQUEST_TIMEOUT, "cancelled before it arrived", {"mesh": "cancelled"})
-        elif len(self._running) > self._most_running:
-            call.fail(
-                control.MESH_ERROR, f"{self.agent} holds {self._most_running} calls and takes no more", {"mesh": "busy", "retry_after": 0.5}
-            )
+        elif len(self._running) > MOST_HELD:
+            self._refuse_busy(call)
         else:
             self._wheel.add(call, min(now + FIRST_WORKING, self._next_look(call, now)))
             if target != self.agent:
@@ -210,7 +210,24 @@ class Responder:
             if (stub := read_stub(frame)) is not None:
                 self._parts.fetch(call_id, stub, caller, partial(self._on_whole, call, said))
             else:
-                self._handler.on_call(call)
+                self._admit(call)
+
+    def _admit(self, call: Call) -> None:
+        """Have it run now, or later, or refuse it. A call that lasts (a subscription) takes nobody's place."""
+        verdict = Verdict.RUN if call.timeout is None else self._admission.arrive(call.caller, call)
+        if verdict is Verdict.RUN:
+            self._run(call)
+        elif verdict is Verdict.REFUSE:
+            self._refuse_busy(call)
+
+    def _run(self, call: Call) -> None:
+        if not call.ended:
+            call.begun = True
+            self._handler.on_call(call)
+
+    def _refuse_busy(self, call: Call) -> None:
+        problem = f"{self.agent} is busy: {self._admission.at_once} calls run and {self._admission.waiting} wait"
+        call.fail(control.MESH_ERROR, problem, {"mesh": "busy", "hint": "call again in a moment", "retry_after": 1.0})
 
     def _on_whole(self, call: Call, said: str, body: bytes | MeshError) -> None:
         """The large request behind a stub is here, or cannot be had. It must be what the stub said."""
@@ -226,7 +243,7 @@ class Responder:
             call.refuse(problem)
             return
         call.frame = frame
-        self._handler.on_call(call)
+        self._admit(call)
 
     def _on_message(self, caller: str, reply: str, frame: Frame) -> None:
         if frame.method == "notifications/cancelled":
@@ -344,7 +361,8 @@ class Responder:
 
     def _give_up(self, call: Call, reason: str) -> None:
         """Nobody waits for it: stop the work, and remember that it ended."""
-        self._handler.on_cancel(call, reason)
+        if call.begun:
+            self._handler.on_cancel(call, reason)
         self._record(call)
         self._remember(call, error(dumps(call.id), control.REQUEST_TIMEOUT, reason, {"mesh": "cancelled"}))
 
@@ -381,6 +399,8 @@ class Responder:
         self.served += 1
         self._running.pop(call.id, None)
         self._wheel.remove(call)
+        if call.timeout is not None and (following := self._admission.end(call.caller, call)) is not None:
+            asyncio.get_running_loop().call_soon(self._run, following)
         now = clock.monotonic()
         self._memory.finish(call.peer, call.exchange, raw, now)
         self._expire(now)
