@@ -175,9 +175,9 @@ async def _connect(options: argparse.Namespace) -> int:
         return 0
 
     from bridge.connect import Connected, HostLink
-    from bridge.gather import Gathered
+    from bridge.gathered.gather import Gathered
+    from bridge.gathered.roster import Roster
     from bridge.ports.host import StdioHost
-    from bridge.roster import Roster
     from mesh import Mesh
 
     signals = _told()

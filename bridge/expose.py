@@ -8,7 +8,7 @@ and what follows in that session arrives here because the caller addresses this 
 
 At the start the bridge asks the server itself, in the modern era first (`server/discover`), then by the handshake: that tells era,
 capabilities and lists for the registry. Where the server speaks only one era, the bridge translates for callers of the other: modern calls
-go through `bridge.modern`, handshake sessions become `bridge.handshake`.
+go through `bridge.translation.modern`, handshake sessions become `bridge.translation.handshake`.
 
 When the shared channel ends it is opened again, with a growing delay; meanwhile the instance says that it is degraded, and
 calls wait for a while (`WAITING`) or are refused.
@@ -27,9 +27,9 @@ from bridge.eras.words import STATE_REFUSED
 from bridge.errors import ServerUnreachable
 from bridge.facts import META, START_SECONDS, Facts, ask, ask_by_handshake, learn
 from bridge.lists import CHANGES, follow
-from bridge.modern import ModernFace
 from bridge.ports.base import PortFactory
 from bridge.sessions import Sessions
+from bridge.translation.modern import ModernFace
 from mesh import clock
 from mesh.errors import Busy, CallError, MeshError, RemoteError
 from mesh.link.call import Call

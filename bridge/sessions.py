@@ -10,9 +10,9 @@ from collections.abc import Coroutine
 from typing import Any, Final
 
 from bridge.facts import Facts
-from bridge.handshake import TranslatedSession, speaks_no_handshake
 from bridge.ports.base import PortFactory
 from bridge.session import Session
+from bridge.translation.handshake import TranslatedSession, speaks_no_handshake
 from mesh import clock
 from mesh.errors import Busy, MeshError
 from mesh.link.call import Call

@@ -12,8 +12,8 @@ from mcp_types import Completion, PromptReference, ResourceTemplateReference, Te
 from pydantic import BaseModel
 
 from bridge import serve
-from bridge.gather import Gathered
-from bridge.roster import Roster
+from bridge.gathered.gather import Gathered
+from bridge.gathered.roster import Roster
 from mesh import Mesh
 from mesh.wire.jsonrpc import dumps
 from tests.helpers import Bridge, Signals, bridges

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bridge import names, uris
-from bridge.catalog import PROMPTS, RESOURCES, TEMPLATES, TOOLS, BadCursor, Catalog, Offer, build
+from bridge.gathered import names, uris
+from bridge.gathered.catalog import PROMPTS, RESOURCES, TEMPLATES, TOOLS, BadCursor, Catalog, Offer, build
 from mesh.wire.jsonrpc import dumps
 
 VALID = re.compile(r"[A-Za-z0-9_-]{1,64}").fullmatch

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from bridge import serve
-from bridge.roster import Roster
+from bridge.gathered.roster import Roster
 from mesh import Mesh, clock
 from tests.gather_world import MODERN, Host, hosted, some_agents, studio
 from tests.helpers import Bridge, Recorder, bridges, hold

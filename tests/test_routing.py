@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 
-from bridge.answers import named
-from bridge.catalog import PROMPTS, RESOURCES, TEMPLATES, TOOLS, Offer, build
-from bridge.find import Index, answer
-from bridge.routing import Routed, route
+from bridge.gathered.answers import named
+from bridge.gathered.catalog import PROMPTS, RESOURCES, TEMPLATES, TOOLS, Offer, build
+from bridge.gathered.find import Index, answer
+from bridge.gathered.routing import Routed, route
 from mesh.errors import MalformedMessage
 from mesh.wire.jsonrpc import dumps, scan
 

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from mcp import MCPError
 
-from bridge import modern
 from bridge.connect import Connected
 from bridge.eras.state import instance_in
+from bridge.translation import modern
 from mesh import Mesh
 from mesh.errors import RemoteError
 from mesh.rpc import CLIENT_CAPABILITIES, PROTOCOL_VERSION

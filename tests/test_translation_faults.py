@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from bridge import modern
 from bridge.app import expose, make_spec
 from bridge.connect import Connected
 from bridge.ports.child import ChildPort
+from bridge.translation import modern
 from mesh import Mesh
 from mesh.errors import CallError, CallTimeout, RemoteError
 from mesh.rpc import CLIENT_CAPABILITIES

@@ -15,8 +15,8 @@ from mcp.shared.message import SessionMessage
 from mcp_types import jsonrpc_message_adapter
 
 from bridge.connect import Connected, HostLink
-from bridge.gather import Gathered
-from bridge.roster import Roster
+from bridge.gathered.gather import Gathered
+from bridge.gathered.roster import Roster
 from mesh import Mesh
 
 MOST_WAITING: Final = 10_000

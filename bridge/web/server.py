@@ -18,9 +18,9 @@ import uvicorn
 
 from bridge.config import HttpSpec
 from bridge.connect import Connected, HostLink
-from bridge.gather import Gathered
+from bridge.gathered.gather import Gathered
+from bridge.gathered.roster import Roster
 from bridge.ports.param_headers import ParamCheck
-from bridge.roster import Roster
 from bridge.web.app import App, Look
 from bridge.web.endpoint import Endpoint
 from bridge.web.guard import Guard

@@ -2,10 +2,10 @@
 
 from typing import Final
 
-from bridge import answers, find
-from bridge.answers import read_params
-from bridge.catalog import PROMPTS, RESOURCES, TEMPLATES, TOOLS, BadCursor
-from bridge.roster import Roster
+from bridge.gathered import answers, find
+from bridge.gathered.answers import read_params
+from bridge.gathered.catalog import PROMPTS, RESOURCES, TEMPLATES, TOOLS, BadCursor
+from bridge.gathered.roster import Roster
 from mesh.wire import control
 from mesh.wire.jsonrpc import Frame
 

@@ -1,9 +1,9 @@
 """A handshake server as the modern era sees it.
 
-`server/discover` is answered out of the server's `initialize` result, a listen out of subscribe and list changes (`bridge.listens`). A
-client that says that it can be asked gets a child which was initialized for it, and each of its calls that may ask something owns one while
-it runs (`bridge.talks`); so does a call that wants log messages, since those name no call either. Everything else shares the channel
-that the bridge has initialized (`bridge.passing`).
+`server/discover` is answered out of the server's `initialize` result, a listen out of subscribe and list changes
+(`bridge.translation.listens`). A client that says that it can be asked gets a child which was initialized for it, and each of its calls
+that may ask something owns one while it runs (`bridge.translation.talks`); so does a call that wants log messages, since those name no
+call either. Everything else shares the channel that the bridge has initialized (`bridge.translation.passing`).
 """
 
 from bridge.channel import Channel
@@ -11,11 +11,11 @@ from bridge.eras.shapes import discovered, read_wish, response
 from bridge.eras.state import Sealer
 from bridge.eras.words import GONE, MAY_ASK, UNSUPPORTED_VERSION
 from bridge.facts import Facts
-from bridge.listens import Listens
-from bridge.passing import Lent, Passing
-from bridge.pool import IDLE_SECONDS, MOST_CHILDREN, Pool
 from bridge.ports.base import PortFactory
-from bridge.talks import WAIT_SECONDS, Talks, state_of
+from bridge.translation.listens import Listens
+from bridge.translation.passing import Lent, Passing
+from bridge.translation.pool import IDLE_SECONDS, MOST_CHILDREN, Pool
+from bridge.translation.talks import WAIT_SECONDS, Talks, state_of
 from mesh.link.call import Call
 from mesh.rpc import MODERN
 from mesh.wire import control

@@ -13,8 +13,8 @@ from typing import Final, Self
 
 import structlog
 
-from bridge.catalog import NAMED_BY, Catalog, Offer, build
-from bridge.find import Index
+from bridge.gathered.catalog import NAMED_BY, Catalog, Offer, build
+from bridge.gathered.find import Index
 from mesh import Mesh
 from mesh.registry.directory import Agent, Directory
 from mesh.subjects import CONTROL_PLANE, key_of
@@ -28,9 +28,9 @@ Visible = Callable[[Agent], bool]
 """Whether a host may see an agent."""
 
 OnChange = Callable[[frozenset[str]], None]
-"""Called with the kinds (`bridge.catalog`) whose lists have changed."""
+"""Called with the kinds (`bridge.gathered.catalog`) whose lists have changed."""
 
-_log = structlog.get_logger("bridge.roster")
+_log = structlog.get_logger("bridge.gathered.roster")
 
 
 def all_agents(agent: Agent) -> bool:

@@ -8,7 +8,7 @@ them; only the member that names them is replaced, and each is encoded once and 
 Pages are cut by size, not by number: many hosts read the first page only. A cursor says after which name to go on, not where in which
 snapshot: so it holds over changes and restarts, a page never repeats what another had, and whatever was there all the time is listed.
 
-Names: `bridge.names`. URIs: `bridge.uris`.
+Names: `bridge.gathered.names`. URIs: `bridge.gathered.uris`.
 """
 
 import base64
@@ -18,8 +18,8 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from bridge import names, uris
-from bridge.names import Collision, Pair
+from bridge.gathered import names, uris
+from bridge.gathered.names import Collision, Pair
 from mesh.wire.jsonrpc import dumps
 
 TOOLS: Final = "tools"

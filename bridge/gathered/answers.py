@@ -10,7 +10,7 @@ import json
 from collections.abc import Mapping
 from typing import Any, Final
 
-from bridge.catalog import PROMPTS, RESOURCES, TEMPLATES, TOOLS
+from bridge.gathered.catalog import PROMPTS, RESOURCES, TEMPLATES, TOOLS
 from mesh.errors import MalformedMessage
 from mesh.rpc import MODERN
 from mesh.wire import control

@@ -13,7 +13,6 @@ import json
 from collections.abc import Callable
 from typing import Any, Final
 
-from bridge.asked import Asked
 from bridge.channel import Channel
 from bridge.eras.edit import find_text
 from bridge.eras.shapes import initialized, read_envelope, response
@@ -21,7 +20,8 @@ from bridge.eras.words import CAPABILITY_OF, CHANGES, LEVELS, LOG, UNSUPPORTED_V
 from bridge.errors import ServerDied
 from bridge.facts import Facts
 from bridge.ports.base import ServerPort
-from bridge.standing import Standing
+from bridge.translation.asked import Asked
+from bridge.translation.standing import Standing
 from mesh import clock
 from mesh.link.call import Call
 from mesh.wire import control

@@ -20,8 +20,8 @@ from bridge.eras.shapes import Wish
 from bridge.eras.words import HANDSHAKE
 from bridge.errors import ServerUnreachable
 from bridge.facts import CLIENT, START_SECONDS
-from bridge.listens import Listens
 from bridge.ports.base import PortFactory
+from bridge.translation.listens import Listens
 from mesh.errors import Busy, CallError, MeshError
 from mesh.link.call import Call
 from mesh.wire import control

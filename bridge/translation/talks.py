@@ -16,7 +16,7 @@ from bridge.eras.machine import Impossible
 from bridge.eras.shapes import Wish, complete, input_required, is_logged, read_answers, response, to_handshake
 from bridge.eras.state import Claim, Sealer, StateRefused
 from bridge.eras.words import LOG, QUESTIONS, STATE_REFUSED
-from bridge.pool import Child, Pool
+from bridge.translation.pool import Child, Pool
 from mesh import clock
 from mesh.errors import CallError, MeshError
 from mesh.link.call import Call

@@ -10,9 +10,9 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from bridge import answers, find, uris
-from bridge.catalog import PROMPTS, TOOLS, Catalog
-from bridge.names import Pair
+from bridge.gathered import answers, find, uris
+from bridge.gathered.catalog import PROMPTS, TOOLS, Catalog
+from bridge.gathered.names import Pair
 from mesh.errors import MalformedMessage
 from mesh.wire import control
 from mesh.wire.jsonrpc import Frame, Span, dumps, locate, scan

@@ -11,7 +11,7 @@ from collections import defaultdict
 from collections.abc import Mapping
 from typing import Any, Final
 
-from bridge.catalog import TOOLS, Catalog, Item
+from bridge.gathered.catalog import TOOLS, Catalog, Item
 from mesh.wire.jsonrpc import dumps
 
 FIND_TOOLS: Final = "find_tools"

@@ -2,10 +2,11 @@
 
 Theory of operation
 -------------------
-What the aggregate knows it answers itself (`bridge.desk`), from the catalogue that follows the registry. So no list waits for an agent.
-What belongs to an agent (`bridge.routing`) goes to it, on a link of its own (`bridge.agent_link`), as the bytes that the host wrote, but
-for the name: the agent's own is spliced in. What comes back passes as it is, but for what would be ambiguous where many are heard at
-once: ids and progress tokens of an agent's own requests (`bridge.backward`), the URI in `resources/updated`. And an error says whose it is.
+What the aggregate knows it answers itself (`bridge.gathered.desk`), from the catalogue that follows the registry. So no list waits for
+an agent. What belongs to an agent (`bridge.gathered.routing`) goes to it, on a link of its own (`bridge.gathered.agent_link`), as the
+bytes that the host wrote, but for the name: the agent's own is spliced in. What comes back passes as it is, but for what would be
+ambiguous where many are heard at once: ids and progress tokens of an agent's own requests (`bridge.gathered.backward`), the URI in
+`resources/updated`. And an error says whose it is.
 
 A host of the handshake era gets its `initialize` answered here; each agent gets the same `initialize` when the host needs it first. A
 log level and subscriptions are the host's: they are said again in each session that is opened anew.
@@ -23,16 +24,16 @@ from typing import Any, Final
 
 import structlog
 
-from bridge import answers, desk
-from bridge.agent_link import AgentLink
-from bridge.answers import id_of, read_params
-from bridge.backward import Backward
-from bridge.catalog import TOOLS
 from bridge.connect import MOST_OPEN, Sink
-from bridge.listening import FIRST_DELAY, LAST_DELAY, Listening
-from bridge.names import Pair
-from bridge.roster import Roster
-from bridge.routing import Routed, route
+from bridge.gathered import answers, desk
+from bridge.gathered.agent_link import AgentLink
+from bridge.gathered.answers import id_of, read_params
+from bridge.gathered.backward import Backward
+from bridge.gathered.catalog import TOOLS
+from bridge.gathered.listening import FIRST_DELAY, LAST_DELAY, Listening
+from bridge.gathered.names import Pair
+from bridge.gathered.roster import Roster
+from bridge.gathered.routing import Routed, route
 from mesh.errors import MalformedMessage, MeshError
 from mesh.wire import control
 from mesh.wire.jsonrpc import Frame, Kind, dumps, error, locate, scan
@@ -42,7 +43,7 @@ FAN_OUT: Final = 2.0
 
 LEVELS: Final = ("debug", "info", "notice", "warning", "error", "critical", "alert", "emergency")
 
-_log = structlog.get_logger("bridge.gather")
+_log = structlog.get_logger("bridge.gathered.gather")
 
 
 @dataclass(slots=True, eq=False)

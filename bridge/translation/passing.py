@@ -10,7 +10,7 @@ from typing import Any
 
 from bridge.channel import Channel
 from bridge.eras.shapes import Wish, complete, to_handshake
-from bridge.pool import Child, Pool
+from bridge.translation.pool import Child, Pool
 from mesh.errors import MeshError
 from mesh.link.call import Call
 from mesh.wire.jsonrpc import Frame

@@ -4,7 +4,7 @@ import itertools
 from dataclasses import dataclass
 from typing import Final
 
-from bridge.agent_link import AgentLink
+from bridge.gathered.agent_link import AgentLink
 from mesh.wire import control
 from mesh.wire.jsonrpc import Frame, dumps
 
