@@ -43,6 +43,7 @@ from mesh.link.exchange import Channel, Exchange, OnFailure, OnFrame, Series
 from mesh.link.parts import Parts, read_stub
 from mesh.link.targets import HEARD, Target, Targets
 from mesh.link.wheel import Wheel
+from mesh.policy.lines import worth_a_line
 from mesh.policy.repeat import safe_to_repeat
 from mesh.subjects import ANY, Subjects, escape
 from mesh.wire import control
@@ -318,7 +319,8 @@ class Exchanges:
 
     def _refuse(self, exchange: Exchange, why: str) -> None:
         self.refused += 1
-        _log.warning("frame refused", exchange=exchange.id, target=exchange.target.name, why=why)
+        if worth_a_line(self.refused):
+            _log.warning("frame refused", exchange=exchange.id, target=exchange.target.name, why=why, count=self.refused)
 
     # silence, loss, reconnection
 

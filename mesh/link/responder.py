@@ -32,6 +32,7 @@ from mesh.link.connection import Connection, Message, Subscription
 from mesh.link.parts import Parts, read_stub
 from mesh.link.wheel import Wheel
 from mesh.policy.admission import AT_ONCE, Admission, Verdict
+from mesh.policy.lines import worth_a_line
 from mesh.policy.memory import Fate, Memory, Peer
 from mesh.subjects import ANSWER, ANY, Record, Subjects, escape, tail, unescape
 from mesh.wire import control
@@ -459,7 +460,8 @@ class Responder:
 
     def _refuse(self, message: Message, problem: MeshError) -> None:
         self.refused += 1
-        _log.warning("message refused", agent=self.agent, subject=message.subject, why=str(problem))
+        if worth_a_line(self.refused):
+            _log.warning("message refused", agent=self.agent, subject=message.subject, why=str(problem), count=self.refused)
 
 
 def _deadline(headers: dict[str, str] | None) -> float | None:

@@ -6,11 +6,12 @@ When the broker was away, the health bucket (memory) may be empty and this conne
 
 import asyncio
 from collections.abc import Callable
-from typing import Literal
+from typing import Final, Literal
 
 import structlog
 
-from mesh.errors import MeshError
+from mesh import clock
+from mesh.errors import BrokerError, MeshError
 from mesh.link.buckets import Bucket
 from mesh.link.connection import Connection
 from mesh.link.heart import Heart
@@ -19,6 +20,9 @@ from mesh.link.responder import Responder
 from mesh.subjects import key_of
 from mesh.topology import HEALTH, REGISTRY, bucket_subject
 from mesh.wire.entries import HEALTH_TTL_SECONDS, Client, Health, InstanceEntry
+
+BUCKET_SECONDS: Final = 3.0
+"""How long to wait for buckets that are not there. A control plane makes them within one."""
 
 _log = structlog.get_logger("mesh.registry")
 
@@ -42,7 +46,7 @@ class Presence:
 
     async def enter(self) -> None:
         """Be there. Raises BrokerError where the buckets are missing (`mesh topology apply`, or no control plane has run yet)."""
-        await self._write()
+        await self._write_first()
         self._heart.add(self._subject, self._beat)
         self._detach = self._connection.on_up(self._rewrite)
         await self._responder.start()
@@ -86,6 +90,19 @@ class Presence:
         if beat is not None:
             await self._health.put(self._key, beat, ttl=HEALTH_TTL_SECONDS)
         await self._registry.put(self._key, self.entry.encode())
+
+    async def _write_first(self) -> None:
+        """A broker that was just restarted has no health bucket until the control plane has made it again: wait for that, a little."""
+        give_up = clock.monotonic() + BUCKET_SECONDS
+        while True:
+            try:
+                await self._write()
+            except BrokerError:
+                if clock.monotonic() > give_up:
+                    raise
+                await asyncio.sleep(0.2)
+            else:
+                return
 
     def _rewrite(self) -> None:
         if self._again is None or self._again.done():
