@@ -213,7 +213,7 @@ class TextReport(Report):
             name, _, rest = line.partition(" ")
             self._print(f"  mesh {name}{self._option}{' ' if rest else ''}{rest}")
         for name in mesh.hosted.ready[:1]:
-            self._print(f"  mesh-bridge connect {name}{self._option}    (the command that an MCP host starts)")
+            self._print(f"  mesh-bridge connect {shlex.quote(name)}{self._option}    (the command that an MCP host starts)")
         self._print("\nCtrl-C ends it.\n")
 
     def ready(self, mesh: "House", names: "Sequence[str]") -> None:
@@ -232,7 +232,8 @@ class TextReport(Report):
 def _example(tool: "ToolView") -> str:
     """A call to try, with the arguments that it needs."""
     required = tool.input_schema.get("required")
-    return " ".join(["call", tool.agent, tool.name, *(f"{name}=…" for name in (required if isinstance(required, list) else []))])
+    words = [shlex.quote(tool.agent), shlex.quote(tool.name)]
+    return " ".join(["call", *words, *(f"{name}=…" for name in (required if isinstance(required, list) else []))])
 
 
 def _loop_factory() -> "Callable[[], asyncio.AbstractEventLoop] | None":
