@@ -22,6 +22,7 @@ from mesh.settings import Settings, make_settings
 SERVE_HELP = """examples:
   mesh-bridge serve time -- mcp-server-time
   mesh-bridge serve docs --url http://127.0.0.1:9000/mcp --role librarian
+  mesh-bridge serve attic --url http://127.0.0.1:9001/sse --transport sse
   mesh-bridge serve notes --python examples.notes:server
 """
 
@@ -79,7 +80,8 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawTextHelpFormatter,
     )
     serve.add_argument("name", help="the agent's name")
-    serve.add_argument("--url", default="", help="a server over streamable HTTP")
+    serve.add_argument("--url", default="", help="a server over streamable HTTP, or over WebSocket where it begins with ws:// or wss://")
+    serve.add_argument("--transport", default="", choices=["http", "sse", "ws"], help="how --url is spoken to; sse: HTTP+SSE of 2024-11-05")
     serve.add_argument("--header", action="append", default=[], metavar="NAME=VALUE", help="a header for --url, may be repeated")
     serve.add_argument("--python", default="", metavar="MODULE:NAME", help="an MCPServer object of the SDK")
     serve.add_argument("--role", action="append", default=[], help="a name that other agents may answer to as well; may be repeated")
@@ -135,6 +137,7 @@ async def _serve(options: argparse.Namespace) -> int:
         name=options.name,
         command=tuple(options.command),
         url=options.url,
+        transport=options.transport,
         headers=dict(_pair(each, "--header") for each in options.header),
         python=options.python,
         roles=tuple(options.role),

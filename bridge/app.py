@@ -148,10 +148,10 @@ async def port_factory(spec: AgentSpec) -> AsyncIterator[PortFactory]:
         async with LocalServer(load_python(spec.python)).entered() as local:
             yield local.port
     elif spec.url:
-        from bridge.ports.http import HttpServer
+        from bridge.ports.remote import remote
 
-        async with HttpServer(spec.name, spec.url, headers=spec.headers) as http:
-            yield http.port
+        async with remote(spec.name, spec.url, spec.speaks, spec.headers) as server:
+            yield server.port
     else:
         argv = spec.argv()
         yield lambda: ChildPort(spec.name, argv, env=spec.env, cwd=spec.cwd)

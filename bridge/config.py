@@ -5,10 +5,14 @@ command = "mcp-server-time"             # a stdio server: a command line, or a l
 roles = ["clock"]
 
 [agents.vault]
-url = "http://127.0.0.1:9000/mcp"       # a server over streamable HTTP
+url = "http://127.0.0.1:9000/mcp"       # a server over streamable HTTP; ws:// and wss:// are a WebSocket
 journal = "metadata"                    # full (the default), metadata, none
 at_once = 8                             # calls that run at once; the others wait, and callers take turns
 tools.read_secret.journal = "none"
+
+[agents.attic]
+url = "http://127.0.0.1:9001/sse"
+transport = "sse"                       # HTTP+SSE, the transport of 2024-11-05 ("type" in mcpServers JSON)
 
 [agents.notes]
 python = "examples.notes:server"        # an MCPServer object of the SDK, served in a process of its own
@@ -23,7 +27,7 @@ import shutil
 import sys
 import tomllib
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Final, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
@@ -31,6 +35,19 @@ from mesh.errors import ConfigError
 from mesh.policy.admission import AT_ONCE
 from mesh.subjects import CONTROL_PLANE
 from mesh.wire.entries import JournalMode, JournalPolicy
+
+Transport = Literal["", "http", "sse", "ws"]
+"""How a URL is spoken to. Empty: as its scheme says, where http is streamable HTTP."""
+
+_TYPES: Final[dict[str, Transport]] = {
+    "http": "http",
+    "streamable-http": "http",
+    "streamableHttp": "http",
+    "sse": "sse",
+    "ws": "ws",
+    "websocket": "ws",
+}
+"""What hosts write as the `type` of a server with a URL."""
 
 
 class ToolSpec(BaseModel):
@@ -50,6 +67,7 @@ class AgentSpec(BaseModel):
     command: tuple[str, ...] = ()
     """The command line, split."""
     url: str = ""
+    transport: Transport = ""
     headers: dict[str, str] = {}
     python: str = ""
     """`module:name` of an MCPServer object."""
@@ -72,11 +90,22 @@ class AgentSpec(BaseModel):
             raise ValueError("an agent has exactly one of command, url, python")
         if self.python and self.python.count(":") != 1:
             raise ValueError("python is written module:name")
-        if self.url and not self.url.startswith(("http://", "https://")):
-            raise ValueError("url begins with http:// or https://")
+        if self.url and not self.url.startswith(("http://", "https://", "ws://", "wss://")):
+            raise ValueError("url begins with http://, https://, ws:// or wss://")
+        if self.transport and not self.url:
+            raise ValueError("transport says how a url is spoken to, and there is none")
+        if self.transport and (self.transport == "ws") != self.url.startswith(("ws://", "wss://")):
+            raise ValueError(
+                f"transport {self.transport!r} does not go with this url: ws:// and wss:// are for a WebSocket, and for it alone"
+            )
         if CONTROL_PLANE in (self.name, *self.roles):
             raise ValueError(f"{CONTROL_PLANE!r} is the control plane's name")
         return self
+
+    @property
+    def speaks(self) -> Literal["http", "sse", "ws"]:
+        """How its URL is spoken to."""
+        return self.transport or ("ws" if self.url.startswith(("ws://", "wss://")) else "http")
 
     @property
     def journal_policy(self) -> JournalPolicy:
@@ -167,6 +196,10 @@ def _from_hosts(found: Any) -> tuple[AgentSpec, ...]:
         if not isinstance(entry, dict):
             raise ValueError(f"mcpServers.{name} is not an object")
         known = {key: entry[key] for key in ("command", "args", "env", "cwd", "url", "headers") if key in entry}
+        if "url" in entry and "type" in entry:
+            if entry["type"] not in _TYPES:
+                raise ValueError(f"mcpServers.{name}: a url of type {entry['type']!r} is not known; http, sse and ws are")
+            known["transport"] = _TYPES[entry["type"]]
         if isinstance(known.get("command"), str):
             known["command"] = [known["command"]]  # a host never splits it
         agents.append(_agent(name, known))

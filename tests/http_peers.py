@@ -11,7 +11,7 @@ from typing import Any
 
 import uvicorn
 
-from bridge.ports.http import HttpPort, HttpServer
+from bridge.ports.http import HttpServer
 from mesh.wire.jsonrpc import Frame, dumps, scan
 
 SECONDS = 10
@@ -23,7 +23,7 @@ META = {"io.modelcontextprotocol/protocolVersion": "2026-07-28", "io.modelcontex
 class Heard:
     """What a port delivers, in order. `port` is open while the block of `opened` runs."""
 
-    def __init__(self, port: HttpPort) -> None:
+    def __init__(self, port: Any) -> None:
         self.port = port
         self.frames: list[tuple[Frame, str | None]] = []
         self.ends: list[str] = []

@@ -93,9 +93,16 @@ class HttpClient:
             timeout=TIMEOUT,
         )
 
-    def stream(self, method: str, headers: Mapping[str, str], body: Body | None = None) -> AbstractAsyncContextManager[httpx2.Response]:
-        """One HTTP request. Raises httpx2.HTTPError; the response is read, or its connection closed, when the block ends."""
-        return self._client.stream(method, self._url, headers=dict(headers), content=body)
+    @property
+    def url(self) -> httpx2.URL:
+        return self._url
+
+    def stream(
+        self, method: str, headers: Mapping[str, str], body: Body | None = None, *, url: httpx2.URL | None = None
+    ) -> AbstractAsyncContextManager[httpx2.Response]:
+        """One HTTP request. Raises httpx2.HTTPError; the response is read, or its connection closed, when the block ends. `url`: another
+        one of the same server."""
+        return self._client.stream(method, url or self._url, headers=dict(headers), content=body)
 
     async def reach(self) -> None:
         """Raises ServerUnreachable where nothing listens. Whether it is an MCP server, its first answer tells."""
