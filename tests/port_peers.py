@@ -16,10 +16,10 @@ from websockets.typing import Subprotocol
 
 from bridge.ports.base import PortFactory, ServerPort
 from bridge.ports.child import ChildPort
-from bridge.ports.http import HttpPort, HttpServer
+from bridge.ports.http import HttpServer
 from bridge.ports.local import LocalServer
-from bridge.ports.sse_port import SsePort, SseServer
-from bridge.ports.ws import WebSocketPort, WebSocketServer
+from bridge.ports.sse_port import SseServer
+from bridge.ports.ws import WebSocketServer
 from tests.http_peers import Asked, Heard, event, raw_server
 from tests.servers.mirror import Mirror
 from tests.servers.peer import make
@@ -52,7 +52,6 @@ CAPABILITIES: Final = {
     "local": Can(raw_bytes=False, killed=False, unreachable=False),  # objects of the SDK, in this process
 }
 
-PORTS: Final = {"child": ChildPort, "http": HttpPort, "sse": SsePort, "ws": WebSocketPort}
 PATHS: Final = {"http": "/mcp", "sse": "/sse", "ws": "/"}
 
 
