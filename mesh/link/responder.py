@@ -270,8 +270,9 @@ class Responder:
             self._refuse(message, problem)
 
     def _on_probe_message(self, message: Message) -> None:
-        if message.reply:
-            self.emit(message.reply, self._on_probe(message.body))
+        answer = self._on_probe(message.body)
+        if message.reply:  # a sign of life of a session wants no answer
+            self.emit(message.reply, answer)
 
     def _sender(self, subject: str) -> tuple[str, str]:
         """Caller and tail of a subject that one of our subscriptions matched. The same few come again and again."""
