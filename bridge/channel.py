@@ -80,7 +80,7 @@ class Channel:
 
     def cancel(self, call: Call, reason: str) -> None:
         if self._calls.pop(call.id, None) is not None:
-            self.send(control.cancelled(call.id, reason))
+            self.send(call.cancellation or control.cancelled(call.id, reason))
 
     def ride(self, id: str, raw: bytes, rider: Rider) -> None:
         """Send a request whose frames go to `rider`. Raises MeshError where the server does not take it, or is gone."""

@@ -211,7 +211,8 @@ class Connected:
             if pending is not None:
                 pending.cancelled = "cancelled by the host"
                 if pending.exchange is not None:
-                    pending.exchange.cancel(pending.cancelled)
+                    said = frame.splice([(frame.cancels_span, dumps(pending.exchange.id))])
+                    pending.exchange.cancel(pending.cancelled, said)
         elif self._session is not None and frame.method is not None:
             self._mesh.exchanges.say(self._session, frame.method, frame.raw)
         elif frame.method is not None:

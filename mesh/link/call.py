@@ -29,6 +29,7 @@ class Call:
         "_owner",
         "begun",
         "caller",
+        "cancellation",
         "ended",
         "exchange",
         "frame",
@@ -60,6 +61,8 @@ class Call:
         self.timeout: float | None = None
         self.slot = -1
         self.ended = False
+        self.cancellation: bytes | None = None
+        """What its caller said to cancel it."""
         self.begun = False
         """Whether its handler has it, or it still waits."""
         self.holder: Any = None

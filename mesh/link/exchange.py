@@ -18,7 +18,7 @@ class Owner(Protocol):
     def launch(self, exchange: "Exchange") -> None:
         """Publish its request and watch over it."""
 
-    def drop(self, exchange: "Exchange", reason: str) -> None:
+    def drop(self, exchange: "Exchange", reason: str, said: bytes | None = None) -> None:
         """End it, and tell the target."""
 
 
@@ -93,10 +93,10 @@ class Exchange:
         """It will not be sent after all: its number is used by the next one, since a gap in the journal means a loss."""
         self.spare.append(self.token)
 
-    def cancel(self, reason: str) -> None:
-        """End it here, and tell the target that nobody waits any more."""
+    def cancel(self, reason: str, said: bytes | None = None) -> None:
+        """End it here, and tell the target that nobody waits any more. `said`: the client's own cancellation, with this id in it."""
         if not self.ended:
-            self._owner.drop(self, reason)
+            self._owner.drop(self, reason, said)
 
 
 class Channel:

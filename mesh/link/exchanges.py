@@ -53,6 +53,9 @@ SILENCE: Final = 3.5
 """Seconds without any frame after which a caller asks. Working frames come every two; with `ASKED` a hung instance is known in under
 five."""
 
+LONGEST_CANCELLATION: Final = 64 * 1024
+"""Bytes of a client's own cancellation. A longer one is said in the mesh's words: it must always fit into one message of the broker."""
+
 ASKED: Final = 1.0
 """Seconds to wait for an answer to that."""
 
@@ -296,10 +299,10 @@ class Exchanges:
         self.drop(exchange, error.code)
         exchange.on_failure(error)
 
-    def drop(self, exchange: Exchange, reason: str) -> None:
+    def drop(self, exchange: Exchange, reason: str, said: bytes | None = None) -> None:
         """End it here. Whoever still works on it is told to stop, and the journal has its end."""
         self._end(exchange)
-        body = control.cancelled(exchange.id, reason)
+        body = said if said is not None and len(said) <= LONGEST_CANCELLATION else control.cancelled(exchange.id, reason)
         if exchange.instance:
             self.say(exchange, "notifications/cancelled", body)
         else:

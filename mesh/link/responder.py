@@ -315,6 +315,7 @@ class Responder:
             raise Refused("the cancellation of another caller's exchange", exchange=call_id)
         call = self._running.get(call_id)
         if call is not None:
+            call.cancellation = frame.raw
             self._give_up(call, "cancelled by the caller")
             return
         remembered = self._cancelled.setdefault(caller, OrderedDict())
