@@ -1,0 +1,154 @@
+"""What was asked for of messages and sessions, as a list: each behaviour with its place in the specification and what proves it.
+
+A proof is a test's node id here, or `@pytest.mark.proves("key")` at the test. `tests/test_requirements.py` fails for a behaviour that
+nothing proves, and for a proof of a behaviour that is not here. What is known to be missing stands here with its reason. Pure data.
+"""
+
+from dataclasses import dataclass
+from typing import Final
+
+HANDSHAKE: Final = "handshake"
+MODERN: Final = "modern"
+REVISIONS: Final = {HANDSHAKE: "2025-11-25", MODERN: "2026-07-28"}
+
+CLIENT_REQUEST: Final = "client request"
+SERVER_REQUEST: Final = "server request"
+CLIENT_NOTIFICATION: Final = "client notification"
+SERVER_NOTIFICATION: Final = "server notification"
+
+
+@dataclass(frozen=True)
+class Requirement:
+    key: str
+    place: str
+    """Section of the specification, or of JSON-RPC 2.0."""
+    proofs: tuple[str, ...] = ()
+    """Node ids without parameters, beside those that a marker names."""
+    gap: str = ""
+    """Why it is not there, where it is known not to be."""
+
+
+@dataclass(frozen=True)
+class Message:
+    """A row of the table of messages."""
+
+    kind: str
+    method: str
+    section: str
+    eras: tuple[str, ...]
+
+
+_BOTH: Final = (HANDSHAKE, MODERN)
+MESSAGES: Final = (
+    Message(CLIENT_REQUEST, "tools/list", "server/tools", _BOTH),
+    Message(CLIENT_REQUEST, "tools/call", "server/tools", _BOTH),
+    Message(CLIENT_REQUEST, "prompts/list", "server/prompts", _BOTH),
+    Message(CLIENT_REQUEST, "prompts/get", "server/prompts", _BOTH),
+    Message(CLIENT_REQUEST, "resources/list", "server/resources", _BOTH),
+    Message(CLIENT_REQUEST, "resources/read", "server/resources", _BOTH),
+    Message(CLIENT_REQUEST, "resources/templates/list", "server/resources", _BOTH),
+    Message(CLIENT_REQUEST, "completion/complete", "server/utilities/completion", _BOTH),
+    Message(CLIENT_REQUEST, "initialize", "basic/lifecycle", (HANDSHAKE,)),
+    Message(CLIENT_REQUEST, "ping", "basic/utilities/ping", (HANDSHAKE,)),
+    Message(CLIENT_REQUEST, "logging/setLevel", "server/utilities/logging", (HANDSHAKE,)),
+    Message(CLIENT_REQUEST, "resources/subscribe", "server/resources", (HANDSHAKE,)),
+    Message(CLIENT_REQUEST, "resources/unsubscribe", "server/resources", (HANDSHAKE,)),
+    Message(CLIENT_REQUEST, "server/discover", "server/discover", (MODERN,)),
+    Message(CLIENT_REQUEST, "subscriptions/listen", "basic/utilities/subscriptions", (MODERN,)),
+    Message(CLIENT_NOTIFICATION, "notifications/cancelled", "basic/utilities/cancellation", _BOTH),
+    Message(CLIENT_NOTIFICATION, "notifications/initialized", "basic/lifecycle", (HANDSHAKE,)),
+    Message(CLIENT_NOTIFICATION, "notifications/progress", "basic/utilities/progress", (HANDSHAKE,)),
+    Message(CLIENT_NOTIFICATION, "notifications/roots/list_changed", "client/roots", (HANDSHAKE,)),
+    Message(SERVER_REQUEST, "ping", "basic/utilities/ping", (HANDSHAKE,)),
+    Message(SERVER_REQUEST, "roots/list", "client/roots", (HANDSHAKE,)),
+    Message(SERVER_REQUEST, "sampling/createMessage", "client/sampling", (HANDSHAKE,)),
+    Message(SERVER_REQUEST, "elicitation/create", "client/elicitation", (HANDSHAKE,)),
+    Message(SERVER_NOTIFICATION, "notifications/cancelled", "basic/utilities/cancellation", _BOTH),
+    Message(SERVER_NOTIFICATION, "notifications/progress", "basic/utilities/progress", _BOTH),
+    Message(SERVER_NOTIFICATION, "notifications/message", "server/utilities/logging", _BOTH),
+    Message(SERVER_NOTIFICATION, "notifications/tools/list_changed", "server/tools", _BOTH),
+    Message(SERVER_NOTIFICATION, "notifications/prompts/list_changed", "server/prompts", _BOTH),
+    Message(SERVER_NOTIFICATION, "notifications/resources/list_changed", "server/resources", _BOTH),
+    Message(SERVER_NOTIFICATION, "notifications/resources/updated", "server/resources", _BOTH),
+    Message(SERVER_NOTIFICATION, "notifications/elicitation/complete", "client/elicitation", (HANDSHAKE,)),
+    Message(SERVER_NOTIFICATION, "notifications/subscriptions/acknowledged", "basic/utilities/subscriptions", (MODERN,)),
+)
+
+_NO_CORRELATOR: Final = "on the pipe of a modern stdio server, which all callers share, it names no request: whose it is cannot be told"
+GAPS: Final = {
+    (SERVER_NOTIFICATION, "notifications/message", MODERN): _NO_CORRELATOR,
+    (SERVER_NOTIFICATION, "notifications/cancelled", MODERN): _NO_CORRELATOR + " without reading `requestId`, which is not done yet",
+}
+
+_TABLE: Final = tuple(
+    Requirement(
+        f"{each.kind} {each.method}, {era}",
+        f"{REVISIONS[era]} {each.section}",
+        () if (each.kind, each.method, era) in GAPS else ("tests/test_differential.py::test_every_message_passes",),
+        GAPS.get((each.kind, each.method, era), ""),
+    )
+    for each in MESSAGES
+    for era in each.eras
+)
+
+_BYTES: Final = (
+    Requirement("bytes", "basic: a transport preserves the JSON-RPC format", (
+        "tests/test_connect.py::test_what_a_host_says_arrives_byte_by_byte",
+    )),
+    Requirement("bytes over HTTP", "basic/transports", ("tests/test_http_port_bytes.py::test_bytes_pass_unchanged_both_ways",)),
+    Requirement("bytes of translated questions", "basic/patterns/mrtr", (
+        "tests/test_translation_faults.py::test_questions_and_answers_pass_byte_for_byte",
+    )),
+    Requirement("carriage returns", "basic/transports, stdio", gap=(
+        "one inside a message is white space; on a pipe a bridge writes a space for it: readers with universal newlines would see two lines"
+    )),
+    Requirement("vendor methods", "JSON-RPC 2.0, section 4"),
+    Requirement("unknown notifications", "JSON-RPC 2.0, section 4.1"),
+    Requirement("_meta", "basic: _meta"),
+    Requirement("nulls", "basic: messages"),
+    Requirement("error.data", "JSON-RPC 2.0, section 5.1", ("tests/test_bridge.py::test_an_error_keeps_code_message_and_data",)),
+    Requirement("unknown result fields", "basic: responses"),
+    Requirement("ids", "basic: requests have a string or integer id"),
+    Requirement("ids in use", "basic: requests", ("tests/test_connect.py::test_two_requests_with_one_id_are_not_confused",)),
+    Requirement("ids that collide", "basic: requests", (
+        "tests/test_exchanges.py::test_hundreds_of_callers_whose_ids_collide_get_their_own_answers",
+    )),
+    Requirement("garbage", "JSON-RPC 2.0, section 5.1", ("tests/test_connect.py::test_garbage_from_a_host_is_answered_and_ends_nothing",)),
+    Requirement("progress tokens", "basic/utilities/progress"),
+    Requirement("progress order", "basic/utilities/progress", (
+        "tests/test_bridge.py::test_progress_arrives_in_order_and_cancellation_reaches_the_server",
+    )),
+    Requirement("cancelled", "basic/utilities/cancellation", (
+        "tests/test_connect.py::test_a_cancellation_of_the_host_reaches_the_server",
+    )),
+    Requirement("large bodies", "basic/transports", ("tests/test_parts.py::test_a_large_body_arrives_whole_both_ways",)),
+)  # fmt: skip
+
+_SESSIONS: Final = (
+    Requirement("initialize is the server's own answer", "2025-11-25 basic/lifecycle", (
+        "tests/test_differential.py::test_no_difference",
+        "tests/test_translation_hosts.py::test_a_server_of_both_eras_keeps_its_own_handshake",
+    )),
+    Requirement("a child a session, ended with its host", "2025-11-25 basic/lifecycle", (
+        "tests/test_connect.py::test_a_session_ends_when_the_host_leaves",
+    )),
+    Requirement("log level and subscriptions belong to one host", "2025-11-25 server/utilities/logging", (
+        "tests/test_gather_hosts.py::test_level_and_subscriptions_outlive_a_session",
+    )),
+    Requirement("a server asks within a call", "2025-11-25 client/elicitation", ("tests/test_differential.py::test_every_message_passes",)),
+    Requirement("a server that dies ends its session", "2025-11-25 basic/lifecycle", (
+        "tests/test_connect.py::test_a_session_whose_server_dies_says_so_and_can_begin_again",
+    )),
+    Requirement("an instance that dies ends its sessions", "2025-11-25 basic/lifecycle", (
+        "tests/test_connect.py::test_a_session_whose_bridge_is_killed_says_so_and_can_begin_again",
+    )),
+    Requirement("the status that makes an HTTP client start anew", "2025-11-25 basic/transports, session management", (
+        "tests/test_web_session.py::test_a_session_whose_instance_dies_is_unknown",
+    )),
+    Requirement("a session lives as long as its host gives signs of life", "2025-11-25 lifecycle"),
+    Requirement("a server asks outside of a call", "2025-11-25 client/roots", gap="no test asks through a session while no call runs"),
+    Requirement("one shared child where the entry says so", "2025-11-25 lifecycle", gap="not built: each session has a child of its own"),
+    Requirement("a session survives a reconnect to the broker", "2025-11-25 lifecycle", gap="no test cuts a session's connection"),
+)  # fmt: skip
+
+REQUIREMENTS: Final = (*_TABLE, *_BYTES, *_SESSIONS)
