@@ -53,9 +53,9 @@ MOST_HELD: Final = 4_000
 GATHER_FROM: Final = 16
 GATHER: Final = 8
 GATHER_SECONDS: Final = 0.008
-"""While so many calls run, final frames go out in groups: so many at once, or after so many seconds. Each frame alone wakes the broker
-and the caller, and on a busy machine that takes the processor from the servers that do the work: 64 calls at once to a stdio server ran
-at 0.77 of its own speed without it, and at 0.95 with it (ADR 4). One call at a time never waits."""
+"""While so many calls run, final frames go out in groups: so many at once, or after so many seconds. Each frame alone wakes the broker and
+the caller, and on a busy machine that takes the processor from the servers that do the work (ADR 4 has the figures). One call at a time
+never waits."""
 
 MOST_UNSENT: Final = 10_000
 """Final frames and records kept while the connection is down. What is over is asked for by its caller, or missed in the journal."""
