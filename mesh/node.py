@@ -129,7 +129,12 @@ class Mesh:
                 reads_all=True,
                 instance=instance,
             )
-            exchange.send(build_request(exchange.id, method, params, progress=progress is not None))
+            try:
+                body = build_request(exchange.id, method, params, progress=progress is not None)
+            except ConfigError:
+                exchange.discard()
+                raise
+            exchange.send(body)
             try:
                 frame = await done
             except asyncio.CancelledError:

@@ -8,9 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mesh import Mesh
-from mesh.errors import Busy
+from mesh.errors import Busy, ConfigError
 from mesh.link.call import Call
+from mesh.link.responder import GATHER_FROM
 from mesh.policy.admission import Admission, Verdict
+from mesh.rpc import build_request
 from mesh.wire.jsonrpc import Frame, dumps
 from tests.conftest import Broker
 
@@ -126,3 +128,45 @@ async def test_over_the_bound_the_error_is_busy_and_says_when_to_come_back(broke
         for task in held:
             task.cancel()
         await asyncio.gather(*held, return_exceptions=True)
+
+
+async def test_calls_that_last_make_no_other_wait_for_a_group(broker: Broker) -> None:
+    """Subscriptions are open for hours. However many there are, the answer to a single call goes out at once."""
+    slow = Slow()
+    async with (
+        asyncio.timeout(30),
+        Mesh(name="mesh", broker=broker.url) as plane,
+        plane.control_plane(),
+        Mesh(name="lasting", broker=broker.url) as agent,
+        agent.present(slow) as presence,
+        Mesh(name="caller", broker=broker.url) as caller,
+    ):
+        target = await caller.target("lasting")
+        for _ in range(GATHER_FROM + 4):
+            lasting = caller.exchanges.open(target, "subscriptions/listen", on_frame=id, on_failure=id, timeout=None)
+            lasting.send(build_request(lasting.id, "subscriptions/listen", {}))
+            await slow.held.get()
+        single = asyncio.create_task(caller.call("lasting", "x"))
+        call = await slow.held.get()
+        call.finish(dumps({"jsonrpc": "2.0", "id": call.id, "result": {"ok": True}}))
+        assert presence._responder._gathered == []
+        assert await single == {"ok": True}
+
+
+async def test_arguments_that_are_no_json_leave_no_gap_in_the_count(broker: Broker) -> None:
+    slow = Slow()
+    async with (
+        asyncio.timeout(30),
+        Mesh(name="mesh", broker=broker.url) as plane,
+        plane.control_plane(),
+        Mesh(name="counted", broker=broker.url) as agent,
+        agent.present(slow),
+        Mesh(name="caller", broker=broker.url) as caller,
+    ):
+        with pytest.raises(ConfigError, match="no JSON"):
+            await caller.call("counted", "x", {"what": object()})
+        task = asyncio.create_task(caller.call("counted", "x"))
+        call = await slow.held.get()
+        assert call.exchange == "1"
+        call.finish(dumps({"jsonrpc": "2.0", "id": call.id, "result": {}}))
+        await task

@@ -378,7 +378,7 @@ class Responder:
         except MeshError as problem:
             raw = error(dumps(call.id), control.MESH_ERROR, f"the response: {problem}", {"mesh": problem.code})
         self._remember(call, raw)
-        if len(self._running) < GATHER_FROM:
+        if self._admission.held < GATHER_FROM:
             if self._gathered:
                 self._send_gathered()
             self._send_surely(call.prefix + call.exchange, raw)

@@ -38,6 +38,11 @@ class Admission(Generic[T]):
     def waiting(self) -> int:
         return self._waiting
 
+    @property
+    def held(self) -> int:
+        """Calls that run or wait. Those that last are not among them."""
+        return len(self._running) + self._waiting
+
     def arrive(self, caller: str, call: T) -> Verdict:
         if len(self._running) < self.at_once:
             self._running.add(call)
