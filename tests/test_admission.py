@@ -58,6 +58,10 @@ def test_never_more_than_allowed_and_none_is_forgotten(steps: list[tuple[str, bo
         assert len(running) == min(at_once, arrived - ended)
 
 
+def ignore(_: object) -> None:
+    """What comes for a subscription here is of no interest."""
+
+
 class Slow:
     """Holds each call until it is told to let one go."""
 
@@ -143,7 +147,7 @@ async def test_calls_that_last_make_no_other_wait_for_a_group(broker: Broker) ->
     ):
         target = await caller.target("lasting")
         for _ in range(GATHER_FROM + 4):
-            lasting = caller.exchanges.open(target, "subscriptions/listen", on_frame=id, on_failure=id, timeout=None)
+            lasting = caller.exchanges.open(target, "subscriptions/listen", on_frame=ignore, on_failure=ignore, timeout=None)
             lasting.send(build_request(lasting.id, "subscriptions/listen", {}))
             await slow.held.get()
         single = asyncio.create_task(caller.call("lasting", "x"))
