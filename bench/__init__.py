@@ -2,12 +2,16 @@
 
 | module | what |
 |---|---|
-| rows.py | the figures: what each compares, what is wanted, how it is measured |
+| rows.py | the figures: what each compares, and what is wanted |
+| mesh_rows.py, mcp_rows.py | how each is measured |
+| compare.py | two sides in turn, as a ratio |
+| peers.py | what others have written, installed on demand |
 | table.py | what a row is and what a measurement says; the table and the JSON |
 | stage.py | a broker with its control plane, and the processes that take part |
 | participant.py | the program of those processes: callers and those who answer |
+| http_caller.py | the thin client of streamable HTTP |
 | wire.py | the bytes that every side sends and expects |
-| stdio_server.py | the MCP server on stdio that is called directly and through the mesh |
+| stdio_server.py, slow_server.py | the MCP servers on stdio that are called directly and through the mesh |
 
 A new figure is one more `Row` in rows.py; a new kind of participant is one more context manager in participant.py.
 """

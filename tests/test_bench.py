@@ -12,7 +12,11 @@ from typing import Any, Final
 
 import pytest
 
+from bench import peers
+from bench.__main__ import QUICK, measure
+from bench.peers import Peer
 from bench.rows import ROWS
+from bench.stage import BenchError
 from bench.table import Measured, Outcome, Row, Side
 
 ROOT: Final = Path(__file__).parent.parent
@@ -50,19 +54,20 @@ async def start(env: dict[str, str], *options: str) -> asyncio.subprocess.Proces
 
 async def test_measures_and_says_what_it_found(tmp_path: Path, marked: dict[str, str]) -> None:
     file = tmp_path / "figures.json"
-    process = await start(marked, "--only", "call-p50", "bridge-memory", "--json", str(file))
+    process = await start(marked, "--only", "call-p50", "http-p50", "bridge-memory", "--json", str(file))
     output = await finish(process)
     assert process.returncode == 0, output
     said = json.loads(file.read_text())
     assert said["quick"] is True
     assert said["machine"]["cpus"] >= 1
     assert said["machine"]["nats-server"]
-    compared, bounded = said["rows"]
+    compared, over_http, bounded = said["rows"]
     assert (compared["name"], bounded["name"]) == ("call-p50", "bridge-memory")
     assert [side["name"] for side in compared["sides"]] == ["mesh.call", "nats-py"]
     assert len(compared["rounds"]) == said["pace"]["rounds"] == len(compared["sides"][0]["rounds"])
     assert min(compared["rounds"]) <= compared["value"] <= max(compared["rounds"])
     assert 10 < bounded["value"] < 1000
+    assert [side["name"] for side in over_http["sides"]] == ["HTTP to mesh", "direct"]
     assert "call-p50" in output
     assert str(file) in output
     assert processes(marked) == []
@@ -79,6 +84,25 @@ async def test_ctrl_c_leaves_nobody_behind(tmp_path: Path, marked: dict[str, str
     assert "Traceback" not in output
     assert processes(marked) == []
     assert not (tmp_path / "figures.json").exists()
+
+
+async def test_a_row_whose_peer_is_not_there_says_so_and_is_not_met(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is measured in its place, and the table has the command that installs it."""
+    monkeypatch.setattr(peers, "RESULTS", tmp_path)
+    rows = [row for row in ROWS if row.peer is not None]
+    assert {row.peer for row in rows} == set(peers.PEERS)
+    outcomes = await measure(rows, QUICK)
+    assert all(not outcome.met and "scripts/bench --peers" in outcome.error for outcome in outcomes)
+
+
+async def test_half_an_installation_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(peers, "RESULTS", tmp_path)
+    (tmp_path / "peers" / "p-1").mkdir(parents=True)
+    peer = Peer("p", "1", ("{bin}/p", "{port}"), "/mcp")
+    with pytest.raises(BenchError):
+        peers.command_of(peer)
+    (peer.home / "whole").touch()
+    assert peers.command_of(peer) == [f"{peer.home}/bin/p", "{port}"]
 
 
 def test_help_names_every_row() -> None:
