@@ -14,6 +14,7 @@
 | record   | {target}.{caller}                                      | a journal record without bodies                     |
 | health   | {agent}.{instance}                                     | the broker's copy of the health bucket, live        |
 | registry | {agent}.{instance}                                     | the broker's copy of the registry bucket, live      |
+| gone     | {agent}.{connection}                                   | the control plane's word that a caller is gone      |
 | broker   | disconnect                                             | the broker's own disconnect events                  |
 
 Escape
@@ -85,9 +86,41 @@ def unescape(token: str) -> str:
     return text
 
 
+@dataclass(frozen=True, slots=True)
+class Token:
+    """One token of a permission that stands there as it is: a wildcard, or a template that the broker fills in. Every other text is a name
+    and is escaped. It is no string, so no name can be taken for it, and it for no name."""
+
+    text: str
+
+    def __str__(self) -> str:
+        return self.text
+
+
+EACH: Final = Token("*")
+ME: Final = Token("{{name()}}")
+"""The name in the user's JWT, which is written escaped."""
+MEMBER: Final = Token("{{tag(role)}}")
+"""Each name that the user may answer to: its tags `role:NAME`, which are written escaped. A user without one has no such entry."""
+
+
 def key_of(agent: str, instance: str) -> str:
     """The key of an instance in the buckets `registry` and `health`: the owner is a token, so that rights can be cut along it."""
     return f"{escape(agent)}.{escape(instance)}"
+
+
+def client_name(agent: str, connection: str) -> str:
+    """The name that a connection gives itself at the broker: the first two tokens of the ids of its exchanges."""
+    return f"{escape(agent)}.{escape(connection)}"
+
+
+def read_client_name(name: str) -> tuple[str, str] | None:
+    """Agent and connection; None for a name that no connection of the mesh has."""
+    tokens = name.split(".")
+    try:
+        return (unescape(tokens[0]), unescape(tokens[1])) if len(tokens) == 2 else None
+    except Refused:
+        return None
 
 
 def _character(match: re.Match[str]) -> str:
@@ -199,7 +232,13 @@ class Registry:
     instance: str
 
 
-Subject = Call | Probe | Note | Reply | FoldedReply | Part | Record | Health | Registry
+@dataclass(frozen=True, slots=True)
+class Gone:
+    agent: str
+    connection: str
+
+
+Subject = Call | Probe | Note | Reply | FoldedReply | Part | Record | Health | Registry | Gone
 
 
 class Subjects:
@@ -221,6 +260,7 @@ class Subjects:
             "record": lambda t: Record(*map(unescape, t)) if len(t) == 2 else None,
             "health": lambda t: Health(*map(unescape, t)) if len(t) == 2 else None,
             "registry": lambda t: Registry(*map(unescape, t)) if len(t) == 2 else None,
+            "gone": lambda t: Gone(*map(unescape, t)) if len(t) == 2 else None,
         }
 
     def build(self, subject: Subject) -> str:
@@ -243,6 +283,8 @@ class Subjects:
                 return f"{self.root}health.{escape(agent)}.{escape(instance)}"
             case Registry(agent, instance):
                 return f"{self.root}registry.{escape(agent)}.{escape(instance)}"
+            case Gone(agent, connection):
+                return f"{self.root}gone.{escape(agent)}.{escape(connection)}"
 
     def parse(self, text: str) -> Subject:
         """The subject that `text` is. Raises Refused for a text that `build` never makes."""
@@ -295,6 +337,11 @@ class Subjects:
         return f"{self.root}{bucket}.{'*' if agent is None else escape(agent)}.*"
 
     @property
+    def gone(self) -> str:
+        """Where the control plane says which callers are gone."""
+        return f"{self.root}gone.*.*"
+
+    @property
     def disconnects(self) -> str:
         """Where nats-server.conf imports the broker's disconnect events of this account to."""
         return f"{self.root}broker.disconnect"
@@ -320,9 +367,85 @@ class Subjects:
             f"{self.root}reply.{by}.{to}",
         )
 
+    # what a permission names: as narrow as the grammar is, and as wide as what is subscribed to
+
+    def rights_call(
+        self, target: str | Token, caller: str | Token, method: str | None = None, name: str | Token | None = None, *, below: bool = False
+    ) -> tuple[str, str]:
+        """Calls and quiet calls to any instance of `target`: all, those of one method (`name`: which tool, prompt or resource), or with
+        `below` those of the methods that begin with `method/`."""
+        if method is None:
+            said = ">"
+        elif isinstance(name, Token):
+            said = f"{tail(method, '-').rpartition('.')[0]}.{name}"
+        else:
+            said = tail(method, name) + (".>" if below else "")
+        to, by = _token(target), _token(caller)
+        return f"{self.root}call.{to}.*.{by}.{said}", f"{self.root}quiet.{to}.*.{by}.{said}"
+
+    def rights_taking(self, target: str | Token, instance: str | Token) -> tuple[str, str, str, str]:
+        """What an instance subscribes to, to take what is addressed to a name: calls, quiet calls, probes, notices."""
+        to = f"{_token(target)}.{_token(instance)}"
+        return (
+            f"{self.root}call.{to}.>",
+            f"{self.root}quiet.{to}.>",
+            f"{self.root}probe.{to}.*",
+            f"{self.root}note.{_token(target)}.>",
+        )
+
+    def rights_probe(self, target: str | Token, caller: str | Token) -> str:
+        return f"{self.root}probe.{_token(target)}.*.{_token(caller)}"
+
+    def rights_note(self, target: str | Token, caller: str | Token) -> str:
+        return f"{self.root}note.{_token(target)}.{_token(caller)}.>"
+
+    def rights_replies(self, caller: str | Token, target: str | Token) -> tuple[str, str]:
+        """Frames of journaled and of quiet exchanges, on any connection of the caller."""
+        between = f"{_token(caller)}.{_token(target)}.*.*"
+        return f"{self.root}reply.{between}", f"{self.root}hush.{between}"
+
+    def rights_parts(self, to: str | Token, sender: str | Token) -> str:
+        return f"{self.root}part.{_token(to)}.*.{_token(sender)}.*.*.*"
+
+    def rights_parts_to(self, to: str | Token) -> str:
+        """To subscribe to: there the broker compares token by token, and `>` is one."""
+        return f"{self.root}part.{_token(to)}.>"
+
+    def rights_record(self, target: str | Token) -> str:
+        return f"{self.root}record.{_token(target)}.*"
+
+    def rights_copy(self, bucket: str, agent: str | Token) -> str:
+        return f"{self.root}{bucket}.{_token(agent)}.*"
+
     def bucket_republish(self, bucket: str) -> tuple[str, str]:
         """Source and destination by which the broker copies each change of a bucket to plain subscribers."""
         return f"$KV.{bucket}.>", f"{self.root}{bucket}.>"
+
+
+def _token(name: str | Token) -> str:
+    return name.text if isinstance(name, Token) else escape(name)
+
+
+def rights_key(agent: str | Token) -> str:
+    """The keys of all instances of an agent, in the buckets `registry` and `health`."""
+    return f"{_token(agent)}.*"
+
+
+def rights_inbox(name: str | Token) -> str:
+    """The inboxes of one participant: each has a prefix of its own, so that nobody hears another's answers."""
+    return f"_INBOX.{_token(name)}.>"
+
+
+def rights_api(verb: str) -> str:
+    """A request to JetStream. `verb` with its tokens: `STREAM.INFO.JOURNAL`, `CONSUMER.MSG.NEXT.JOURNAL.*`."""
+    return f"$JS.API.{verb}"
+
+
+ALL_INBOXES: Final = "_INBOX.>"
+USER_INFO: Final = "$SYS.REQ.USER.INFO"
+"""Where the server tells a connection what that connection may do."""
+MICRO: Final = "$SRV.>"
+"""NATS micro discovery (ADR-32)."""
 
 
 def _read_call(tokens: list[str], *, quiet: bool = False) -> Subject | None:

@@ -1,0 +1,240 @@
+"""A scope of roles as the broker's permissions. Pure.
+
+What each holder gets, and why. In the table `me` is the user's name and R each name that it may answer to; the broker fills both in.
+
+| who         | may                                                              | because                                          |
+|-------------|------------------------------------------------------------------|--------------------------------------------------|
+| everyone    | hear its inboxes, and write there                                | answers of JetStream; `Connection.flush`         |
+|             | hear `reply.me.…`, `hush.me.…`                                   | frames of its calls, answers to its probes       |
+|             | hear `part.me.…`, publish `part.*.*.me.…`                        | large bodies, either way                         |
+|             | hear `health.me.*`, `gone.*.*`                                   | its own instances; callers that are gone         |
+|             | call, probe and notice `mesh`                                    | who is there, and readers made for it            |
+|             | ask the broker what it may do                                    | the bridge checks by the same table              |
+| `ANSWER`    | take what is addressed to me (any instance), and to R (`any`)    | being called                                     |
+|             | publish `reply.*.me.…`, `hush.*.me.…`, `record.me.*`, those of R | frames, probes' answers, records                 |
+|             | write its keys in `registry` and `health`                        | being seen                                       |
+| a rule on T | publish `call/quiet.T.*.me.…`, `probe.T.*.me`, `note.T.me.…`     | calls, their targets, cancelling, resuming       |
+|             | hear `health.T.*`, `registry.T.*`                                | a loss is known at once; its tools               |
+|             | pull from readers of the two buckets                             | who there is, as far as the reader's filter goes |
+| `BROWSE`    | hear `health.*.*`, `registry.*.*`; pull from readers             | `mesh agents`, all agents as one, `/ready`       |
+| `JOURNAL`   | pull from readers of JOURNAL; ask for its state                  | `mesh journal`                                   |
+| `ADMIN`     | `$JS.API.>`, ask `$SRV`, others' keys, `broker.disconnect`       | `mesh topology`, `mesh doctor`, `nats`           |
+| `PLANE`     | see `_plane`                                                     | registry, losses, readers for others, discovery  |
+
+Readers: whoever may create consumers may have the broker publish anywhere (`deliver_subject`), and subjects cannot forbid that. So only
+the control plane and operators create them. A reader's name is its secret: 128 random bits, and nobody else may list consumers.
+Auditors get readers of JOURNAL in the same way (`mesh/reader` with the stream's name); operators may create their own.
+
+A call to a role goes on with the member that took it: its cancellation and all of a session are addressed to the member by name. So a rule
+on a role allows the same of each of its members (`members`), which is no more than it was: they answer for the role.
+
+A template holds `{{name()}}` and `{{tag(role)}}` only as `Token`s of mesh.subjects; what a person wrote is escaped, and can be none.
+"""
+
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import chain
+from typing import Final
+
+from mesh.errors import ConfigError
+from mesh.policy.rights.model import Kind, Permissions, Policy, Power, Role, Rule, scope_of
+from mesh.subjects import (
+    ALL_INBOXES,
+    ANY,
+    CONTROL_PLANE,
+    EACH,
+    ME,
+    MEMBER,
+    MICRO,
+    USER_INFO,
+    Subjects,
+    Token,
+    escape,
+    rights_api,
+    rights_inbox,
+    rights_key,
+)
+from mesh.topology import HEALTH, JOURNAL, REGISTRY, bucket_stream, bucket_subject, declare
+
+NEEDED: Final = (
+    "initialize",
+    "ping",
+    "server/discover",
+    "tools/list",
+    "prompts/list",
+    "resources/list",
+    "resources/templates/list",
+    "completion/complete",
+    "logging/setLevel",
+    "subscriptions/listen",
+)
+"""Methods without a name that a client of either era asks before it calls anything: who may call one tool may ask them all."""
+
+NEEDED_BELOW: Final = ("notifications", "mesh", "tasks")
+"""Methods that begin with one of these too: notifications; the mesh's own (`mesh/answer`); tasks, which the server names by an id that only
+their caller was told (MCP 2025-11-25, tasks)."""
+
+NAMED: Final = {
+    Kind.TOOL: ("tools/call",),
+    Kind.PROMPT: ("prompts/get",),
+    Kind.RESOURCE: ("resources/read", "resources/subscribe", "resources/unsubscribe"),
+}
+
+BUCKETS: Final = (REGISTRY, HEALTH)
+PULLING: Final = ("MSG.NEXT", "INFO", "RESET")
+"""What the holder of a reader's name asks of it: the next messages, whether it is there, and to begin anew (mesh.link.view)."""
+
+EVERYONE: Final = "everyone"
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """One entry of a user's permissions, and where it comes from."""
+
+    publish: bool
+    """To publish; else to subscribe."""
+    subject: str
+    role: str
+    """The role that gives it; `everyone` for what each participant has."""
+    rule: str
+    """The rule as it is written, or what the role does."""
+
+
+Members = Mapping[str, Collection[str]]
+"""Who answers to a role: agents by role."""
+
+
+def compile_scope(policy: Policy, roles: Collection[str], subjects: Subjects, members: Members | None = None) -> Permissions:
+    """The template of all users with these roles. Roles that the policy does not define give nothing.
+
+    Raises ConfigError for a rule with a pattern that was not resolved (`Policy.resolve`).
+    """
+    return _permissions((grant.publish, grant.subject) for grant in grants_of(policy, roles, subjects, members))
+
+
+def expand(permissions: Permissions, name: str, memberships: Collection[str]) -> Permissions:
+    """What the broker makes of a template for one user: name and memberships as people write them.
+
+    An entry with `{{tag(role)}}` becomes one for each membership, and none for a user without.
+    """
+    every = chain(((True, each) for each in permissions.publish), ((False, each) for each in permissions.subscribe))
+    return _permissions((publish, subject) for publish, template in every for subject in fill(template, name, memberships))
+
+
+def fill(template: str, name: str, memberships: Collection[str]) -> list[str]:
+    """One entry of a template, filled in."""
+    text = template.replace(ME.text, escape(name))
+    return [text.replace(MEMBER.text, escape(each)) for each in memberships] if MEMBER.text in text else [text]
+
+
+def grants_of(policy: Policy, roles: Collection[str], subjects: Subjects, members: Members | None = None) -> tuple[Grant, ...]:
+    """Each entry of the scope's template, with the role and the rule that give it; one that several give stands for each of them."""
+    found = [Grant(publish, subject, EVERYONE, "take part") for publish, subject in _everyone(subjects)]
+    for role in (policy.roles[name] for name in scope_of(policy, roles)):
+        for power in sorted(role.powers):
+            found += [Grant(publish, subject, role.name, power.value) for publish, subject in _POWERS[power](subjects)]
+        for rule in role.call:
+            found += [Grant(publish, subject, role.name, str(rule)) for publish, subject in _rule(role, rule, subjects, members or {})]
+    return tuple(found)
+
+
+Entries = Iterator[tuple[bool, str]]
+"""`(to publish?, subject)`."""
+
+
+def _permissions(entries: Entries) -> Permissions:
+    sets: tuple[set[str], set[str]] = (set(), set())
+    for publish, subject in entries:
+        sets[publish].add(subject)
+    return Permissions(publish=tuple(sorted(sets[True])), subscribe=tuple(sorted(sets[False])))
+
+
+def _publish(*subjects: str) -> Entries:
+    return ((True, subject) for subject in subjects)
+
+
+def _subscribe(*subjects: str) -> Entries:
+    return ((False, subject) for subject in subjects)
+
+
+def _everyone(subjects: Subjects) -> Entries:
+    yield from _subscribe(rights_inbox(ME), *subjects.rights_replies(ME, EACH), subjects.rights_parts_to(ME))
+    yield from _subscribe(subjects.rights_copy(HEALTH, ME), subjects.gone)
+    yield from _publish(rights_inbox(ME), USER_INFO, subjects.rights_parts(EACH, ME))
+    yield from _publish(*_calling(subjects, CONTROL_PLANE), *subjects.rights_call(CONTROL_PLANE, ME))
+
+
+def _calling(subjects: Subjects, target: str | Token) -> tuple[str, str]:
+    """What every caller needs of a target: "is anyone there?", and notices to all of its instances."""
+    return subjects.rights_probe(target, ME), subjects.rights_note(target, ME)
+
+
+def _rule(role: Role, rule: Rule, subjects: Subjects, members: Members) -> Entries:
+    if rule.pattern:
+        raise ConfigError(
+            f"role {role.name!r}: the rule {str(rule)!r} is a pattern, and no tools are known that could fit it",
+            hint="apply the policy while the mesh runs (`mesh auth apply`), or write the names of the tools",
+        )
+    targets: list[str | Token] = [EACH] if rule.agent is None else [rule.agent, *sorted(members.get(rule.agent, ()))]
+    for target in targets:
+        yield from _publish(*_calling(subjects, target))
+        yield from _subscribe(*(subjects.rights_copy(bucket, target) for bucket in BUCKETS))
+        if rule.kind is Kind.ALL:
+            yield from _publish(*subjects.rights_call(target, ME))
+            continue
+        name = EACH if rule.name is None else rule.name
+        for method in NAMED[rule.kind]:
+            yield from _publish(*subjects.rights_call(target, ME, method, name))
+        for method in NEEDED:
+            yield from _publish(*subjects.rights_call(target, ME, method))
+        for method in NEEDED_BELOW:
+            yield from _publish(*subjects.rights_call(target, ME, method, below=True))
+    yield from _readers(*map(bucket_stream, BUCKETS))
+
+
+def _readers(*streams: str) -> Entries:
+    return _publish(*(rights_api(f"CONSUMER.{verb}.{stream}.*") for stream in streams for verb in PULLING))
+
+
+def _answer(subjects: Subjects) -> Entries:
+    yield from _subscribe(*subjects.rights_taking(ME, EACH), *subjects.rights_taking(MEMBER, ANY))
+    for name in (ME, MEMBER):
+        yield from _publish(*subjects.rights_replies(EACH, name), subjects.rights_record(name))
+    yield from _publish(*(bucket_subject(bucket, rights_key(ME)) for bucket in BUCKETS))
+
+
+def _browse(subjects: Subjects) -> Entries:
+    yield from _subscribe(*(subjects.rights_copy(bucket, EACH) for bucket in BUCKETS))
+    yield from _readers(*map(bucket_stream, BUCKETS))
+
+
+def _journal(_: Subjects) -> Entries:
+    yield from _readers(JOURNAL)
+    yield from _publish(rights_api(f"STREAM.INFO.{JOURNAL}"))
+
+
+def _admin(subjects: Subjects) -> Entries:
+    yield from _publish(rights_api(">"), MICRO, *(bucket_subject(bucket, ">") for bucket in BUCKETS))
+    yield from _subscribe(subjects.disconnects)
+
+
+def _plane(subjects: Subjects) -> Entries:
+    """Declare the topology; make readers; keep the keys of others (who is lost); say who is gone; answer discovery to inboxes. It deletes
+    no stream, reads no message that is not in a bucket, and speaks in nobody's name."""
+    streams = [spec.name for spec in declare(subjects.prefix).all_streams()]
+    yield from _publish(rights_api("STREAM.LIST"), *(rights_api(f"STREAM.{verb}.{name}") for name in streams for verb in _DECLARING))
+    yield from _publish(*(rights_api(f"CONSUMER.CREATE.{name}.*") for name in streams))
+    yield from _publish(*(bucket_subject(bucket, ">") for bucket in BUCKETS))
+    yield from _publish(subjects.gone, ALL_INBOXES)
+    yield from _subscribe(subjects.disconnects, MICRO)
+
+
+_DECLARING: Final = ("INFO", "CREATE", "UPDATE")
+
+_POWERS: Final = {
+    Power.ANSWER: _answer,
+    Power.BROWSE: _browse,
+    Power.JOURNAL: _journal,
+    Power.ADMIN: _admin,
+    Power.PLANE: _plane,
+}

@@ -1,0 +1,176 @@
+"""Why somebody may do something or not, and what another policy would change: both from the compiled permissions.
+
+| action                                  | asks for                                                        |
+|-----------------------------------------|-----------------------------------------------------------------|
+| `call AGENT`                            | calling everything of it                                        |
+| `call AGENT/TOOL`, `AGENT/prompt:NAME`, `AGENT/resource:URI` | that one                                    |
+| `answer NAME`                           | taking calls that are addressed to a name                       |
+| `see AGENT`                             | following who there is: the agent's entry and its health        |
+| `read journal`, `registry`, `health`    | pulling from a reader of it                                     |
+| `change topology`                       | changing streams, buckets and consumers                         |
+| `publish SUBJECT`, `subscribe SUBJECT`  | the subject itself, as it stands                                |
+"""
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from mesh.errors import ConfigError
+from mesh.policy.rights.compile import EVERYONE, NAMED, Grant, Members, compile_scope, fill, grants_of
+from mesh.policy.rights.matching import matches
+from mesh.policy.rights.model import INTERNAL, Kind, Policy, memberships_of, parse_rule, scope_name, scope_of
+from mesh.subjects import ANY, EACH, Subjects, rights_api
+from mesh.topology import HEALTH, JOURNAL, REGISTRY, bucket_stream
+
+READABLE: Final = {"journal": JOURNAL, **{bucket: bucket_stream(bucket) for bucket in (REGISTRY, HEALTH)}}
+
+ACTIONS: Final = (
+    "call AGENT, call AGENT/TOOL, call AGENT/prompt:NAME, call AGENT/resource:URI, answer NAME, see AGENT, "
+    f"read {'|'.join(READABLE)}, change topology, publish SUBJECT, subscribe SUBJECT"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """Whether a user may do it. `subject` is what the broker looks at, `allowed_by` the entry that covers it; `role` and `rule` gave that
+    entry, and are empty where there is none. `roles` are those that would allow it."""
+
+    allowed: bool
+    role: str
+    rule: str
+    subject: str
+    allowed_by: str
+    why: str
+    roles: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ScopeChange:
+    """What another policy would add to a scope and take from it: entries of its template, for all `users` of it."""
+
+    scope: str
+    users: tuple[str, ...]
+    publish_added: tuple[str, ...]
+    publish_removed: tuple[str, ...]
+    subscribe_added: tuple[str, ...]
+    subscribe_removed: tuple[str, ...]
+    size_before: int
+    """Bytes of the template, about."""
+    size_after: int
+
+    @property
+    def changes(self) -> bool:
+        return bool(self.publish_added or self.publish_removed or self.subscribe_added or self.subscribe_removed)
+
+
+def explain(
+    policy: Policy, name: str, roles: Collection[str], action: str, *, subjects: Subjects | None = None, members: Members | None = None
+) -> Verdict:
+    """Whether the user `name` with these roles may do `action` (the table above). Raises ConfigError for what is no action."""
+    subjects = subjects or Subjects()
+    publish, subject = asked_for(action, name, subjects)
+    grant, allowed_by = _find(policy, name, roles, publish, subject, subjects, members)
+    would = tuple(
+        role
+        for role in sorted(policy.roles.keys() - INTERNAL - set(roles))
+        if _find(policy, name, {*roles, role}, publish, subject, subjects, members)[0] is not None
+    )
+    if grant is not None:
+        return Verdict(True, grant.role, grant.rule, subject, allowed_by, f"{_by(grant)} allows it")
+    held = ", ".join(scope_of(policy, roles)) or "no role that the policy defines"
+    why = f"nothing allows it: {name!r} has {held}"
+    if part := _parts(policy, roles, action):
+        why += f"; allowed is {', '.join(part)}"
+    if would:
+        why += f"; it is allowed to {', '.join(would)}"
+    return Verdict(False, "", "", subject, "", why, would)
+
+
+def asked_for(action: str, name: str, subjects: Subjects) -> tuple[bool, str]:
+    """Whether an action publishes or subscribes, and the subject on which. Raises ConfigError."""
+    verb, _, what = action.strip().partition(" ")
+    what = what.strip()
+    match verb:
+        case "call" if what:
+            rule = parse_rule(what)
+            target = EACH if rule.agent is None else rule.agent
+            if rule.kind is Kind.ALL:
+                return True, subjects.rights_call(target, name)[0]
+            return True, subjects.rights_call(target, name, NAMED[rule.kind][0], EACH if rule.name is None else rule.name)[0]
+        case "answer" if what:
+            return False, subjects.calls_to(what, ANY)
+        case "see" if what:
+            return False, subjects.bucket_copy(REGISTRY, what)
+        case "read" if what in READABLE:
+            return True, rights_api(f"CONSUMER.MSG.NEXT.{READABLE[what]}.READER")
+        case "change" if what == "topology":
+            return True, rights_api(f"STREAM.UPDATE.{JOURNAL}")
+        case "publish" if what:
+            return True, what
+        case "subscribe" if what:
+            return False, what
+    raise ConfigError(f"{action!r} is no action that a role can allow", hint=f"one of: {ACTIONS}")
+
+
+def _find(
+    policy: Policy, name: str, roles: Collection[str], publish: bool, subject: str, subjects: Subjects, members: Members | None
+) -> tuple[Grant | None, str]:
+    memberships = memberships_of(roles)
+    for grant in grants_of(policy, roles, subjects, members):
+        if grant.publish is publish:
+            for entry in fill(grant.subject, name, memberships):
+                if matches(entry, subject):
+                    return grant, entry
+    return None, ""
+
+
+def _by(grant: Grant) -> str:
+    return "taking part in the mesh" if grant.role == EVERYONE else f"the rule {grant.rule!r} of the role {grant.role!r}"
+
+
+def _parts(policy: Policy, roles: Collection[str], action: str) -> list[str]:
+    """Where all of an agent was asked for: the rules that allow a part of it."""
+    verb, _, what = action.strip().partition(" ")
+    if verb != "call" or "/" in what:
+        return []
+    rules = {str(rule) for role in scope_of(policy, roles) for rule in policy.roles[role].call if rule.agent in (None, what.strip())}
+    return sorted(rules)
+
+
+def diff(
+    old: Policy,
+    new: Policy,
+    users: Mapping[str, Collection[str]],
+    *,
+    subjects: Subjects | None = None,
+    members: Members | None = None,
+) -> tuple[ScopeChange, ...]:
+    """What `new` would change for these users (roles by name): one entry a scope of theirs, by its name under `new`.
+
+    Roles that are defined in only one of the two policies count by what they give there.
+    """
+    subjects = subjects or Subjects()
+    scopes: dict[tuple[tuple[str, ...], tuple[str, ...]], list[str]] = {}
+    for name, roles in users.items():
+        scopes.setdefault((scope_of(old, roles), scope_of(new, roles)), []).append(name)
+    found = []
+    for (before, after), names in sorted(scopes.items()):
+        was, will = compile_scope(old, before, subjects, members), compile_scope(new, after, subjects, members)
+        found.append(
+            ScopeChange(
+                scope=scope_name(after),
+                users=tuple(sorted(names)),
+                publish_added=_without(will.publish, was.publish),
+                publish_removed=_without(was.publish, will.publish),
+                subscribe_added=_without(will.subscribe, was.subscribe),
+                subscribe_removed=_without(was.subscribe, will.subscribe),
+                size_before=was.size,
+                size_after=will.size,
+            )
+        )
+    return tuple(found)
+
+
+def _without(these: tuple[str, ...], those: tuple[str, ...]) -> tuple[str, ...]:
+    known = set(those)
+    return tuple(each for each in these if each not in known)
