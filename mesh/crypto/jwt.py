@@ -31,6 +31,9 @@ _UNBOUND: Final = {"subs": UNLIMITED, "data": UNLIMITED, "payload": UNLIMITED}
 _ACCOUNT_LIMITS: Final = {**_UNBOUND, "imports": -1, "exports": -1, "wildcards": True, "conn": -1, "leaf": -1}
 _JETSTREAM_LIMITS: Final = {"mem_storage": -1, "disk_storage": -1, "streams": -1, "consumer": -1}
 
+SCOPE_MARK: Final = "made by the mesh, which writes it anew"
+"""The description of our scopes, by which they are known among those that somebody else gave the account."""
+
 ISSUERS: Final = {"operator": {Kind.OPERATOR}, "account": {Kind.OPERATOR, Kind.ACCOUNT}, "user": {Kind.ACCOUNT}}
 """Whose keys may sign what. An account that signs itself is one that an operator is asked to sign (`nsc import account`)."""
 
@@ -84,11 +87,10 @@ class Scope:
     name: str
     publish: Sequence[str]
     subscribe: Sequence[str]
-    description: str = ""
 
     def as_claim(self) -> dict[str, Any]:
         template = {"pub": _rules(self.publish), "sub": _rules(self.subscribe), **_UNBOUND}
-        return {"kind": "user_scope", "key": self.key, "role": self.name, "template": template, "description": self.description}
+        return {"kind": "user_scope", "key": self.key, "role": self.name, "template": template, "description": SCOPE_MARK}
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +104,8 @@ class Account:
     imports: Sequence[Mapping[str, Any]] = ()
     exports: Sequence[Mapping[str, Any]] = ()
     jetstream: bool = True
+    base: Mapping[str, Any] = field(default_factory=dict)
+    """Claims of an account that was made elsewhere. What they say beside the mesh's own stays."""
 
 
 def sign_operator(signer: KeyPair, name: str, *, system_account: str, signing_keys: Sequence[str], issued: int) -> str:
@@ -111,17 +115,48 @@ def sign_operator(signer: KeyPair, name: str, *, system_account: str, signing_ke
 
 
 def sign_account(signer: KeyPair, account: Account, *, issued: int) -> str:
-    nats = {
-        "type": "account",
-        "version": VERSION,
+    return sign(signer, account.public, account.name, account_claims(account), issued=issued)
+
+
+def account_claims(account: Account) -> dict[str, Any]:
+    """The part of an account's claims that is NATS's own."""
+    others = [each for each in account.base.get("signing_keys") or () if not _is_ours(each)]
+    wanted = {each.get("subject") for each in account.imports}
+    imports = [each for each in account.base.get("imports") or () if each.get("subject") not in wanted]
+    return {
         "limits": {**_ACCOUNT_LIMITS, **(_JETSTREAM_LIMITS if account.jetstream else {})},
         "default_permissions": {"pub": {}, "sub": {}},
-        "signing_keys": [scope.as_claim() for scope in account.scopes],
-        "revocations": dict(account.revocations),
-        "imports": [dict(each) for each in account.imports],
-        "exports": [dict(each) for each in account.exports],
+        **account.base,
+        "signing_keys": [*others, *(scope.as_claim() for scope in account.scopes)],
+        "revocations": {**(account.base.get("revocations") or {}), **account.revocations},
+        "imports": [*imports, *map(dict, account.imports)],
+        "exports": [*(account.base.get("exports") or ()), *map(dict, account.exports)],
+        "type": "account",
+        "version": VERSION,
     }
-    return sign(signer, account.public, account.name, nats, issued=issued)
+
+
+def lacks(claims: Mapping[str, Any], account: Account) -> bool:
+    """Whether an account's claims, which somebody else signed, lack something that the mesh needs of it now."""
+    found = {each["key"]: each.get("template") or {} for each in claims.get("signing_keys") or () if isinstance(each, dict)}
+    voided = claims.get("revocations") or {}
+    return (
+        any(scope.key not in found or not _same_rules(found[scope.key], scope.as_claim()["template"]) for scope in account.scopes)
+        or any(voided.get(public, 0) < at for public, at in account.revocations.items())
+        or not {each["subject"] for each in account.imports} <= {each.get("subject") for each in claims.get("imports") or ()}
+    )
+
+
+def _same_rules(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    return all(
+        set(one.get(side, {}).get(word) or ()) == set(other.get(side, {}).get(word) or ())
+        for side in ("pub", "sub")
+        for word in ("allow", "deny")
+    )
+
+
+def _is_ours(signing_key: Any) -> bool:
+    return isinstance(signing_key, dict) and signing_key.get("description") == SCOPE_MARK
 
 
 def sign_user(

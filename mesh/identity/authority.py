@@ -1,0 +1,299 @@
+"""Who is on the mesh and what the broker is told of them: users, their scopes, and the account's claims that follow from both.
+
+A user's rights come from its **scope**: the set of its roles that the policy defines. Each scope has a signing key, and the template of
+what its users may do stands in the account's claims. The other names that a user may answer to, its **memberships**, are tags of its
+token. So the account grows with the roles, never with the users.
+
+Whatever changes is written first, and `account_jwt` is what a broker should know then. To tell a running one is `mesh.identity.push`.
+A token counts until it expires or is void: the account's claims say of each key up to which second its tokens are. A renewed token is dated
+after that second, so a client that is cut off comes back with the file's new content.
+"""
+
+import os
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Final, Self
+
+from mesh import clock
+from mesh.crypto import jwt
+from mesh.crypto.creds import format_credentials, parse_credentials
+from mesh.crypto.keys import KeyPair, Kind, kind_of, new_key, read_seed
+from mesh.errors import ConfigError
+from mesh.identity import records
+from mesh.identity.keyring import Keyring
+from mesh.identity.ledger import Ledger
+from mesh.identity.records import Records, User
+from mesh.identity.scopes import Scopes, placed
+from mesh.identity.trust import Trust
+from mesh.policy.rights import Policy
+from mesh.subjects import Subjects, escape
+
+LARGEST_USER: Final = 3_000
+"""Bytes of a user's JWT. It travels in one line of at most 4,096, with the signature and the client's name."""
+
+
+@dataclass(frozen=True, slots=True)
+class Issued:
+    """What came of `issue`. `path` holds the credentials, or the JWT alone where the key was made elsewhere."""
+
+    user: User
+    path: Path
+    account_changed: bool
+    """Whether a running broker must be told: before the user can connect, or to cut off who holds older tokens."""
+
+
+class Authority:
+    """Over the files of one state directory. Every change is made alone and from what the files say, so several processes may do it.
+
+    Errors are ConfigError, with the next step as hint, and StateDirUnusable.
+    """
+
+    def __init__(self, state_dir: Path, *, prefix: str = "mesh") -> None:
+        self.keyring = Keyring(state_dir)
+        self.trust = Trust(self.keyring)
+        self.subjects = Subjects(prefix)
+        self.scopes = Scopes(self.keyring)
+        self.ledger = Ledger(self.keyring, self.trust, self.scopes, self.subjects)
+
+    @classmethod
+    def open(cls, state_dir: Path, *, create: bool = False, prefix: str = "mesh") -> Self:
+        """With `create` what is missing is made: operator, accounts, keys. ConfigError where there is nothing and `create` is not given."""
+        self = cls(state_dir, prefix=prefix)
+        if create:
+            self.keyring.make()
+            with self.keyring.locked():
+                if not self.trust.exists:
+                    self.trust.create()
+        elif not self.trust.exists:
+            raise ConfigError(
+                f"{self.keyring.path} holds no identities yet", hint="`mesh up` makes them when it starts, or `mesh auth init`."
+            )
+        return self
+
+    @classmethod
+    def find(cls, state_dir: Path, *, prefix: str = "mesh") -> Self | None:
+        """What is there, None where nothing is."""
+        self = cls(state_dir, prefix=prefix)
+        return self if self.trust.exists else None
+
+    # what there is
+
+    @property
+    def can_issue(self) -> bool:
+        """Whether this process may make credentials here."""
+        return self.keyring.has("account.seed") and os.access(self.keyring.path / "users", os.W_OK | os.X_OK)
+
+    @property
+    def policy(self) -> Policy:
+        """What the roles may do: the policy that was applied last, the ready-made roles before."""
+        return self.scopes.policy
+
+    def users(self) -> tuple[User, ...]:
+        """Everybody that was ever issued something here, the revoked too, by name."""
+        return tuple(user for _, user in sorted(self.ledger.load().users.items()))
+
+    def user(self, name: str) -> User:
+        return _find(self.ledger.load(), name)
+
+    def credentials(self, name: str) -> Path | None:
+        """The file of a participant whose credentials are here, None otherwise."""
+        path = self.keyring.path / _creds(name)
+        return path if path.exists() else None
+
+    def system_credentials(self) -> Path | None:
+        """Of a user in the system account; None where an adopted operator's were not given."""
+        path = self.keyring.path / "system.creds"
+        return path if path.exists() else None
+
+    def account_public(self) -> str:
+        return self.trust.account_key().public
+
+    def system_account(self) -> str:
+        """Its public key."""
+        return self.trust.system_public()
+
+    def operator_jwt(self) -> str:
+        return self.trust.operator_jwt()
+
+    def account_jwt(self) -> str:
+        """What a broker should know of the account now. The same text until something changes."""
+        with self.keyring.locked():
+            return self.ledger.account_jwt()
+
+    def account_template(self) -> str:
+        """The same, signed by the account itself: for the owner of an operator whose keys are not here, who signs it anew."""
+        with self.keyring.locked():
+            return jwt.sign_account(self.trust.account_key(), self.ledger.account(self.ledger.load()), issued=_now())
+
+    def server_config(self) -> str:
+        """The part of a server's configuration that makes it trust this operator and know these accounts. No secrets."""
+        return self.trust.server_config(self.account_jwt(), self.keyring.path / "accounts")
+
+    # what changes
+
+    def issue(
+        self, name: str, roles: Collection[str] = ("agent",), *, expires: timedelta | None = None, public: str | None = None
+    ) -> Issued:
+        """Credentials for a participant, new or renewed. A renewal keeps the key, and who is connected stays so.
+
+        With other roles than before, older tokens are void. With `public`, a user's public key, the secret half stays where it was made.
+        """
+        with self.keyring.locked():
+            known = self.ledger.load()
+            old = known.users.get(name)
+            key: KeyPair | None = None
+            if public is None:
+                key = (self._kept_key(old) if old is not None else None) or new_key(Kind.USER)
+            elif kind_of(public) is not Kind.USER:
+                raise ConfigError("a participant's key begins with U", public=public)
+            elif public in known.voided and (old is None or old.revoked is not None or old.public != public):
+                raise ConfigError("this key was revoked", hint="Let a new one be made.", public=public)
+            until = None if expires is None else _now() + round(expires.total_seconds())
+            return self._issue(known, name, self.scopes.checked(known, name, roles), key or str(public), until)
+
+    def renew(self, name: str) -> Issued:
+        """A new token with the roles that the participant has, for as long as the last one was for."""
+        user = self.user(name)
+        return self.issue(name, user.roles, expires=_lifetime(user), public=None if user.local else user.public)
+
+    def revoke(self, name: str) -> User:
+        """Void every token of a participant and forget its credentials. Idempotent. A running broker must be told."""
+        with self.keyring.locked():
+            known = self.ledger.load()
+            user = _find(known, name)
+            if user.revoked is None:
+                now = _now()
+                known.void(user.public, max(now, user.issued), user.lasts)
+                user = known.users[name] = records.revoked(user, now)
+                self.ledger.commit(known, {})
+            self.keyring.remove(_creds(name))
+            self.keyring.remove(_token(name))
+            return user
+
+    def rotate_user(self, name: str) -> Issued:
+        """A new key. Tokens of the old one are void."""
+        with self.keyring.locked():
+            known = self.ledger.load()
+            user = _find(known, name)
+            if user.revoked is not None or not user.local:
+                why = "was revoked" if user.revoked is not None else "keeps its key elsewhere, and must make the new one there"
+                raise ConfigError(f"{name} {why}", hint=f"Then: `mesh auth issue {name}`.")
+            lifetime = _lifetime(user)
+            until = None if lifetime is None else _now() + round(lifetime.total_seconds())
+            return self._issue(known, name, user.roles, new_key(Kind.USER), until)
+
+    def rotate_scope(self, scope: str, *, retire: bool = False) -> tuple[str, ...]:
+        """A new signing key for a scope. Its users get new tokens, and are named in the result.
+
+        The old key counts on, so that nobody is cut off; with `retire` it does not any more, and who still has a token of it is.
+        """
+        with self.keyring.locked():
+            known = self.ledger.load()
+            there = self.scopes.names(known)
+            if scope not in there:
+                raise ConfigError(f"there is no scope {scope!r}", hint=f"There are: {', '.join(there)}.")
+            if retire:
+                known.retiring.pop(scope, None)
+                self.ledger.commit(known, {})
+                return ()
+            known.retiring.setdefault(scope, []).append(self.scopes.key(scope).public)
+            self.scopes.new_key(scope)
+            return self._reissue(known, [user for user in known.users.values() if user.scope == scope])
+
+    def rotate_operator(self, *, retire: bool = False) -> None:
+        """`Trust.rotate_operator`, and the account signed by the key that counts then."""
+        with self.keyring.locked():
+            self.trust.rotate_operator(retire=retire)
+            self.ledger.commit(self.ledger.load(), {})
+
+    def apply_policy(self, policy: Policy) -> tuple[str, ...]:
+        """Let this policy count, its patterns resolved. Users whose scope changes with it get new tokens, and are named in the result."""
+        with self.keyring.locked():
+            known = self.ledger.load()
+            moved = [user for user in known.users.values() if placed(policy, user.roles) != (user.scope, user.memberships)]
+            before, self.scopes.policy = self.scopes.policy, policy
+            try:
+                return self._reissue(known, moved)
+            except ConfigError:
+                self.scopes.policy = before
+                raise
+
+    def adopt(self, operator_jwt: str, account_seed: str, **given: str | None) -> None:
+        """`Trust.adopt`. Refused where another operator is in use here."""
+        self.keyring.make()
+        with self.keyring.locked():
+            if self.trust.exists and self.trust.operator().subject != jwt.read(operator_jwt.strip(), "operator").subject:
+                raise ConfigError(f"{self.keyring.path} belongs to another operator", hint="Name another state directory.")
+            self.trust.adopt(operator_jwt, account_seed, **given)
+            self.ledger.commit(self.ledger.load(), {})
+
+    # within the lock
+
+    def _issue(self, known: Records, name: str, roles: Collection[str], key: KeyPair | str, until: int | None) -> Issued:
+        files = self._grant(known, name, roles, key, until)
+        changed = self.ledger.commit(known, files)
+        return Issued(known.users[name], self.keyring.path / next(iter(files)), changed)
+
+    def _reissue(self, known: Records, users: Iterable[User]) -> tuple[str, ...]:
+        """New tokens with the same keys, for as long as the old ones. Names those that got one."""
+        files: dict[str, str] = {}
+        renewed = [user for user in users if user.revoked is None]
+        for user in renewed:
+            files |= self._grant(known, user.name, user.roles, self._kept_key(user) or user.public, user.expires)
+        self.ledger.commit(known, files)
+        return tuple(sorted(user.name for user in renewed))
+
+    def _grant(self, known: Records, name: str, roles: Collection[str], key: KeyPair | str, until: int | None) -> dict[str, str]:
+        """Put a new token on record and give the file that it goes to: `{name: text}`."""
+        public = key.public if isinstance(key, KeyPair) else key
+        scope, memberships = placed(self.policy, roles)
+        issued, lasts, old = _now(), until, known.users.get(name)
+        if old is not None and old.revoked is None:
+            if old.public != public or (old.scope, old.memberships) != (scope, memberships):
+                known.void(old.public, old.issued, old.lasts)
+            if old.public == public:
+                lasts = None if until is None or old.lasts is None else max(until, old.lasts)
+        if public in known.voided:
+            issued = max(issued, known.voided[public].at + 1)
+        tags = [f"role:{escape(each)}" for each in memberships]
+        signer, account = self.scopes.key(scope), self.account_public()
+        token = jwt.sign_user(signer, public, escape(name), account=account, tags=tags, issued=issued, expires=until)
+        if len(token) > LARGEST_USER:
+            raise ConfigError(
+                f"the token of {name} would take {len(token)} bytes", hint="Give it fewer or shorter roles.", limit=LARGEST_USER
+            )
+        local = isinstance(key, KeyPair)
+        known.users[name] = User(name, public, tuple(sorted(set(roles))), scope, memberships, issued, until, lasts, local)
+        if isinstance(key, KeyPair):
+            return {_creds(name): format_credentials(token, key.seed)}
+        return {_token(name): token + "\n"}
+
+    def _kept_key(self, user: User) -> KeyPair | None:
+        """The key of a user whose credentials are here and count."""
+        text = self.keyring.read(_creds(user.name)) if user.local and user.revoked is None else None
+        return None if text is None else read_seed(parse_credentials(text, str(self.keyring.path / _creds(user.name))).seed)
+
+
+def _find(known: Records, name: str) -> User:
+    user = known.users.get(name)
+    if user is None:
+        raise ConfigError(f"nobody is named {name!r} here", hint="`mesh auth list` shows who is.", known=sorted(known.users)[:20])
+    return user
+
+
+def _lifetime(user: User) -> timedelta | None:
+    return None if user.expires is None else timedelta(seconds=user.expires - user.issued)
+
+
+def _creds(name: str) -> str:
+    return f"users/{escape(name)}.creds"
+
+
+def _token(name: str) -> str:
+    return f"users/{escape(name)}.jwt"
+
+
+def _now() -> int:
+    return clock.wall_ns() // 1_000_000_000
