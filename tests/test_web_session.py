@@ -4,7 +4,7 @@ import asyncio
 import json
 import signal
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
 import httpx2
@@ -212,6 +212,39 @@ async def test_bounds(plane: str, url: str) -> None:
             assert (refused.status_code, refused.json()["error"]["data"]["mesh"]) == (503, "busy")
             await first.http.delete(first.url, headers=first.session)
             assert (await third.begin()).status_code == 200
+
+
+async def test_a_session_that_was_left_makes_room(plane: str, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A client that leaves without a word, as the TypeScript SDK's does, holds a process of the server; its GET tells that it has left."""
+    monkeypatch.setattr("bridge.sessions.MOST_SESSIONS", 2)
+    async with agent(plane, "small", "asker"), AsyncExitStack() as stack:
+        left, there, third, fourth = [await stack.enter_async_context(client(url, "small")) for _ in range(4)]
+        await left.begin()
+        await there.begin()
+        assert (refused := await third.begin()).status_code == 503, "nobody has left"
+        assert refused.json()["error"]["data"]["mesh"] == "busy"
+        async with left.events("GET") as get:
+            assert get.response.status_code == 200
+            assert (await third.begin()).status_code == 503, "it listens"
+        async with asyncio.timeout(10):
+            while (await third.begin()).status_code != 200:
+                pass  # until the front has seen that the stream is closed
+        assert (await left.post(call(1, "echo", modern=False))).status_code == 404
+        assert (await there.post(call(1, "echo", modern=False))).status_code == 200
+        assert (await fourth.begin()).status_code == 503
+        monkeypatch.setattr("bridge.web.session.SEEMS_LEFT", 0.0)
+        assert (await fourth.begin()).status_code == 200
+        assert (await third.post(call(2, "echo", modern=False))).status_code == 404, "the one that was silent longest"
+
+
+async def test_who_names_a_stream_first_gets_one(old: Client) -> None:
+    await old.begin()
+    async with old.events("POST", call(1, "echo", modern=False), Accept="text/event-stream, application/json") as post:
+        await post.until(lambda seen: seen.ended)
+    assert post.response.headers["content-type"] == "text/event-stream"
+    assert [message.get("id") for message in post.messages] == [1]
+    assert post.seen[0][0], "what can be taken up begins with an event that has an id only"
+    assert post.seen[0][1] is None
 
 
 async def test_the_end_of_the_front_ends_what_is_open(plane: str, url: str) -> None:

@@ -67,7 +67,7 @@ class Endpoint:
         self._sessions: dict[str, Session] = {}
         self._sockets: set[Socket] = set()
         self._outlets: set[Outlet] = set()
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._ending: dict[Session, asyncio.Task[None]] = {}
 
     @property
     def sessions(self) -> int:
@@ -92,8 +92,8 @@ class Endpoint:
             socket.end(1001, "the mesh is being stopped")
         for outlet in list(self._outlets):
             outlet.end()
-        if self._tasks:
-            await asyncio.wait(self._tasks, timeout=5.0)
+        if self._ending:
+            await asyncio.wait(self._ending.values(), timeout=5.0)
 
     # HTTP
 
@@ -125,7 +125,8 @@ class Endpoint:
         elif session.busy:
             return Problem(503, control.MESH_ERROR, "too many requests of this session run", {"mesh": "busy"}, rules.id_of(frame))
         else:
-            await _served(session, session.post(frame, asked.receive, asked.send))
+            stream_first = rules.stream_first(asked.headers)
+            await _served(session, session.post(frame, asked.receive, asked.send, stream_first=stream_first))
         return None
 
     async def _on_modern(self, frame: Frame, asked: Asked) -> Problem | None:
@@ -192,10 +193,10 @@ class Endpoint:
         return session
 
     def _open_session(self, frame: Frame, asked: Asked) -> Session | Problem:
-        if len(self._sessions) >= self._most_sessions:
+        if len(self._sessions) >= self._most_sessions and self._end_one(list(self._sessions.values())) is None:
             data = {"mesh": "busy", "retry_after": 10.0}
             return Problem(503, control.MESH_ERROR, f"{self._most_sessions} sessions are open", data, rules.id_of(frame))
-        session = Session(asked.agent, self._caller(asked.headers), self._on_session_end)
+        session = Session(asked.agent, self._caller(asked.headers), self._on_session_end, self._make_room)
         try:
             session.link = self._make_link(session.caller, asked.agent, session.on_message, session.on_over)
         except MeshError as error:
@@ -203,11 +204,25 @@ class Endpoint:
         self._sessions[session.id] = session
         return session
 
+    def _make_room(self, session: Session, then: Callable[[], None]) -> bool:
+        """For a session that its agent has no room for. One of all agents together holds room at each of them."""
+        ending = self._end_one([each for each in self._sessions.values() if each.agent in (session.agent, None)])
+        if ending is not None:
+            ending.add_done_callback(lambda _: then())
+        return ending is not None
+
+    def _end_one(self, sessions: list[Session]) -> asyncio.Task[None] | None:
+        """End the session whose client seems to have left longest ago. None where all seem to be there."""
+        left = min((each for each in sessions if each.seems_left), key=lambda each: each.idle_since, default=None)
+        if left is None:
+            return None
+        left.end("its client seems to have left, and its room was needed")
+        return self._ending[left]
+
     def _on_session_end(self, session: Session) -> None:
         self._sessions.pop(session.id, None)
-        task = asyncio.create_task(session.link.close(), name="end of a session")
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self._ending[session] = task = asyncio.create_task(session.link.close(), name="end of a session")
+        task.add_done_callback(lambda _: self._ending.pop(session))
 
     async def serve_socket(self, asked: Asked, scope: Message, refusal: tuple[int, str] | None) -> None:
         """A WebSocket, from its handshake to its end. `refusal`: why it is not to be."""

@@ -87,6 +87,12 @@ def accepts(headers: Headers) -> tuple[bool, bool]:
     )
 
 
+def stream_first(headers: Headers) -> bool:
+    """Whether the client names a stream of events before JSON: then it gets one, as quick as an answer may be."""
+    said = headers.get(b"accept", b"").lower()
+    return 0 <= said.find(EVENTS) < said.find(JSON)
+
+
 def post_problem(headers: Headers) -> Problem | None:
     """What every POST must say."""
     if accepts(headers) != (True, True):
@@ -157,6 +163,12 @@ def mesh_status(raw: bytes) -> int:
     """The same where only errors of the mesh have a status of their own: before a session, in the handshake era."""
     data = _error(raw).get("data")
     return MESH_STATUS.get(str(data.get("mesh")), 200) if isinstance(data, dict) else 200
+
+
+def is_busy(raw: bytes) -> bool:
+    """Whether an answer says that the agent takes no more."""
+    data = _error(raw).get("data")
+    return isinstance(data, dict) and data.get("mesh") == "busy"
 
 
 def _error(raw: bytes) -> dict[str, Any]:

@@ -11,7 +11,8 @@ Every event of a stream has an id, `{stream}-{number}`, and is kept for a while.
 whole JSON body is not kept, since nothing of it has an id.
 
 A session ends when its client says so, when nothing happens on it for long, or when its instance is gone. Its id is unknown from then on,
-and a client that gets 404 begins anew.
+and a client that gets 404 begins anew. Many clients just leave (the TypeScript SDK's does), and a session holds a process of the server:
+so where an agent takes no more sessions, one whose client seems to have left makes room.
 
 Source: MCP 2025-11-25 basic/transports, streamable HTTP, and the revisions before it.
 """
@@ -25,7 +26,7 @@ from typing import Final
 
 from bridge.connect import HostLink
 from bridge.web.outlet import HeaderList, Outlet, Receive, Send
-from bridge.web.rules import PRIMED, REQUEST_CANCELLED, mesh_status
+from bridge.web.rules import PRIMED, REQUEST_CANCELLED, is_busy, mesh_status
 from mesh import clock
 from mesh.errors import MeshError
 from mesh.wire import control
@@ -37,6 +38,9 @@ WINDOW: Final = 0.5
 MOST_EVENTS: Final = 500
 MOST_EVENT_BYTES: Final = 1024 * 1024
 """Events that a session keeps, all its streams together; the oldest make room. One event over that size is not kept."""
+
+SEEMS_LEFT: Final = 60.0
+"""Seconds without a request after which a client that keeps no stream open seems to have left, when its room is needed."""
 
 MOST_RUNNING: Final = 100
 """Requests of one session at once. SDKs' clients have a handful."""
@@ -66,7 +70,14 @@ class Stream:
 class Session:
     """Made for an `initialize`. The link is `open`ed after that, since it calls back here."""
 
-    def __init__(self, agent: str | None, caller: str, on_end: "Callable[[Session], None]") -> None:
+    def __init__(
+        self,
+        agent: str | None,
+        caller: str,
+        on_end: "Callable[[Session], None]",
+        make_room: "Callable[[Session, Callable[[], None]], bool]",
+    ) -> None:
+        """`make_room` is asked when the agent takes no more sessions: whether another one ends for it, and what to do when it has."""
         self.id = secrets.token_urlsafe(24)
         self.agent = agent
         self.caller = caller
@@ -77,6 +88,9 @@ class Session:
         """HTTP requests that are being served: none of them, and the session is idle."""
         self.idle_since = clock.monotonic()
         self._on_end = on_end
+        self._make_room = make_room
+        self._listened = False
+        """Whether there was a GET once."""
         self._get = Stream(0)
         self._streams: dict[int, Stream] = {0: self._get}
         self._running: dict[int, Stream] = {}
@@ -92,6 +106,11 @@ class Session:
     @property
     def busy(self) -> bool:
         return len(self._running) >= MOST_RUNNING
+
+    @property
+    def seems_left(self) -> bool:
+        """Whether nobody seems to be there: the GET stream was closed, or there was none, and no word for long."""
+        return not self.requests and (self._listened or clock.monotonic() - self.idle_since > SEEMS_LEFT)
 
     # from the link
 
@@ -140,16 +159,16 @@ class Session:
 
     # from the client
 
-    async def post(self, frame: Frame, receive: Receive, send: Send) -> None:
-        """A request, and its response."""
+    async def post(self, frame: Frame, receive: Receive, send: Send, *, stream_first: bool = False) -> None:
+        """A request, and its response; not as JSON where the client would rather have a stream."""
         self._numbers += 1
         stream = self._streams[self._numbers] = self._running[self._numbers] = Stream(self._numbers, frame.id)
         begun = b"%d-%d" % (stream.number, self._last)
         outlet = stream.outlet = Outlet(receive, send)
         opening = frame.method == "initialize" and not self.version
-        self.link.take(frame, partial(self._on_opening if opening else self._put, stream))
+        self.link.take(frame, partial(self._on_opening, frame, stream) if opening else partial(self._put, stream))
         try:
-            await outlet.run(WINDOW, self._answer, self.headers, begun if self.version in PRIMED else b"")
+            await outlet.run(0 if stream_first else WINDOW, self._answer, self.headers, begun if self.version in PRIMED else b"")
         finally:
             if stream.outlet is outlet:
                 stream.outlet = None
@@ -180,6 +199,7 @@ class Session:
         """A GET: what the stream has to say from where the client left it."""
         if stream.outlet is not None:
             stream.outlet.end()  # the client has a new connection
+        self._listened = self._listened or stream is self._get
         outlet = stream.outlet = Outlet(receive, send)
         for of, number, raw, final in self._events:
             if of is stream and number > stream.sent:
@@ -208,14 +228,20 @@ class Session:
                 self._get.outlet.end()
             self._on_end(self)
 
-    def _on_opening(self, stream: Stream, raw: bytes, final: bool) -> None:
+    def _on_opening(self, frame: Frame, stream: Stream, raw: bytes, final: bool) -> None:
         """The answer to the `initialize` that made the session: a session it is, or none."""
         if final:
             try:
                 self.version = str(json.loads(raw)["result"].get("protocolVersion") or "-")
             except (ValueError, LookupError, AttributeError, RecursionError):
+                if is_busy(raw) and self._make_room(self, partial(self._open_again, frame, stream)):
+                    return
                 self._end()
         self._put(stream, raw, final)
+
+    def _open_again(self, frame: Frame, stream: Stream) -> None:
+        if not self.ended:
+            self.link.take(frame, partial(self._on_opening, frame, stream))
 
     def _answer(self, raw: bytes) -> tuple[int, HeaderList]:
         if self.ended and not self.version:
