@@ -213,12 +213,8 @@ class Authority:
         with self.keyring.locked():
             known = self.ledger.load()
             moved = [user for user in known.users.values() if placed(policy, user.roles) != (user.scope, user.memberships)]
-            before, self.scopes.policy = self.scopes.policy, policy
-            try:
+            with self.scopes.trying(policy):
                 return self._reissue(known, moved)
-            except ConfigError:
-                self.scopes.policy = before
-                raise
 
     def adopt(self, operator_jwt: str, account_seed: str, **given: str | None) -> None:
         """`Trust.adopt`. Refused where another operator is in use here."""

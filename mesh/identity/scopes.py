@@ -5,7 +5,8 @@ file that somebody is editing changes nothing, and a mistake in it keeps nobody 
 """
 
 import json
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from typing import Final
 
 from mesh.crypto import jwt
@@ -41,21 +42,25 @@ class Scopes:
 
     @property
     def policy(self) -> Policy:
-        """The policy in force: the one that was set here, or the file's, or the ready-made roles."""
+        """The policy in force: the one that is tried, or the file's, or the ready-made roles."""
         if self._given is not None:
             return self._given
         text = self._keyring.read(IN_FORCE)
         return Policy() if text is None else _load(text, str(self._keyring.path / IN_FORCE))
 
-    @policy.setter
-    def policy(self, policy: Policy) -> None:
+    @contextmanager
+    def trying(self, policy: Policy) -> Iterator[None]:
+        """Another policy counts meanwhile, and for good once `save` was called."""
         self._given = policy
+        try:
+            yield
+        finally:
+            self._given = None
 
     def save(self) -> None:
-        """Write the policy that was set here. From then on the file counts again, which other processes change too."""
+        """Write the policy that is tried."""
         if self._given is not None:
             self._keyring.write(IN_FORCE, _dump(self._given))
-            self._given = None
 
     def checked(self, known: Records, name: str, roles: Collection[str]) -> tuple[str, ...]:
         """The roles, if a participant of this name may have them. Raises ConfigError."""

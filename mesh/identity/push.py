@@ -1,0 +1,67 @@
+"""Tell a running broker what the account says now. It counts at once, for who is connected too, and in every server of a cluster.
+
+Who has a void token is cut off, and so is who has a token of a scope whose template changed; a client that comes back with what its file
+says then has the new rights. What a broker has once taken it keeps, and it never goes back to older claims.
+Source: docs.nats.io, "NATS based resolver"; nats-server, accounts.go (`DirAccResolver`).
+"""
+
+import json
+from typing import Final
+
+from mesh.crypto import jwt
+from mesh.errors import BrokerError, BrokerUnsuitable, CallTimeout, ConfigError, NoResponders
+from mesh.identity.authority import Authority
+from mesh.link.connection import Connection
+
+UPDATE: Final = "$SYS.REQ.CLAIMS.UPDATE"
+STATUS: Final = "$SYS.REQ.SERVER.PING.VARZ"
+
+ANSWER_SECONDS: Final = 5.0
+
+
+async def push(authority: Authority, broker_url: str) -> None:
+    """Raises BrokerUnavailable, BrokerUnsuitable where the broker keeps no accounts that can be told, BrokerError where it refuses."""
+    credentials = authority.system_credentials()
+    if credentials is None:
+        raise ConfigError(
+            "there are no credentials of the system account, so no running broker can be told",
+            hint="`mesh auth init --system-creds FILE`, or load what `mesh auth export --account-template` prints with your own tools.",
+        )
+    token = authority.account_jwt()
+    async with await Connection.open(broker_url, name="mesh-push", user_credentials=credentials) as connection:
+        try:
+            status = await connection.request(STATUS, b"", timeout=ANSWER_SECONDS)
+            if jwt.read(token, "account").issuer not in _trusted(status.body):
+                raise BrokerError(
+                    "the account is signed by a key that the running broker does not trust, so it was not sent",
+                    hint="A broker reads the operator's JWT when it starts: start it anew. `mesh auth export --server-config` prints it.",
+                )
+            answer = await connection.request(UPDATE, token.encode(), timeout=ANSWER_SECONDS)
+        except (NoResponders, CallTimeout):
+            raise BrokerUnsuitable(
+                "the broker takes no accounts while it runs", hint="It needs `resolver { type: full }`: `mesh auth export --server-config`."
+            ) from None
+    refusal = _refusal(answer.body)
+    if refusal is not None:
+        raise BrokerError(f"the broker refuses the account: {refusal}", hint="Its log says more.")
+
+
+def _trusted(status: bytes) -> set[str]:
+    """Whose signature on accounts a server takes. It would store any account, and with a wrong one admit nobody."""
+    try:
+        tokens = json.loads(status)["data"].get("trusted_operators_jwt") or ()
+        operators = [jwt.read(token, "operator") for token in tokens]
+    except (ValueError, KeyError, AttributeError, TypeError, ConfigError):
+        return set()
+    return {key for operator in operators for key in (operator.subject, *(operator.nats.get("signing_keys") or ()))}
+
+
+def _refusal(body: bytes) -> str | None:
+    """Why the broker did not take it, None where it did."""
+    try:
+        said = json.loads(body)
+        if said.get("data", {}).get("code") == 200:
+            return None
+        return str(said["error"]["description"])
+    except (ValueError, KeyError, AttributeError, TypeError):
+        return f"it answered {body[:100]!r}"
