@@ -19,6 +19,9 @@ python = "examples.notes:server"        # an MCPServer object of the SDK, served
 
 [http]
 port = 8600                             # serve the agents over HTTP and WebSocket too
+
+[roles.reviewer]                        # what the holders of a role may do: mesh/identity/policy_file.py
+call = ["vault/read_secret", "notes"]
 """
 
 import json
@@ -32,7 +35,9 @@ from typing import Any, Final, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from mesh.errors import ConfigError
+from mesh.identity.policy_file import read_roles
 from mesh.policy.admission import AT_ONCE
+from mesh.policy.rights import Role
 from mesh.subjects import CONTROL_PLANE
 from mesh.wire.entries import JournalMode, JournalPolicy
 
@@ -150,6 +155,8 @@ class MeshFile(BaseModel):
 
     agents: tuple[AgentSpec, ...] = ()
     http: HttpSpec | None = None
+    roles: tuple[Role, ...] = ()
+    """What the holders of a role may do, beside the ready-made roles."""
 
 
 def read_file(path: Path) -> MeshFile:
@@ -169,10 +176,11 @@ def read_file(path: Path) -> MeshFile:
     except ValueError as error:
         raise ConfigError(f"{path}: {error}") from None
     agents = found.pop("agents", {})
+    roles = read_roles(found.pop("roles", {}), str(path))
     if not isinstance(agents, dict) or not all(isinstance(each, dict) for each in agents.values()):
         raise ConfigError(f"{path}: agents are tables", hint="[agents.NAME], then command, url or python")
     try:
-        return MeshFile(agents=tuple(_agent(name, dict(entry)) for name, entry in agents.items()), **found)
+        return MeshFile(agents=tuple(_agent(name, dict(entry)) for name, entry in agents.items()), roles=roles, **found)
     except ValidationError as error:
         raise _explain(path, error) from None
 

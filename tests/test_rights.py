@@ -189,7 +189,10 @@ def world_of(me: str, rule: Rule, subject: Subject, others: Iterable[str] = ()) 
 @example(world_of("a", Rule("b", Kind.TOOL, "{{name()}}"), Call("b", "1", "a", "tools/call", "a")))
 @example(world_of("a", Rule("b", Kind.PROMPT, "a.b >"), Call("b", "1", "a", "prompts/get", "a.b >")))
 @example(world_of("a", Rule("b"), Call("a", ANY, "b", "ping"), others=["{{name()}}", "*", ">"]))
-@example(world_of("*", Rule("*"), Call("a", ANY, "b", "ping")))
+@example(world_of("a", Rule("*"), Call("b", ANY, "a", "ping")))
+@example(world_of("a", Rule(">"), Call("b", ANY, "a", "ping")))
+@example(world_of("a", Rule("{{name()}}"), Call("a", ANY, "a", "ping")))
+@example(world_of("*", Rule("b"), Call("b", ANY, "a", "ping")))
 @example(world_of(">", Rule(">"), Call("a", ANY, ">", "ping"), others=["*"]))
 @example(world_of("a", Rule("b", Kind.TOOL, "x" * 5000), Call("b", ANY, "a", "tools/call", "x" * 5000)))
 @example(world_of("a", Rule("b", Kind.TOOL, "x" * 5000), Call("b", ANY, "a", "tools/call", "x" * 5001)))
@@ -378,8 +381,16 @@ def test_a_pattern_stands_for_the_tools_that_are_known() -> None:
 
 def test_an_agent_cannot_widen_a_pattern_by_the_names_of_its_tools() -> None:
     policy = Policy.of([Role("r", (parse_rule("git/**"), parse_rule("*/x[ab]?*")))])
-    resolved = policy.resolve({"git": ["*", "**", "x[ab]?1", "xa1"], "evil": ["x[ab]?*", "{{name()}}"]})
+    tools = {
+        "git": ["*", "**", "", "x[ab]?1", "xa1"],
+        "evil": ["x[ab]?*", "{{name()}}"],
+        "git/a": ["x[ab]?1"],
+        "*": ["x[ab]?1"],
+        "": ["x[ab]?1"],
+    }
+    resolved = policy.resolve(tools)
     assert {str(rule) for rule in resolved.roles["r"].call} == {"git/x[ab]?1", "git/xa1"}
+    assert all(parse_rule(str(rule)) == rule for rule in resolved.roles["r"].call)
 
 
 # explain and diff

@@ -180,14 +180,21 @@ def _resolve(role: Role, tools: Mapping[str, Collection[str]]) -> Iterable[Rule]
             continue
         fits = re.compile(".*".join(map(re.escape, (rule.name or "").split(STAR))), re.DOTALL).fullmatch
         named = {(agent, tool) for agent, its in tools.items() if rule.agent in (None, agent) for tool in its if fits(tool)}
-        # An agent names its tools itself. One that calls a tool `git_*` must not make a pattern of it.
-        found = [Rule(agent, rule.kind, tool) for agent, tool in sorted(named) if STAR not in tool]
+        # Agents name themselves and their tools. What could not be written as a rule, or would be read as another one, stands for nothing.
+        found = [each for each in (Rule(agent, rule.kind, tool) for agent, tool in sorted(named)) if _can_be_written(each)]
         if not found:
             raise ConfigError(
                 f"role {role.name!r}: no tool that is known fits {str(rule)!r}",
                 hint="a pattern stands for the tools that are there when the policy is applied: start the agent, or write the names",
             )
         yield from found
+
+
+def _can_be_written(rule: Rule) -> bool:
+    try:
+        return not rule.pattern and parse_rule(str(rule)) == rule
+    except ConfigError:
+        return False
 
 
 def scope_of(policy: Policy, roles: Collection[str]) -> tuple[str, ...]:
