@@ -14,7 +14,7 @@ from mesh.crypto.keys import KeyPair, Kind
 from mesh.errors import ConfigError, MeshError
 from mesh.identity.keyring import Keyring
 from mesh.identity.records import Records
-from mesh.policy.rights import READY_MADE, Policy, Power, Role, compile_scope, memberships_of, parse_rule, scope_name, scope_of
+from mesh.policy.rights import READY_MADE, Permissions, Policy, Power, Role, compile_scope, memberships_of, parse_rule, scope_name, scope_of
 from mesh.subjects import CONTROL_PLANE, Subjects, escape, unescape
 
 IN_FORCE: Final = "policy.json"
@@ -100,19 +100,24 @@ class Scopes:
         used = {user.scope for user in known.users.values() if user.revoked is None}
         return tuple(sorted({scope_name([role.name]) for role in READY_MADE} | used | known.retiring.keys()))
 
-    def claims(self, known: Records, subjects: Subjects) -> list[jwt.Scope]:
-        """What the account says of its scopes; the older keys of a scope say the same as the one in use."""
-        policy, members = self.policy, _members(known)
-        made = []
+    def compiled(self, policy: Policy, known: Records, subjects: Subjects) -> dict[str, Permissions]:
+        """What a policy comes to for each scope that the account has."""
+        members, made = members_of(known), {}
         for name in self.names(known):
             roles = () if name == NOTHING else [unescape(token) for token in name.split("+")]
-            rights = compile_scope(policy, roles, subjects, members)
+            made[name] = compile_scope(policy, roles, subjects, members)
+        return made
+
+    def claims(self, known: Records, subjects: Subjects) -> list[jwt.Scope]:
+        """What the account says of its scopes; the older keys of a scope say the same as the one in use."""
+        made = []
+        for name, rights in self.compiled(self.policy, known, subjects).items():
             keys = [self.key(name).public, *known.retiring.get(name, ())]
             made += [jwt.Scope(key, name, rights.publish, rights.subscribe) for key in keys]
         return made
 
 
-def _members(known: Records) -> dict[str, list[str]]:
+def members_of(known: Records) -> dict[str, list[str]]:
     """Who answers to a role."""
     members: dict[str, list[str]] = {}
     for user in known.users.values():
