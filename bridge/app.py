@@ -79,6 +79,7 @@ async def expose(mesh: Mesh, spec: AgentSpec, make_port: PortFactory, *, on_even
             journal=spec.journal_policy,
             at_once=spec.at_once,
             on_probe=on_probe,
+            on_gone=exposed.on_gone,
         ) as presence:
             on_event("ready", spec.name, f"{len(facts.tools)} tools")
             yield presence

@@ -110,6 +110,10 @@ class Exposed:
         elif frame.kind is Kind.NOTIFICATION and self._shared is not None:
             self._shared.pass_on(frame)
 
+    def on_gone(self, caller: str, connection: str) -> None:
+        """A host is gone, and with it its sessions."""
+        self._sessions.end_of(caller, connection)
+
     def heard_session(self, reply: str) -> None:
         """The host of a session gave a sign of life."""
         if (session := self._sessions.get(reply)) is not None:

@@ -80,6 +80,12 @@ class Sessions:
             if not self._closing:
                 self._spawn(session.close(reason), f"end of a session with {self._agent}")
 
+    def end_of(self, caller: str, connection: str) -> None:
+        """End all that one connection of a caller has opened."""
+        for session in list(self._sessions.values()):
+            if (session.opener.caller, session.opener.peer.connection) == (caller, connection):
+                self.end(session, "its host is gone")
+
     def _begin(self, session: "Session | TranslatedSession", call: Call) -> None:
         self._sessions[session.key] = session
         self._spawn(self._open(session, call), f"session of {call.caller} with {self._agent}")

@@ -98,8 +98,8 @@ class Mesh:
         """Call a tool and return MCP's result object, `{"content": [...], "isError"?, "structuredContent"?, …}`.
 
         `timeout` in seconds; with `progress(progress, total, message)` each report starts it anew. Cancelling the task cancels the call
-        at the agent. Raises RemoteError (the far side's own JSON-RPC error), NoSuchAgent, CallTimeout, InstanceLost, OutcomeUnknown,
-        Busy.
+        at the agent. In a tool that serves a call itself, it takes no longer than that call has left. Raises RemoteError (the far
+        side's own JSON-RPC error), NoSuchAgent, CallTimeout, InstanceLost, OutcomeUnknown, Busy.
         """
         return await self.request(agent, "tools/call", {"name": tool, "arguments": arguments or {}}, timeout=timeout, progress=progress)
 
@@ -170,9 +170,11 @@ class Mesh:
         journal: JournalPolicy | None = None,
         at_once: int = AT_ONCE,
         on_probe: Callable[[bytes], bytes] | None = None,
+        on_gone: Callable[[str, str], None] = lambda *_: None,
     ) -> AsyncIterator[Presence]:
         """Answer to a name with `handler`, until the block ends. `entry` holds what the registry should say (fields of
-        InstanceEntry), `at_once` how many calls may run at once: the others wait, callers taking turns."""
+        InstanceEntry), `at_once` how many calls may run at once: the others wait, callers taking turns. `on_gone(caller, connection)`
+        is told of callers that are gone, when their calls are cancelled already."""
         agent = agent or self.name
         if agent == CONTROL_PLANE and not isinstance(handler, ControlPlane):
             raise ConfigError(f"{CONTROL_PLANE!r} is the control plane's name", hint="give the agent another name")
@@ -200,6 +202,7 @@ class Mesh:
             journal=journal,
             at_once=at_once,
             on_probe=on_probe or (lambda _: answer),
+            on_gone=on_gone,
         )
         presence = Presence(self.connection, self._heart, said, responder)
         try:

@@ -9,7 +9,7 @@ import yaml
 
 from mesh import subjects
 from mesh.errors import Refused
-from mesh.subjects import Call, Health, Note, Part, Probe, Record, Registry, Reply, Subjects
+from mesh.subjects import Call, Gone, Health, Note, Part, Probe, Record, Registry, Reply, Subjects
 from mesh.wire import control
 from mesh.wire.entries import Health as Beat
 from mesh.wire.entries import InstanceEntry
@@ -30,6 +30,7 @@ MADE = {
     "record": Record("{target}", "{caller}"),
     "health": Health("{agent}", "{instance}"),
     "registry": Registry("{agent}", "{instance}"),
+    "gone": Gone("{agent}", "{connection}"),
 }
 """Each family with its parameters' names in their places."""
 

@@ -6,6 +6,7 @@ The server's lifespan is entered once, by `LocalServer`, and shared by all its p
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
+from contextvars import Context, copy_context
 from typing import Any, Final
 
 import anyio
@@ -13,6 +14,7 @@ import structlog
 from mcp.server.lowlevel.server import Server
 from mcp.server.mcpserver import MCPServer
 from mcp.server.runner import serve_dual_era_loop
+from mcp.shared._context_streams import ContextReceiveStream
 from mcp.shared.message import SessionMessage
 from mcp_types import jsonrpc_message_adapter
 
@@ -53,7 +55,8 @@ class LocalPort:
 
     def __init__(self, server: LocalServer) -> None:
         self._server = server
-        self._inbound, self._read = anyio.create_memory_object_stream[SessionMessage | Exception](MOST_WAITING)
+        self._inbound, read = anyio.create_memory_object_stream[tuple[Context, SessionMessage | Exception]](MOST_WAITING)
+        self._read = ContextReceiveStream(read)
         self._write, self._outbound = anyio.create_memory_object_stream[SessionMessage](MOST_WAITING)
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -65,7 +68,8 @@ class LocalPort:
 
     def send(self, frame: Frame) -> None:
         try:
-            self._inbound.send_nowait(SessionMessage(jsonrpc_message_adapter.validate_json(frame.raw, by_name=False)))
+            message = SessionMessage(jsonrpc_message_adapter.validate_json(frame.raw, by_name=False))
+            self._inbound.send_nowait((copy_context(), message))  # the handler runs in it: what it calls ends with this call
         except anyio.WouldBlock:
             raise Busy("the server does not take what is sent to it", retry_after=1.0) from None
         except (anyio.ClosedResourceError, anyio.BrokenResourceError):

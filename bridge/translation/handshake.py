@@ -39,7 +39,7 @@ class TranslatedSession:
         self.heard_at = clock.monotonic()
         self.channel = Channel(agent, port, on_stray=self._on_stray, on_end=lambda reason: on_end(self, reason))
         self._agent = agent
-        self._opener = call
+        self.opener = call
         self._facts = facts
         self._envelope = read_envelope(call.frame)
         self._level = ""
@@ -52,8 +52,8 @@ class TranslatedSession:
     async def begin(self) -> None:
         """Reach the server, and answer `initialize`. Raises MeshError."""
         await self.channel.open()
-        asked = find_text(self._opener.frame.raw, "params", "protocolVersion")
-        self._opener.finish(response(dumps(self._opener.id), initialized(self._facts.said, asked, self._agent)))
+        asked = find_text(self.opener.frame.raw, "params", "protocolVersion")
+        self.opener.finish(response(dumps(self.opener.id), initialized(self._facts.said, asked, self._agent)))
 
     def take(self, call: Call) -> None:
         match call.frame.method:
@@ -148,14 +148,14 @@ class TranslatedSession:
                 return
         elif frame.method not in CHANGES:
             return
-        self._opener.say(frame.raw)
+        self.opener.say(frame.raw)
 
     def _on_stray(self, frame: Frame, origin: str | None) -> None:
         """What the server says to no request. In this era that is log messages; a request would be a mistake of the server's."""
         if frame.kind is Kind.REQUEST:
             self.channel.send(error(dumps(frame.id), control.METHOD_NOT_FOUND, "the modern era has no requests of the server"))
         elif frame.method == LOG or frame.method not in CHANGES:
-            self._opener.say(frame.raw)
+            self.opener.say(frame.raw)
 
 
 def speaks_no_handshake(problem: Frame) -> bool:

@@ -1,12 +1,21 @@
-"""One call at the serving side, as its handler sees it. Its life is led by mesh.link.responder."""
+"""One call at the serving side, as its handler sees it. Its life is led by mesh.link.responder.
 
-from typing import Any, Protocol
+While a handler works on a call, the calls that it makes in turn end with it: `current` is a context variable, so it is there in the tasks
+that the handler starts, and `time_left` bounds each exchange that is opened in them.
+"""
+
+from contextvars import ContextVar
+from typing import Any, Final, Protocol
 
 from mesh import clock
 from mesh.errors import MeshError
 from mesh.policy.memory import Peer
 from mesh.wire import control
 from mesh.wire.jsonrpc import Frame, dumps, error
+
+BEHIND: Final = 0.25
+"""Seconds by which what a call waits for ends after the call itself. So the caller's own deadline is what ends it and is what it is told;
+deadlines are noticed up to 0.1 late (mesh.link.wheel)."""
 
 
 class Owner(Protocol):
@@ -69,6 +78,13 @@ class Call:
         """For the handler: where it has put this call."""
 
     @property
+    def time_left(self) -> float | None:
+        """Seconds until its deadline; None where it has none, where progress may put it off, and after its end."""
+        if self.ended or self.timeout is None or self.frame.token is not None:
+            return None
+        return max(0.0, self.heard_at + self.timeout - clock.monotonic())
+
+    @property
     def series(self) -> str:
         """The token of the exchange that opened the session of this call, or empty."""
         return self.exchange.rpartition("-")[0]
@@ -101,6 +117,17 @@ class Call:
     def refuse(self, problem: MeshError, **data: Any) -> None:
         """End it with an error of the mesh's own: `data.mesh` holds its stable code."""
         self.fail(control.MESH_ERROR, problem.message, {"mesh": problem.code, **({"hint": problem.hint} if problem.hint else {}), **data})
+
+
+current: Final[ContextVar[Call | None]] = ContextVar("current call", default=None)
+"""The call that is being worked on here. The responder sets it around `Handler.on_call`."""
+
+
+def bounded(timeout: float | None) -> float | None:
+    """`timeout` in seconds, or less if the call that is being worked on here has less time left."""
+    call = current.get()
+    left = None if call is None or timeout is None else call.time_left
+    return timeout if left is None or timeout is None else min(timeout, round(left + BEHIND, 3))
 
 
 class Handler(Protocol):

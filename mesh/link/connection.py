@@ -21,6 +21,7 @@ This module is long because a connection that comes back is one thing: every met
 import asyncio
 import itertools
 import random
+import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +33,7 @@ import structlog
 from mesh.errors import BrokerError, BrokerUnavailable, CallTimeout, NoResponders, TooLarge
 from mesh.link.client import FastClient
 from mesh.link.server_program import check_server_info
+from mesh.subjects import client_name
 
 PING_SECONDS: Final = 5
 """How often the client pings. Two unanswered pings end the connection, so a dead broker is noticed within 15 s."""
@@ -41,6 +43,11 @@ LONGEST_PENDING: Final = 64 * 1024 * 1024
 
 HIGH_WATER: Final = 1024 * 1024
 """Bytes waiting for the socket above which `publish` waits for them to go out."""
+
+FIRST_WAIT: Final = 0.01
+LAST_WAIT: Final = (0.1, 0.3)
+"""Seconds between two attempts to reconnect: they double, up to a time between these two that each connection draws for itself. The first
+are near each other, since for a caller that is not back within 0.14 nobody goes on working (mesh.registry.gone)."""
 
 _log = structlog.get_logger("mesh.link")
 _HEADER_LINE: Final = b"NATS/1.0\r\n"
@@ -75,10 +82,12 @@ class Subscription:
 class Connection:
     """A connection that comes back. Open it with `Connection.open`, close it with `close` (idempotent), or use `async with`."""
 
-    def __init__(self, url: str, options: dict[str, Any]) -> None:
+    def __init__(self, url: str, name: str, options: dict[str, Any]) -> None:
         self.url = url
-        self.name: str = options["name"]
-        self._options = options
+        self.name = name
+        self.token = secrets.token_hex(5)
+        """This connection's token in subjects: ours, not the broker's, so it stays over reconnections."""
+        self._options = {**options, "name": client_name(name, self.token)}
         self._client = FastClient(self._deliver)
         self._handlers: dict[int, Handler] = {}
         self._subscriptions: dict[Subscription, int] = {}
@@ -86,6 +95,7 @@ class Connection:
         self._down: list[Callable[[], None]] = []
         self._is_up = False
         self._closing = False
+        self._last_wait = random.uniform(*LAST_WAIT)
         self._wake = asyncio.Event()
         self._supervisor: asyncio.Task[None] | None = None
         self._inbox_prefix: str = options["inbox_prefix"]
@@ -109,18 +119,17 @@ class Connection:
         JetStream.
         """
         options: dict[str, Any] = {
-            "name": name,
             "inbox_prefix": inbox_prefix,
             "connect_timeout": connect_timeout,
             "max_reconnect_attempts": -1,
-            "reconnect_time_wait": 0.1 + random.random() * 0.2,
+            "reconnect_time_wait": FIRST_WAIT,
             "ping_interval": PING_SECONDS,
             "max_outstanding_pings": 2,
             "pending_size": LONGEST_PENDING,
         }
         if user_credentials is not None:
             options["user_credentials"] = str(user_credentials)
-        self = cls(url, options)
+        self = cls(url, name, options)
         task = asyncio.current_task()
         cancellations = task.cancelling() if task is not None else 0
         try:
@@ -287,8 +296,14 @@ class Connection:
     async def _on_error(self, error: Exception) -> None:
         say = _log.warning if self._is_up else _log.debug  # while it is down: one for each attempt, several a second
         say("broker", error=str(error), connection=self.name)
+        if not self._is_up:
+            self._wait(2 * self._client.options["reconnect_time_wait"])
+
+    def _wait(self, seconds: float) -> None:
+        self._client.options["reconnect_time_wait"] = min(seconds, self._last_wait)
 
     async def _on_disconnected(self) -> None:
+        self._wait(FIRST_WAIT)
         self._lose()
 
     async def _on_reconnected(self) -> None:

@@ -19,7 +19,6 @@ This module is long because these are one state machine: hearing, silence, loss 
 """
 
 import asyncio
-import secrets
 from functools import partial
 from typing import Final
 
@@ -38,6 +37,7 @@ from mesh.errors import (
     Refused,
     TooLarge,
 )
+from mesh.link.call import bounded
 from mesh.link.connection import Connection, Message
 from mesh.link.exchange import Channel, Exchange, OnFailure, OnFrame, Series
 from mesh.link.parts import Parts, read_stub
@@ -81,8 +81,7 @@ class Exchanges:
         self.connection = connection
         self.subjects = subjects
         self.caller = caller
-        self.name = secrets.token_hex(5)
-        """The connection's token in reply subjects: ours, not the broker's, so it stays over reconnections."""
+        self.name = connection.token
         self.targets = Targets(connection, subjects, caller, self._on_gone)
         self.refused = 0
         """Frames that broke a rule; each is logged."""
@@ -132,7 +131,8 @@ class Exchanges:
         """A new exchange, not yet sent.
 
         `on_frame` gets every frame, the final one last; `on_failure` is called instead of a final frame. Both run in the read loop.
-        `timeout` in seconds, None for exchanges that last (a subscription); with `renew` each progress frame starts it anew.
+        `timeout` in seconds, None for exchanges that last (a subscription); with `renew` each progress frame starts it anew. Where this is
+        part of the work on a call, the exchange ends with that call.
         `reads_all`: whoever gets the final frame parses all of it, so here its head is enough. `series`: that of the session's channel,
         for exchanges of a handshake session.
         """
@@ -156,7 +156,7 @@ class Exchanges:
         exchange.spare = series.quiet_spare if quiet else series.spare
         exchange.on_frame = on_frame
         exchange.on_failure = on_failure
-        exchange.timeout = timeout
+        exchange.timeout = bounded(timeout)
         exchange.renew = renew
         exchange.reads_all = reads_all
         if instance != ANY:

@@ -26,15 +26,15 @@ from typing import Any, Final
 import structlog
 
 from mesh import clock
-from mesh.errors import BrokerUnavailable, Busy, MalformedMessage, MeshError, Refused, TooLarge
-from mesh.link.call import Call, Handler
+from mesh.errors import BrokerUnavailable, Busy, Disconnected, MalformedMessage, MeshError, Refused, TooLarge
+from mesh.link.call import Call, Handler, current
 from mesh.link.connection import Connection, Message, Subscription
 from mesh.link.parts import Parts, read_stub
 from mesh.link.wheel import Wheel
 from mesh.policy.admission import AT_ONCE, Admission, Verdict
 from mesh.policy.lines import worth_a_line
 from mesh.policy.memory import Fate, Memory, Peer
-from mesh.subjects import ANSWER, ANY, Record, Subjects, escape, tail, unescape
+from mesh.subjects import ANSWER, ANY, Gone, Record, Subjects, escape, tail, unescape
 from mesh.wire import control
 from mesh.wire.bodies import End, read_end
 from mesh.wire.entries import JournalPolicy
@@ -84,6 +84,7 @@ class Responder:
         roles: tuple[str, ...] = (),
         journal: JournalPolicy | None = None,
         on_probe: Callable[[bytes], bytes],
+        on_gone: Callable[[str, str], None] = lambda *_: None,
         at_once: int = AT_ONCE,
     ) -> None:
         self.agent = agent
@@ -97,6 +98,7 @@ class Responder:
         self._handler = handler
         self._names = (agent, *roles)
         self._on_probe = on_probe
+        self._tell_gone = on_gone
         self._admission: Admission[Call] = Admission(at_once)
         self._memory = Memory()
         self._running: dict[str, Call] = {}
@@ -132,6 +134,7 @@ class Responder:
             await take(subjects.calls_to(self.agent, self.instance), partial(self._on_call, self.agent, False)),
             await take(subjects.calls_to(self.agent, self.instance, quiet=True), partial(self._on_call, self.agent, True)),
             await take(subjects.probes_to(self.agent, self.instance), self._on_probe_message),
+            await take(subjects.gone, self._on_gone),
         ]
         await self._connection.flush()  # the broker has them: whoever is told "ready" now finds us
 
@@ -224,7 +227,11 @@ class Responder:
     def _run(self, call: Call) -> None:
         if not call.ended:
             call.begun = True
-            self._handler.on_call(call)
+            token = current.set(call)
+            try:
+                self._handler.on_call(call)
+            finally:
+                current.reset(token)
 
     def _refuse_busy(self, call: Call) -> None:
         problem = f"{self.agent} is busy: {self._admission.at_once} calls run and {self._admission.waiting} wait"
@@ -273,6 +280,19 @@ class Responder:
         answer = self._on_probe(message.body)
         if message.reply:  # a sign of life of a session wants no answer
             self.emit(message.reply, answer)
+
+    def _on_gone(self, message: Message) -> None:
+        """The control plane says that a caller is gone (ADR 6): nobody waits for what runs for it."""
+        try:
+            gone = self._subjects.parse(message.subject)
+        except Refused as problem:
+            self._refuse(message, problem)
+            return
+        assert isinstance(gone, Gone)
+        for call in list(self._running.values()):
+            if call.caller == gone.agent and call.peer.connection == escape(gone.connection):
+                self._give_up(call, "its caller is gone", Disconnected.code)
+        self._tell_gone(gone.agent, gone.connection)
 
     def _sender(self, subject: str) -> tuple[str, str]:
         """Caller and tail of a subject that one of our subscriptions matched. The same few come again and again."""
@@ -362,12 +382,12 @@ class Responder:
         look = now + NEXT_WORKING
         return look if call.timeout is None else min(look, call.heard_at + call.timeout + GRACE)
 
-    def _give_up(self, call: Call, reason: str) -> None:
+    def _give_up(self, call: Call, reason: str, code: str = "cancelled") -> None:
         """Nobody waits for it: stop the work, and remember that it ended."""
         if call.begun:
             self._handler.on_cancel(call, reason)
         self._record(call)
-        self._remember(call, error(dumps(call.id), control.REQUEST_TIMEOUT, reason, {"mesh": "cancelled"}))
+        self._remember(call, error(dumps(call.id), control.REQUEST_TIMEOUT, reason, {"mesh": code}))
 
     def finish(self, call: Call, raw: bytes) -> None:
         if call.mode == "metadata":

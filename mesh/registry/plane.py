@@ -5,6 +5,7 @@ Calls and deliveries go on while none runs; several may run side by side, since 
 - **Loss.** The broker says at once when a connection ends. If the instance that named this connection in its heartbeat has not come back
   with another within `GRACE`, it is gone: its heartbeat is deleted, which tells everybody who watches, and its entry
   is marked as lost for an hour, so that people see who died. A heartbeat that expired is a hung instance and is marked the same way.
+- **Callers that are gone.** The same events say that a caller is gone; the instances are told, and stop its work (`mesh.registry.gone`).
 - **Questions.** A probe to `mesh` with a name in its body gets the live instances of that name, or the names that come close. Readers of
   buckets are made for those who may not make consumers. Micro discovery is answered from the directory.
 """
@@ -27,15 +28,12 @@ from mesh.link.jetstream import JetStream
 from mesh.link.reconcile import ensure, reconcile
 from mesh.registry import micro
 from mesh.registry.directory import Directory
+from mesh.registry.gone import GRACE, Departures, caller_of
 from mesh.subjects import CONTROL_PLANE, Subjects
 from mesh.topology import HEALTH, REGISTRY, declare, reader_spec
 from mesh.wire import control
 from mesh.wire.entries import JournalPolicy, Loss, ProbeAnswer, ProbeQuestion, read
 from mesh.wire.jsonrpc import Frame, dumps
-
-GRACE: Final = 0.6
-"""Seconds for a connection that broke to come back before its instance counts as gone. A renewal of rights is such a break, and takes
-0.1 to 0.3."""
 
 SWEEP: Final = 5.0
 """Seconds between two looks for entries without a heartbeat. One that is found twice counts as lost."""
@@ -70,6 +68,7 @@ class ControlPlane:
         self._registry = Bucket(self._js, REGISTRY)
         self._health = Bucket(self._js, HEALTH)
         self.directory = Directory(self._js, subjects, partial(make_reader, self._js), self._on_change)
+        self._departures = Departures(connection, subjects)
         self._tasks: set[asyncio.Task[None]] = set()
         self._stack = AsyncExitStack()
 
@@ -77,6 +76,7 @@ class ControlPlane:
         await reconcile(self._js, self._topology)
         async with AsyncExitStack() as stack:
             stack.push_async_callback(self._end_tasks)
+            stack.push_async_callback(self._departures.close)
             await stack.enter_async_context(self.directory)
             for subject, handler, queue in (
                 (self._subjects.disconnects, self._on_disconnect, ""),
@@ -150,9 +150,12 @@ class ControlPlane:
         try:
             event = json.loads(message.body)
             client, server, reason = int(event["client"]["id"]), str(event["server"]["id"]), str(event.get("reason", ""))
+            caller = caller_of(event["client"])
         except (ValueError, KeyError, TypeError):
             _log.warning("a disconnect event that cannot be read", body=message.body[:200].decode("utf-8", "replace"))
             return
+        if caller is not None:
+            self._departures.left(caller, reason)
         for key in self.directory.keys_of_client(server, client):
             self._start(self._after_grace(key, server, client, reason), f"grace of {key}")
 
