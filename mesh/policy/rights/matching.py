@@ -1,21 +1,59 @@
-"""Whether a permission covers a subject: as the broker decides it, token by token."""
+"""Whether permissions cover a subject: as the broker decides it, token by token.
+
+`*` in a permission is one token, `>` one or more at its end. A wildcard in the *subject* is a token like any other: so a subscription to
+`a.>` is covered by `a.*`, though it takes in more; the server does the same. No permission covers an empty token.
+
+Permissions are looked up as a tree of tokens, as the server does it: a list of tools asks once for each tool, and a role may have hundreds
+of entries. Source: nats-server, sublist.go (`Match`), client.go (`canSubscribe`, `pubAllowed`); a test asks the server itself.
+"""
+
+from collections.abc import Iterable
+from functools import lru_cache
+from typing import Final
+
+REST: Final = ">"
+ONE: Final = "*"
+END: Final = ""
+"""Marks a node at which a permission ends. It is no token of a subject."""
+
+
+class _Node(dict[str, "_Node"]):
+    """What may follow, by token."""
 
 
 def matches(allowed: str, subject: str) -> bool:
-    """Whether a client with the permission `allowed` may publish or subscribe to `subject`.
+    """Whether one permission covers `subject`."""
+    return _covers(_tree([allowed]), subject)
 
-    `*` in the permission is one token, `>` one or more at its end. A wildcard in the *subject* is a token like any other: so `a.>` is
-    covered by `a.*`, though it takes in more; the server does the same. No permission covers an empty token.
-    Source: nats-server, sublist.go (`Match`), client.go (`canSubscribe`, `pubAllowed`); a test asks the server itself.
-    """
-    asked = subject.split(".")
-    if not all(asked):
-        return False
-    said = allowed.split(".")
-    if said[-1] == ">":
-        said.pop()
-        if len(asked) <= len(said):
-            return False
-    elif len(asked) != len(said):
-        return False
-    return all(token in ("*", found) for token, found in zip(said, asked, strict=False))
+
+def covers(permissions: tuple[str, ...], subject: str) -> bool:
+    """Whether some permission covers `subject`."""
+    return _covers(_known_tree(permissions), subject)
+
+
+def _covers(tree: _Node, subject: str) -> bool:
+    tokens = subject.split(".")
+    return all(tokens) and _find(tree, tokens, 0)
+
+
+def _find(node: _Node, tokens: list[str], at: int) -> bool:
+    if at == len(tokens):
+        return END in node
+    if REST in node:
+        return True
+    return any(found is not None and _find(found, tokens, at + 1) for found in (node.get(tokens[at]), node.get(ONE)))
+
+
+def _tree(permissions: Iterable[str]) -> _Node:
+    root = _Node()
+    for permission in permissions:
+        node = root
+        for token in permission.split("."):
+            node = node.setdefault(token, _Node())
+        node[END] = _Node()
+    return root
+
+
+@lru_cache(maxsize=64)
+def _known_tree(permissions: tuple[str, ...]) -> _Node:
+    return _tree(permissions)

@@ -23,7 +23,7 @@ from enum import StrEnum
 from typing import Final
 
 from mesh.errors import ConfigError
-from mesh.policy.rights.matching import matches
+from mesh.policy.rights.matching import covers
 from mesh.subjects import CONTROL_PLANE, escape
 
 AGENT: Final = "agent"
@@ -223,10 +223,10 @@ class Permissions:
     subscribe: tuple[str, ...] = ()
 
     def may_publish(self, subject: str) -> bool:
-        return any(matches(allowed, subject) for allowed in self.publish)
+        return covers(self.publish, subject)
 
     def may_subscribe(self, subject: str) -> bool:
-        return any(matches(allowed, subject) for allowed in self.subscribe)
+        return covers(self.subscribe, subject)
 
     @property
     def size(self) -> int:
