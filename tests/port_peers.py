@@ -49,7 +49,7 @@ CAPABILITIES: Final = {
     "http": Can(says_origin=True, notices_death=False),  # connections come and go; only a session that is not known any more is an end
     "sse": Can(),
     "ws": Can(),
-    "local": Can(raw_bytes=False, killed=False, unreachable=False),  # objects of the SDK, in this process
+    "local": Can(raw_bytes=False, killed=False, unreachable=False, says_origin=True),  # objects of the SDK, in this process
 }
 
 PATHS: Final = {"http": "/mcp", "sse": "/sse", "ws": "/"}

@@ -62,7 +62,7 @@ def test_each_capability_is_used() -> None:
         "raw_bytes": ["local"],
         "killed": ["local"],
         "unreachable": ["local"],
-        "says_origin": ["child", "sse", "ws", "local"],
+        "says_origin": ["child", "sse", "ws"],
         "notices_death": ["http"],
     }
 
