@@ -86,6 +86,8 @@ def test_every_command_is_here() -> None:
     assert {" ".join(path) for path in COMMANDS} == {
         "up", "call", "agents", "tools", "doctor",
         "journal", "journal show", "journal check", "topology plan", "topology apply",
+        "auth init", "auth issue", "auth list", "auth show", "auth revoke", "auth rotate", "auth export",
+        "auth explain", "auth diff", "auth apply",
     }  # fmt: skip
 
 

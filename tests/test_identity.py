@@ -70,7 +70,6 @@ def test_the_operators_own_key_signs_nothing_but_itself(authority: Authority) ->
 def test_where_nothing_was_made(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no identities"):
         Authority.open(tmp_path)
-    assert Authority.find(tmp_path) is None
 
 
 async def test_several_processes_at_once_make_one_operator_and_lose_no_user(tmp_path: Path) -> None:
@@ -171,7 +170,7 @@ def test_an_expired_revocation_is_forgotten(authority: Authority, monkeypatch: p
 def test_rotating_a_users_key(authority: Authority) -> None:
     authority.issue("time")
     old = token(authority, "time")
-    new = authority.rotate_user("time")
+    new = authority.renew("time", new_key=True)
     assert new.user.public != old.subject
     assert void(authority, old)
     assert not void(authority, token(authority, "time"))
@@ -264,7 +263,7 @@ def test_a_key_that_was_made_elsewhere(authority: Authority) -> None:
     assert authority.credentials("far") is None
     assert authority.renew("far").user.public == key.public
     with pytest.raises(ConfigError, match="keeps its key elsewhere"):
-        authority.rotate_user("far")
+        authority.renew("far", new_key=True)
     with pytest.raises(ConfigError, match="begins with U"):
         authority.issue("far", public=authority.account_public())
     authority.revoke("far")
@@ -288,21 +287,25 @@ def test_an_operator_that_was_made_elsewhere(tmp_path: Path) -> None:
     account_jwt = jwt.sign(signing, owned.public, "AGENTS", base, issued=1)
 
     with_key = Authority(tmp_path / "with")
-    with_key.adopt(operator_jwt, owned.seed, operator_seed=signing.seed, account_jwt=account_jwt)
+    with_key.adopt(operator_jwt=operator_jwt, account_seed=owned.seed, operator_seed=signing.seed, account_jwt=account_jwt)
     with_key.issue("time")
     signed = jwt.read(with_key.account_jwt(), "account", issuers={signing.public})
     assert signed.name == "AGENTS"
     assert {"theirs", "agent"} <= {each["role"] for each in signed.nats["signing_keys"]}
 
     without = Authority(tmp_path / "without")
-    without.adopt(operator_jwt, owned.seed)
+    with pytest.raises(ConfigError, match="are needed"):
+        without.adopt(operator_jwt=operator_jwt)
+    without.adopt(operator_jwt=operator_jwt, account_seed=owned.seed)
     assert without.issue("time").account_changed
+    assert without.awaits_signature()
     with pytest.raises(ConfigError, match="cannot be signed here") as refused:
         without.account_jwt()
     assert "--account-template" in refused.value.hint
     wanted = jwt.read(without.account_template(), "account", issuers={owned.public})
-    without.adopt(operator_jwt, owned.seed, account_jwt=jwt.sign(signing, owned.public, "AGENTS", wanted.nats, issued=2))
+    without.adopt(account_jwt=jwt.sign(signing, owned.public, "AGENTS", wanted.nats, issued=2))
     assert not without.issue("time").account_changed
+    assert not without.awaits_signature()
     assert without.issue("time", ("agent", "host")).account_changed
     assert jwt.read(without.account_jwt(), "account").nats == wanted.nats
     assert system.public in without.server_config()
@@ -312,6 +315,7 @@ def test_an_operator_that_was_made_elsewhere(tmp_path: Path) -> None:
         {"system_jwt": account_jwt}, {"system_creds": "nothing"},
     ):  # fmt: skip
         with pytest.raises(ConfigError):
-            Authority(tmp_path / "refused").adopt(operator_jwt, owned.seed, **given)
-    with pytest.raises(ConfigError, match="another operator"):
-        Authority.open(tmp_path / "own", create=True).adopt(operator_jwt, owned.seed)
+            Authority(tmp_path / "refused").adopt(operator_jwt=operator_jwt, account_seed=owned.seed, **given)
+    for there, said in ((Authority.open(tmp_path / "own", create=True), "made here"), (without, "another account")):
+        with pytest.raises(ConfigError, match=said):
+            there.adopt(operator_jwt=operator_jwt, account_seed=system.seed)

@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Final, Self
 
 from mesh import clock
-from mesh.crypto import jwt
+from mesh.crypto import jwt, keys
 from mesh.crypto.creds import format_credentials, parse_credentials
-from mesh.crypto.keys import KeyPair, Kind, kind_of, new_key, read_seed
+from mesh.crypto.keys import KeyPair, Kind, read_seed
 from mesh.errors import ConfigError
 from mesh.identity import records
 from mesh.identity.keyring import Keyring
@@ -27,7 +27,7 @@ from mesh.identity.ledger import Ledger
 from mesh.identity.records import Records, User
 from mesh.identity.scopes import Scopes, placed
 from mesh.identity.trust import Trust
-from mesh.policy.rights import Policy
+from mesh.policy.rights import Permissions, Policy, expand
 from mesh.subjects import Subjects, escape
 
 LARGEST_USER: Final = 3_000
@@ -72,12 +72,6 @@ class Authority:
             )
         return self
 
-    @classmethod
-    def find(cls, state_dir: Path, *, prefix: str = "mesh") -> Self | None:
-        """What is there, None where nothing is."""
-        self = cls(state_dir, prefix=prefix)
-        return self if self.trust.exists else None
-
     # what there is
 
     @property
@@ -90,12 +84,29 @@ class Authority:
         """What the roles may do: the policy that was applied last, the ready-made roles before."""
         return self.scopes.policy
 
+    def awaits_signature(self) -> bool:
+        """Whether the account lacks something that only its operator, whose keys are not here, can sign."""
+        with self.keyring.locked():
+            return not self.trust.can_sign and self.ledger.commit(self.ledger.load(), {})
+
     def users(self) -> tuple[User, ...]:
         """Everybody that was ever issued something here, the revoked too, by name."""
         return tuple(user for _, user in sorted(self.ledger.load().users.items()))
 
     def user(self, name: str) -> User:
         return _find(self.ledger.load(), name)
+
+    def rights(self, name: str) -> Permissions:
+        """What the broker lets a participant do."""
+        with self.keyring.locked():
+            known = self.ledger.load()
+            user = _find(known, name)
+            if user.revoked is not None:
+                return Permissions()
+            return expand(self.scopes.compiled(self.policy, known, self.subjects)[user.scope], name, user.memberships)
+
+    def scope_names(self) -> tuple[str, ...]:
+        return self.scopes.names(self.ledger.load())
 
     def credentials(self, name: str) -> Path | None:
         """The file of a participant whose credentials are here, None otherwise."""
@@ -134,29 +145,38 @@ class Authority:
     # what changes
 
     def issue(
-        self, name: str, roles: Collection[str] = ("agent",), *, expires: timedelta | None = None, public: str | None = None
+        self,
+        name: str,
+        roles: Collection[str] = ("agent",),
+        *,
+        expires: timedelta | None = None,
+        public: str | None = None,
+        new_key: bool = False,
     ) -> Issued:
         """Credentials for a participant, new or renewed. A renewal keeps the key, and who is connected stays so.
 
-        With other roles than before, older tokens are void. With `public`, a user's public key, the secret half stays where it was made.
+        With other roles than before, and with `new_key`, older tokens are void. With `public`, a user's public key, the secret half stays
+        where it was made.
         """
         with self.keyring.locked():
             known = self.ledger.load()
             old = known.users.get(name)
             key: KeyPair | None = None
             if public is None:
-                key = (self._kept_key(old) if old is not None else None) or new_key(Kind.USER)
-            elif kind_of(public) is not Kind.USER:
+                key = (self._kept_key(old) if old is not None and not new_key else None) or keys.new_key(Kind.USER)
+            elif keys.kind_of(public) is not Kind.USER:
                 raise ConfigError("a participant's key begins with U", public=public)
             elif public in known.voided and (old is None or old.revoked is not None or old.public != public):
                 raise ConfigError("this key was revoked", hint="Let a new one be made.", public=public)
             until = None if expires is None else _now() + round(expires.total_seconds())
             return self._issue(known, name, self.scopes.checked(known, name, roles), key or str(public), until)
 
-    def renew(self, name: str) -> Issued:
+    def renew(self, name: str, *, new_key: bool = False) -> Issued:
         """A new token with the roles that the participant has, for as long as the last one was for."""
         user = self.user(name)
-        return self.issue(name, user.roles, expires=_lifetime(user), public=None if user.local else user.public)
+        if new_key and not user.local:
+            raise ConfigError(f"{name} keeps its key elsewhere", hint=f"Make one there, then: `mesh auth issue {name} --public-key U…`.")
+        return self.issue(name, user.roles, expires=user.lifetime, public=None if user.local else user.public, new_key=new_key)
 
     def revoke(self, name: str) -> User:
         """Void every token of a participant and forget its credentials. Idempotent. A running broker must be told."""
@@ -171,18 +191,6 @@ class Authority:
             self.keyring.remove(_creds(name))
             self.keyring.remove(_token(name))
             return user
-
-    def rotate_user(self, name: str) -> Issued:
-        """A new key. Tokens of the old one are void."""
-        with self.keyring.locked():
-            known = self.ledger.load()
-            user = _find(known, name)
-            if user.revoked is not None or not user.local:
-                why = "was revoked" if user.revoked is not None else "keeps its key elsewhere, and must make the new one there"
-                raise ConfigError(f"{name} {why}", hint=f"Then: `mesh auth issue {name}`.")
-            lifetime = _lifetime(user)
-            until = None if lifetime is None else _now() + round(lifetime.total_seconds())
-            return self._issue(known, name, user.roles, new_key(Kind.USER), until)
 
     def rotate_scope(self, scope: str, *, retire: bool = False) -> tuple[str, ...]:
         """A new signing key for a scope. Its users get new tokens, and are named in the result.
@@ -216,13 +224,11 @@ class Authority:
             with self.scopes.trying(policy):
                 return self._reissue(known, moved)
 
-    def adopt(self, operator_jwt: str, account_seed: str, **given: str | None) -> None:
-        """`Trust.adopt`. Refused where another operator is in use here."""
+    def adopt(self, **given: str) -> None:
+        """`Trust.adopt`: use an operator and an account that were made elsewhere, or what else there is of theirs."""
         self.keyring.make()
         with self.keyring.locked():
-            if self.trust.exists and self.trust.operator().subject != jwt.read(operator_jwt.strip(), "operator").subject:
-                raise ConfigError(f"{self.keyring.path} belongs to another operator", hint="Name another state directory.")
-            self.trust.adopt(operator_jwt, account_seed, **given)
+            self.trust.adopt(**given)
             self.ledger.commit(self.ledger.load(), {})
 
     # within the lock
@@ -277,10 +283,6 @@ def _find(known: Records, name: str) -> User:
     if user is None:
         raise ConfigError(f"nobody is named {name!r} here", hint="`mesh auth list` shows who is.", known=sorted(known.users)[:20])
     return user
-
-
-def _lifetime(user: User) -> timedelta | None:
-    return None if user.expires is None else timedelta(seconds=user.expires - user.issued)
 
 
 def _creds(name: str) -> str:

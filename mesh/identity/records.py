@@ -10,6 +10,7 @@ Times are seconds since 1970. `lasts` is when the last token of that key expires
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from datetime import timedelta
 from typing import Any
 
 from mesh.errors import ConfigError
@@ -30,6 +31,11 @@ class User:
     local: bool
     """Whether its key is here, so that its credentials can be renewed here."""
     revoked: int | None = None
+
+    @property
+    def lifetime(self) -> timedelta | None:
+        """For how long its token was issued."""
+        return None if self.expires is None else timedelta(seconds=self.expires - self.issued)
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)

@@ -56,9 +56,9 @@ class Trust:
 
     def adopt(
         self,
-        operator_jwt: str,
-        account_seed: str,
         *,
+        operator_jwt: str | None = None,
+        account_seed: str | None = None,
         operator_seed: str | None = None,
         account_jwt: str | None = None,
         system_jwt: str | None = None,
@@ -66,12 +66,21 @@ class Trust:
     ) -> None:
         """Use an operator and an account that were made elsewhere. Everything is checked before anything is written. Raises ConfigError.
 
-        Without `operator_seed` (the operator's own, or one of its signing keys') this mesh signs no account. `account_jwt` keeps what the
-        account already says beside what the mesh needs. `system_creds` are a user's in the system account, to tell a running broker.
+        The first two are needed; what was given before needs not be given again. Without `operator_seed` (the operator's own, or one of its
+        signing keys') this mesh signs no account. `account_jwt` keeps what the account already says beside what the mesh needs.
+        `system_creds` are a user's in the system account, to tell a running broker.
         """
-        operator = jwt.read(operator_jwt.strip(), "operator")
+        if self.keyring.has("operator.seed"):
+            raise ConfigError(f"{self.keyring.path} has an operator that was made here", hint="Name another state directory.")
+        known = self.keyring.read("operator.jwt"), self.keyring.read("account.seed")
+        if (operator_text := operator_jwt or known[0]) is None or (account_text := account_seed or known[1]) is None:
+            raise ConfigError("an operator's JWT and an account's seed are needed", hint="--operator-jwt FILE --account-seed FILE")
+        operator, account = jwt.read(operator_text.strip(), "operator"), _seed_of(account_text, Kind.ACCOUNT, "the account")
+        if known[0] is not None and jwt.read(known[0].strip(), "operator").subject != operator.subject:
+            raise ConfigError(f"{self.keyring.path} belongs to another operator", hint="Name another state directory.")
+        if known[1] is not None and read_seed(known[1]).public != account.public:
+            raise ConfigError(f"{self.keyring.path} belongs to another account", hint="Name another state directory.")
         signers = {operator.subject, *map(str, operator.nats.get("signing_keys") or ())}
-        account = _seed_of(account_seed, Kind.ACCOUNT, "the account")
         if operator_seed is not None and _seed_of(operator_seed, Kind.OPERATOR, "the operator").public not in signers:
             raise ConfigError("the operator's seed is none of the keys that the operator's JWT names", operator=operator.name)
         if account_jwt is not None and jwt.read(account_jwt.strip(), "account", issuers=signers).subject != account.public:
