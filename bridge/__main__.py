@@ -156,7 +156,7 @@ async def _serve(options: argparse.Namespace) -> int:
     watching = asyncio.create_task(_end_of_stdin(told), name="stdin") if options.with_stdin else None
     async with (
         port_factory(spec) as make_port,
-        Mesh(settings=_settings(options, options.name)) as mesh,
+        Mesh(settings=_settings(options, options.name), roles=("agent", *spec.roles)) as mesh,
         expose(mesh, spec, make_port, on_event=on_event),
     ):
         await told.wait()

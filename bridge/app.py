@@ -25,6 +25,7 @@ from bridge.ports.base import PortFactory
 from bridge.ports.child import ChildPort
 from mesh import Mesh, clock
 from mesh.errors import ConfigError, MeshError
+from mesh.identity.finding import find_credentials
 from mesh.link.heart import Heart
 from mesh.node import new_instance
 from mesh.registry.presence import Presence
@@ -59,13 +60,14 @@ async def expose(mesh: Mesh, spec: AgentSpec, make_port: PortFactory, *, on_even
         on_event(kind, spec.name, detail)
 
     instance = new_instance()
-    exposed = Exposed(spec.name, make_port, instance=instance, on_event=on_server)
+    exposed = Exposed(spec.name, make_port, instance=instance, on_event=on_server, connected=lambda: mesh.connection.connected)
     answer = ProbeAnswer(agent=spec.name, instance=instance, journal=spec.journal_policy).encode()
 
-    def on_probe(body: bytes) -> bytes:
+    def on_probe(_caller: str, body: bytes) -> bytes:
         if body:
             with contextlib.suppress(MeshError):
-                exposed.heard_session(read(ProbeQuestion, body).session)
+                question = read(ProbeQuestion, body)
+                exposed.heard_session(question.session, back=question.back)
         return answer
 
     try:
@@ -116,7 +118,8 @@ async def serve(
     async with AsyncExitStack() as stack:
         local = await stack.enter_async_context(LocalServer(server).entered())
         if mesh is None:
-            mesh = await stack.enter_async_context(Mesh(name=name, state_dir=state_dir, broker=broker, credentials=credentials))
+            held = ("agent", "host", *roles)  # its tools may call others
+            mesh = await stack.enter_async_context(Mesh(name=name, state_dir=state_dir, broker=broker, credentials=credentials, roles=held))
         yield await stack.enter_async_context(expose(mesh, spec, local.port))
 
 
@@ -218,7 +221,7 @@ class Host:
             try:
                 async with (
                     port_factory(spec) as make_port,
-                    Mesh(settings=settings, heart=heart) as mesh,
+                    Mesh(settings=settings, heart=heart, roles=("agent", *spec.roles)) as mesh,
                     expose(mesh, spec, make_port, on_event=self.note),
                 ):
                     await asyncio.Event().wait()
@@ -240,8 +243,10 @@ class Host:
         command += ["--broker", self._settings.broker_url(), "--journal", spec.journal, "--at-once", str(spec.at_once)]
         command += [part for role in spec.roles for part in ("--role", role)]
         command += [part for tool, said in spec.tools.items() for part in ("--tool-journal", f"{tool}={said.journal}")]
-        if self._settings.credentials:
-            command += ["--credentials", str(self._settings.credentials)]
+        given = self._settings
+        credentials = given.credentials or await find_credentials(given.state_dir, spec.name, given.broker_url(), ("agent", *spec.roles))
+        if credentials:
+            command += ["--credentials", str(credentials.absolute())]
         env = {**os.environ, **spec.env, "MESH_PREFIX": self._settings.prefix}
         process = await asyncio.create_subprocess_exec(
             *command, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, env=env, cwd=spec.cwd, start_new_session=True
@@ -275,12 +280,7 @@ async def host(agents: Sequence[AgentSpec], settings: Settings, on_event: OnEven
     """Put all agents on the mesh, in this process, until the block ends. Yields once each is ready or has failed its first start."""
     hosted = Host(agents, settings, on_event)
 
-    async def open_connection() -> Any:
-        from mesh.link.connection import Connection
-
-        return await Connection.open(settings.broker_url(), name="heart of the host", user_credentials=settings.credentials)
-
-    heart = Heart(open_connection)
+    heart = Heart()
     running = asyncio.create_task(hosted.run(heart), name="bridges")
     try:
         tried = asyncio.create_task(hosted.wait_tried(), name="first starts")

@@ -4,6 +4,7 @@ MeshError
 ├── ConfigError            what a person wrote is wrong               invalid_config, unknown_agent_file
 ├── BrokerError            the broker cannot be used
 │   ├── BrokerUnavailable  not reachable, or gone                     broker_unavailable
+│   ├── NotAdmitted        the broker does not take the credentials   not_admitted
 │   ├── BrokerUnsuitable   too old, no JetStream, other settings      broker_unsuitable
 │   ├── NoResponders       a core request that nobody listens to     no_responders
 │   ├── ApiError           JetStream refused a request                api_error
@@ -16,6 +17,7 @@ MeshError
 ├── TooLarge               over the size limit                        too_large
 └── CallError              one call did not come to its result
     ├── NoSuchAgent        nobody answers to that name                no_such_agent
+    ├── Denied             the caller's roles do not allow it         permission_denied
     ├── CallTimeout        the deadline passed                        timeout
     ├── InstanceLost       the instance that held the call is gone    instance_lost
     ├── OutcomeUnknown     it may or may not have run                 outcome_unknown
@@ -75,6 +77,12 @@ class BrokerUnsuitable(BrokerError):
     """The broker is there, but it is too old, or lacks JetStream, or ignored a setting that the mesh relies on."""
 
     code = "broker_unsuitable"
+
+
+class NotAdmitted(BrokerError):
+    """The broker does not let this participant in: no credentials, or they are expired, revoked, or of another mesh."""
+
+    code = "not_admitted"
 
 
 class BrokerMissing(BrokerError):
@@ -147,6 +155,12 @@ class NoSuchAgent(CallError):
     """Nobody answers to that name. `details["close"]` lists the names that come close."""
 
     code = "no_such_agent"
+
+
+class Denied(CallError):
+    """The caller's roles do not allow it; the broker would refuse it, or did. `details["subject"]` is what no rule allows."""
+
+    code = "permission_denied"
 
 
 class CallTimeout(CallError):

@@ -18,6 +18,7 @@ from typing import Any, Final, Self
 
 from mesh import clock
 from mesh.errors import ApiError, CallError, ConfigError, NoSuchAgent
+from mesh.identity.finding import find_credentials
 from mesh.link.call import Handler
 from mesh.link.connection import Connection
 from mesh.link.exchanges import Exchanges
@@ -42,7 +43,8 @@ class Mesh:
     """A participant of the mesh.
 
     `state_dir` is that of a running `mesh up` (default: `.mesh` here, or `MESH_STATE_DIR`), or `broker` says where the broker is. `name` is
-    who calls. `heart` is shared by the participants of one process that has several.
+    who calls. `roles` are those that its credentials are made with on a machine that holds the keys (default: it may answer under its name,
+    and call everybody); elsewhere `mesh auth issue` says it. `heart` is shared by the participants of one process that has several.
     """
 
     def __init__(
@@ -54,6 +56,7 @@ class Mesh:
         credentials: str | Path | None = None,
         timeout: float | None = None,
         prefix: str | None = None,
+        roles: tuple[str, ...] | None = None,
         settings: Settings | None = None,
         heart: Heart | None = None,
     ) -> None:
@@ -61,6 +64,7 @@ class Mesh:
             name=name, state_dir=state_dir, broker=broker, credentials=credentials, timeout=timeout, prefix=prefix
         )
         self.name = self.settings.name
+        self._roles = roles
         self.subjects = Subjects(self.settings.prefix)
         self.connection: Connection
         self.exchanges: Exchanges
@@ -71,11 +75,11 @@ class Mesh:
     async def __aenter__(self) -> Self:
         """Connect. Raises BrokerUnavailable, BrokerUnsuitable."""
         async with AsyncExitStack() as stack:
-            self.connection = await stack.enter_async_context(await self._open_connection(self.name))
+            self.connection = await stack.enter_async_context(await self._open_connection())
             self.exchanges = Exchanges(self.connection, self.subjects, self.name)
             await self.exchanges.start()
             stack.push_async_callback(self.exchanges.close)
-            self._heart = self._shared_heart or Heart(partial(self._open_connection, f"{self.name} heart"))
+            self._heart = self._shared_heart or Heart()
             if self._shared_heart is None:
                 stack.push_async_callback(self._heart.close)
             self._stack = stack.pop_all()
@@ -169,7 +173,7 @@ class Mesh:
         entry: Mapping[str, Any] | None = None,
         journal: JournalPolicy | None = None,
         at_once: int = AT_ONCE,
-        on_probe: Callable[[bytes], bytes] | None = None,
+        on_probe: Callable[[str, bytes], bytes] | None = None,
         on_gone: Callable[[str, str], None] = lambda *_: None,
     ) -> AsyncIterator[Presence]:
         """Answer to a name with `handler`, until the block ends. `entry` holds what the registry should say (fields of
@@ -201,10 +205,10 @@ class Mesh:
             roles=roles,
             journal=journal,
             at_once=at_once,
-            on_probe=on_probe or (lambda _: answer),
+            on_probe=on_probe or (lambda _caller, _body: answer),
             on_gone=on_gone,
         )
-        presence = Presence(self.connection, self._heart, said, responder)
+        presence = Presence(self.connection, self._heart, self._open_connection, said, responder)
         try:
             await presence.enter()
             yield presence
@@ -247,8 +251,10 @@ class Mesh:
                     f"the broker has no bucket {bucket!r}: {error}", hint="start `mesh up`, or run `mesh topology apply`"
                 ) from None
 
-    async def _open_connection(self, name: str) -> Connection:
-        return await Connection.open(self.settings.broker_url(), name=name, user_credentials=self.settings.credentials)
+    async def _open_connection(self) -> Connection:
+        url = self.settings.broker_url()
+        credentials = self.settings.credentials or await find_credentials(self.settings.state_dir, self.name, url, self._roles)
+        return await Connection.open(url, name=self.name, user_credentials=credentials)
 
 
 def new_instance() -> str:

@@ -46,6 +46,12 @@ ANY: Final = "any"
 CONTROL_PLANE: Final = "mesh"
 """The control plane is an agent too, and this is its name. Nobody else may take it."""
 
+OPERATOR: Final = "operator"
+"""Who looks after a mesh from its command line."""
+
+GATEWAY: Final = "gateway"
+"""The HTTP front, when it acts for itself."""
+
 NAME_KEYS: Final = {
     "tools/call": "name",
     "prompts/get": "name",

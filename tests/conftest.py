@@ -15,7 +15,11 @@ from typing import Any, TypeVar
 
 import pytest
 
+from mesh.identity.authority import Authority
+from mesh.identity.finding import roles_of
+from mesh.identity.serving import server_trust
 from mesh.link.server import EmbeddedServer
+from tests.bare import bare_config
 
 T = TypeVar("T")
 
@@ -23,8 +27,18 @@ T = TypeVar("T")
 class Broker:
     """A broker on free ports, with a state directory of its own. All methods are synchronous."""
 
-    def __init__(self, state_dir: Path) -> None:
-        self.server = EmbeddedServer(state_dir, port=0, monitor_port=0, websocket_port=0)
+    def __init__(self, state_dir: Path, *, bare: bool = False) -> None:
+        self._environment = pytest.MonkeyPatch()
+        trust: dict[str, str] = {}
+        config: Path | None = None
+        if bare:
+            config = bare_config(state_dir.parent)
+        else:
+            self.authority = Authority.open(state_dir, create=True)
+            for name in ("mesh", "operator", "local"):
+                self.authority.issue(name, roles_of(name))
+            trust = server_trust(self.authority)
+        self.server = EmbeddedServer(state_dir, trust=trust, config=config, port=0, monitor_port=0, websocket_port=0)
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="test-broker")
         self._thread.start()
@@ -36,6 +50,7 @@ class Broker:
 
     def start(self) -> None:
         self.run(self.server.start)
+        self._environment.setenv("MESH_STATE_DIR", str(self.server.state_dir.path))  # where participants find their credentials
 
     def stop(self) -> None:
         """End the server cleanly. It stays away until `start`."""
@@ -55,15 +70,19 @@ class Broker:
 
     def close(self) -> None:
         self.stop()
+        self._environment.undo()
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(timeout=10)
         self._loop.close()
 
 
 @pytest.fixture(scope="module")
-def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
-    """A running broker. What one test leaves in it, the next test of the module finds: use names of your own."""
-    broker = Broker(tmp_path_factory.mktemp("broker") / ".mesh")
+def broker(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Iterator[Broker]:
+    """A running broker. What one test leaves in it, the next test of the module finds: use names of your own.
+
+    In a module with `BARE = True` it admits everybody to everything.
+    """
+    broker = Broker(tmp_path_factory.mktemp("broker") / ".mesh", bare=getattr(request.module, "BARE", False))
     try:
         broker.start()
         yield broker

@@ -14,7 +14,7 @@ from mesh import Mesh
 from mesh.errors import MeshError
 from mesh.link.call import Call
 from mesh.link.connection import Connection
-from mesh.link.heart import Beat, Heart
+from mesh.link.heart import Beat, Heart, OpenConnection
 from mesh.registry.directory import Directory
 from mesh.registry.presence import Presence
 from mesh.wire.jsonrpc import Frame, dumps
@@ -205,14 +205,8 @@ async def hold(_: Recorder, call: Call) -> None:
 class Still(Heart):
     """No heartbeats, so no thread to wait for at the end: for tests that take less than the four seconds that the first one lasts."""
 
-    def __init__(self) -> None:
-        super().__init__(self._never)
-
-    def add(self, subject: str, beat: Beat) -> None:
+    def add(self, subject: str, beat: Beat, open_connection: OpenConnection) -> None:
         """Nothing."""
-
-    async def _never(self) -> Connection:
-        raise AssertionError("nobody connects")
 
 
 @asynccontextmanager

@@ -102,7 +102,7 @@ class World:
         tools = Tools()
         answer = ProbeAnswer(agent=name, instance=instance, journal=POLICY).encode()
         responder = Responder(
-            await self.connect(name), SUBJECTS, name, instance, tools, roles=roles, journal=POLICY, on_probe=lambda _: answer
+            await self.connect(name), SUBJECTS, name, instance, tools, roles=roles, journal=POLICY, on_probe=lambda _caller, _body: answer
         )
         await responder.start()
         self._stack.push_async_callback(responder.stop)

@@ -20,6 +20,8 @@ from mesh.link.view import BucketView
 from mesh.topology import BucketSpec, bucket_stream, reader_spec
 from tests.conftest import Broker
 
+BARE = True  # what is tested here is below all identities
+
 _names = (f"b{number}" for number in itertools.count(1))
 
 

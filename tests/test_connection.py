@@ -19,6 +19,8 @@ from tests.conftest import Broker
 from tests.connections import Heard, abort, client_of, connected, in_lane, works
 from tests.helpers import CUT_WARNINGS, Proxy, back, up
 
+BARE = True  # what is tested here is below all identities
+
 pytestmark = CUT_WARNINGS
 
 

@@ -10,6 +10,8 @@ from tests.conftest import Broker
 from tests.connections import abort, connected, in_lane, works
 from tests.helpers import CUT_WARNINGS, Proxy, Signals, back
 
+BARE = True  # what is tested here is below all identities
+
 pytestmark = CUT_WARNINGS
 
 

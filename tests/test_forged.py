@@ -13,6 +13,8 @@ from mesh.wire import control
 from tests.forger import REPLY, SUBJECTS, forging, still_well
 from tests.helpers import Recorder, Still, finish, hold, serving
 
+BARE = True  # what is tested here is below all identities
+
 # ---- calls
 
 

@@ -13,6 +13,8 @@ from mesh.wire.jsonrpc import dumps
 from tests.forger import SUBJECTS, forging
 from tests.helpers import Recorder, Still, finish, hold, serving
 
+BARE = True  # what is tested here is below all identities
+
 
 @pytest.mark.parametrize(
     ("body", "headers"),

@@ -20,6 +20,8 @@ from mesh.wire.jsonrpc import dumps
 from tests.conftest import Broker
 from tests.journal_world import SUBJECTS, Caller, World
 
+BARE = True  # what is tested here is below all identities
+
 
 @pytest.fixture
 async def world(broker: Broker):

@@ -17,6 +17,8 @@ from mesh.link.reconcile import ensure
 from mesh.topology import ConsumerSpec, StreamSpec
 from tests.conftest import Broker
 
+BARE = True  # what is tested here is below all identities
+
 _names = (f"L{number}" for number in itertools.count(1))
 
 

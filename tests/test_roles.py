@@ -31,7 +31,7 @@ def holders() -> tuple[Recorder, Recorder]:
 async def known(mesh: Mesh, name: str) -> None:
     """Wait until the control plane knows who answers to a name."""
     question = ProbeQuestion(about=name).encode()
-    while not read(ProbeAnswer, (await mesh.connection.request("mesh.v1.probe.mesh.any.caller", question, timeout=5)).body).instances:  # noqa: ASYNC110
+    while not read(ProbeAnswer, await mesh.exchanges.probes.ask("mesh", question, 5)).instances:  # noqa: ASYNC110
         await asyncio.sleep(0.01)
 
 
@@ -51,8 +51,8 @@ async def test_a_call_to_a_role_runs_once_though_its_members_change(plane: str) 
                 for _ in range(3):
                     await back(mesh.connection, proxy.cut)
                     await mesh.connection.flush()
-                    await mesh.connection.request("mesh.v1.probe.alice.any.caller", b"", timeout=5)
-                    await mesh.connection.request("mesh.v1.probe.bob.any.caller", b"", timeout=5)
+                    await mesh.exchanges.probes.ask("alice", b"", 5)
+                    await mesh.exchanges.probes.ask("bob", b"", 5)
                 for call in (*one.calls, *other.calls):
                     finish(call, {})
                 ends = await asyncio.gather(*calls, return_exceptions=True)
@@ -70,7 +70,7 @@ async def test_a_call_to_a_pool_is_not_run_by_the_next_who_comes(plane: str) -> 
                 for _ in range(3):
                     await back(mesh.connection, proxy.cut)
                     await mesh.connection.flush()
-                    await mesh.connection.request("mesh.v1.probe.swarm.any.caller", b"", timeout=5)
+                    await mesh.exchanges.probes.ask("swarm", b"", 5)
                 for call in one.calls:
                     finish(call, {})
                 assert await asyncio.gather(*calls) == [{}] * 10

@@ -26,6 +26,8 @@ from mesh.topology import (
 )
 from tests.conftest import Broker
 
+BARE = True  # what is tested here is below all identities
+
 EMPTY = Actual({}, {})
 
 

@@ -14,12 +14,15 @@ from typing import Any, Final, Protocol
 from mesh import clock
 from mesh.cli import logging
 from mesh.errors import CallError
+from mesh.identity.authority import Authority
+from mesh.identity.finding import roles_of
+from mesh.identity.serving import server_trust
 from mesh.link.server import EmbeddedServer
 from mesh.link.state_dir import StateDir
 from mesh.node import VERSION, Mesh
 from mesh.registry.directory import Directory
 from mesh.settings import RUNTIME_FILE, Settings, write_runtime
-from mesh.subjects import CONTROL_PLANE
+from mesh.subjects import CONTROL_PLANE, GATEWAY, OPERATOR
 
 AGAIN: Final = 0.2
 """Seconds until an agent that was ready and does not answer is asked once more."""
@@ -121,8 +124,13 @@ async def _broker(stack: AsyncExitStack, settings: Settings, ports: Ports, on_ev
         stack.callback(state.release)
         return state, {"broker": settings.broker, **facts}
     ports = ports.beside()
+    authority = Authority.open(settings.state_dir, create=True, prefix=settings.prefix)
+    for name in (CONTROL_PLANE, OPERATOR, GATEWAY, settings.name):
+        if authority.credentials(name) is None:
+            authority.issue(name, roles_of(name))  # before the broker starts: none of them then needs it to be told
     server = EmbeddedServer(
         settings.state_dir,
+        trust=server_trust(authority),
         port=ports.broker,
         monitor_port=ports.monitor,
         websocket_port=ports.websocket,

@@ -11,6 +11,7 @@ import typer
 
 from mesh.cli import options
 from mesh.cli.running import execute, joined
+from mesh.subjects import OPERATOR
 
 if TYPE_CHECKING:
     from mesh.audit.calls import Integrity, JournalCall, JournalExchange, JournalMessage
@@ -67,7 +68,7 @@ def calls(
         from mesh.cli import render
 
         console = render.console()
-        async with joined(state_dir, broker, quiet=as_json) as mesh:
+        async with joined(state_dir, broker, quiet=as_json, name=OPERATOR) as mesh:
             found = Journal(mesh.connection, mesh.subjects).calls(
                 agent=agent, caller=caller, target=target, tool=tool, outcome=outcome.value if outcome else None,
                 since_ns=since_ns, until_ns=until_ns, correlation_id=correlation_id, last=last, follow=follow,
@@ -97,7 +98,7 @@ def show(
         from mesh.cli import render
         from mesh.errors import ConfigError
 
-        async with joined(state_dir, broker, quiet=as_json) as mesh:
+        async with joined(state_dir, broker, quiet=as_json, name=OPERATOR) as mesh:
             exchange = await Journal(mesh.connection, mesh.subjects).show(correlation_id)
         if exchange is None:
             raise ConfigError(
@@ -118,7 +119,7 @@ def check(state_dir: options.StateDir = None, broker: options.Broker = None, as_
         from mesh.audit.journal import Journal
         from mesh.cli import render
 
-        async with joined(state_dir, broker, quiet=as_json) as mesh:
+        async with joined(state_dir, broker, quiet=as_json, name=OPERATOR) as mesh:
             found = await Journal(mesh.connection, mesh.subjects).check()
         if as_json:
             render.print_json(found.as_dict())

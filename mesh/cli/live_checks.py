@@ -16,7 +16,7 @@ from mesh.link.server_program import monitor_page
 from mesh.link.state_dir import StateDir
 from mesh.node import Mesh
 from mesh.settings import Settings, read_runtime
-from mesh.subjects import CONTROL_PLANE
+from mesh.subjects import CONTROL_PLANE, OPERATOR
 from mesh.topology import Kind, declare, plan
 
 JOURNAL_SECONDS: Final = 60.0
@@ -33,7 +33,7 @@ async def live(settings: Settings) -> AsyncIterator[Check]:
     except MeshError:
         return
     try:
-        mesh = await Mesh(settings=settings).__aenter__()
+        mesh = await Mesh(settings=settings.model_copy(update={"name": OPERATOR})).__aenter__()
     except MeshError as error:
         yield _unreachable(url, error, settings)
         return

@@ -77,11 +77,13 @@ def error_dict(error: MeshError) -> dict[str, Any]:
 
 
 @asynccontextmanager
-async def joined(state_dir: Path | None, broker: str | None, *, quiet: bool, timeout: float | None = None) -> "AsyncIterator[Mesh]":
-    """On the mesh that the options name. `quiet`: no log line on stderr, whatever happens."""
+async def joined(
+    state_dir: Path | None, broker: str | None, *, quiet: bool, timeout: float | None = None, name: str | None = None
+) -> "AsyncIterator[Mesh]":
+    """On the mesh that the options name. `quiet`: no log line on stderr, whatever happens. `name`: as whom, if not as the settings say."""
     from mesh.cli.logging import configure
     from mesh.node import Mesh
 
     configure(stderr=None if quiet else logging.WARNING)
-    async with Mesh(state_dir=state_dir, broker=broker, timeout=timeout) as mesh:
+    async with Mesh(name=name, state_dir=state_dir, broker=broker, timeout=timeout) as mesh:
         yield mesh

@@ -8,6 +8,7 @@ import typer
 
 from mesh.cli import options
 from mesh.cli.running import execute, joined
+from mesh.subjects import OPERATOR
 
 if TYPE_CHECKING:
     from mesh.topology import Action
@@ -30,7 +31,7 @@ def plan(
         from mesh.topology import Kind, declare
         from mesh.topology import plan as make_plan
 
-        async with joined(state_dir, broker, quiet=as_json) as mesh:
+        async with joined(state_dir, broker, quiet=as_json, name=OPERATOR) as mesh:
             declared = declare(mesh.settings.prefix)
             actions = make_plan(declared, await read_actual(JetStream(mesh.connection), declared), prune=prune)
         _print(actions, as_json=as_json)
@@ -55,7 +56,7 @@ def apply(
         from mesh.topology import Kind, declare
         from mesh.topology import plan as make_plan
 
-        async with joined(state_dir, broker, quiet=as_json) as mesh:
+        async with joined(state_dir, broker, quiet=as_json, name=OPERATOR) as mesh:
             js, declared = JetStream(mesh.connection), declare(mesh.settings.prefix)
             actions = make_plan(declared, await read_actual(js, declared), prune=prune)
             doomed = [action.name for action in actions if action.kind is Kind.DELETE]

@@ -44,6 +44,8 @@ class FastClient(Client):
         self._wire: asyncio.WriteTransport | None = None
         self._out: list[bytes] = []
         self._out_size = 0
+        self._in_turn = 0
+        self._crowded = False
         self.msg_class = self._make_message  # type: ignore[assignment]
 
     @property
@@ -74,10 +76,14 @@ class FastClient(Client):
         """Send a whole protocol line (with its payload), without waiting."""
         wire = self._wire
         if wire is not None and not self._pending and not wire.is_closing():
+            self._in_turn += 1
+            if self._in_turn == 1:
+                asyncio.get_running_loop().call_soon(self._write_out)
+                if not self._crowded:
+                    wire.write(line)
+                    return
             self._out.append(line)
             self._out_size += len(line)
-            if len(self._out) == 1:
-                asyncio.get_running_loop().call_soon(self._write_out)
             return
         self._pending.append(line)
         self._pending_data_size += len(line)
@@ -86,8 +92,12 @@ class FastClient(Client):
             queue.put_nowait(asyncio.get_running_loop().create_future())
 
     def _write_out(self) -> None:
-        """What was sent in one turn of the event loop goes out in one write: each write is a system call, and wakes the broker."""
+        """What was sent in one turn of the event loop goes out in one write: each write is a system call, and wakes the broker.
+
+        Only while turns have one message each, it goes out at once: then there is nothing to wait for.
+        """
         out, self._out, self._out_size = self._out, [], 0
+        self._in_turn, self._crowded = 0, self._in_turn > 1
         if out and self._wire is not None and not self._wire.is_closing():
             self._wire.write(b"".join(out) if len(out) > 1 else out[0])
 

@@ -20,7 +20,9 @@ This module is long because a connection that comes back is one thing: every met
 
 import asyncio
 import itertools
+import json
 import random
+import re
 import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -30,10 +32,11 @@ from typing import Any, Final, Self
 import nats.errors
 import structlog
 
-from mesh.errors import BrokerError, BrokerUnavailable, CallTimeout, NoResponders, TooLarge
+from mesh.errors import BrokerError, BrokerUnavailable, CallTimeout, Denied, NoResponders, NotAdmitted, TooLarge
 from mesh.link.client import FastClient
 from mesh.link.server_program import check_server_info
-from mesh.subjects import client_name
+from mesh.policy.rights import Permissions
+from mesh.subjects import client_name, escape
 
 PING_SECONDS: Final = 5
 """How often the client pings. Two unanswered pings end the connection, so a dead broker is noticed within 15 s."""
@@ -43,6 +46,12 @@ LONGEST_PENDING: Final = 64 * 1024 * 1024
 
 HIGH_WATER: Final = 1024 * 1024
 """Bytes waiting for the socket above which `publish` waits for them to go out."""
+
+USER_INFO: Final = "$SYS.REQ.USER.INFO"
+RIGHTS_SECONDS: Final = 1.0
+"""How long to wait for the broker's word on our rights."""
+
+_PUBLISH_REFUSED: Final = re.compile(r'permissions violation for publish to "([^"]*)"', re.IGNORECASE)
 
 FIRST_WAIT: Final = 0.01
 LAST_WAIT: Final = (0.1, 0.3)
@@ -93,6 +102,11 @@ class Connection:
         self._subscriptions: dict[Subscription, int] = {}
         self._up: list[Callable[[], None]] = []
         self._down: list[Callable[[], None]] = []
+        self._denied: list[Callable[[str], None]] = []
+        self._renewed: list[Callable[[], None]] = []
+        self.rights: Permissions | None = None
+        """What the broker lets this connection do, by its own word. None where it did not say: then only it knows."""
+        self._asking: asyncio.Task[None] | None = None
         self._is_up = False
         self._closing = False
         self._last_wait = random.uniform(*LAST_WAIT)
@@ -102,6 +116,8 @@ class Connection:
         self._inbox = f"{self._inbox_prefix}.{random.getrandbits(96):x}"
         self._inbox_count = itertools.count(1)
         self._requests: dict[str, asyncio.Future[Message]] = {}
+        self._requested: dict[str, str] = {}
+        """What each of them asked on."""
 
     @classmethod
     async def open(
@@ -110,16 +126,15 @@ class Connection:
         *,
         name: str,
         connect_timeout: float = 5.0,
-        inbox_prefix: str = "_INBOX",
         user_credentials: Path | None = None,
     ) -> Self:
-        """Connect, and check that the broker can do what the mesh needs.
+        """Connect as `name`, and check that the broker can do what the mesh needs.
 
-        Raises BrokerUnavailable where nothing answers within `connect_timeout` seconds, BrokerUnsuitable where it is too old or has no
-        JetStream.
+        Raises BrokerUnavailable where nothing answers within `connect_timeout` seconds, NotAdmitted where the broker does not take the
+        credentials, BrokerUnsuitable where it is too old or has no JetStream.
         """
         options: dict[str, Any] = {
-            "inbox_prefix": inbox_prefix,
+            "inbox_prefix": f"_INBOX.{escape(name)}",
             "connect_timeout": connect_timeout,
             "max_reconnect_attempts": -1,
             "reconnect_time_wait": FIRST_WAIT,
@@ -143,6 +158,11 @@ class Connection:
             raise
         except (TimeoutError, OSError, nats.errors.Error) as error:
             await _discard(self._client)
+            if "authorization" in f"{error} {self._client.last_error}".lower():
+                raise NotAdmitted(
+                    f"the broker at {url} does not admit {name!r}{'' if user_credentials else ', which brings no credentials'}",
+                    hint=f"`mesh auth list` shows whom it knows, and `mesh auth issue {name}` makes credentials",
+                ) from None
             raise BrokerUnavailable(
                 f"no broker answers at {url}: {str(error) or type(error).__name__}",
                 hint="start one with `mesh up`, or say where it is with --broker URL or --state-dir DIR",
@@ -155,6 +175,7 @@ class Connection:
             await _discard(self._client)
             raise
         self._is_up = True
+        await self._ask_rights()
         self._supervisor = asyncio.create_task(self._supervise(), name=f"connection {name}")
         return self
 
@@ -194,6 +215,14 @@ class Connection:
         """Call `callback` as soon as a loss of the connection is noticed. What is returned takes it off again."""
         self._down.append(callback)
         return lambda: self._down.remove(callback)
+
+    def on_denied(self, callback: Callable[[str], None]) -> None:
+        """Call `callback(subject)`, in lower case, for each message that the broker refused to take from us."""
+        self._denied.append(callback)
+
+    def on_renewed(self, callback: Callable[[], None]) -> None:
+        """Call `callback` when `rights` are others than before."""
+        self._renewed.append(callback)
 
     @property
     def congested(self) -> bool:
@@ -243,10 +272,11 @@ class Connection:
     async def request(self, subject: str, body: bytes, *, timeout: float, headers: Mapping[str, str] | None = None) -> Message:
         """A core request and its first answer.
 
-        Raises NoResponders, CallTimeout after `timeout` seconds, and BrokerUnavailable at once when the connection drops.
+        Raises NoResponders, CallTimeout after `timeout` seconds, and at once Denied where the broker does not take it from us, and
+        BrokerUnavailable when the connection drops.
         """
         try:
-            answer = await self._await_inbox(timeout, lambda inbox: self.send(subject, body, inbox, headers))
+            answer = await self._await_inbox(timeout, subject, lambda inbox: self.send(subject, body, inbox, headers))
         except TimeoutError:
             raise CallTimeout(f"no answer on {subject} within {timeout:g} s") from None
         if answer.headers and answer.headers.get("Status") == "503":
@@ -256,29 +286,31 @@ class Connection:
     async def flush(self, timeout: float = 5.0) -> None:
         """Wait until the broker has taken what was sent so far: a message to ourselves comes back. Raises BrokerUnavailable."""
         try:
-            await self._await_inbox(timeout, lambda inbox: self.send(inbox, b""))
+            await self._await_inbox(timeout, self._inbox, lambda inbox: self.send(inbox, b""))
         except TimeoutError:
             raise BrokerUnavailable(f"the broker did not confirm within {timeout:g} s") from None
 
-    async def _await_inbox(self, timeout: float, send: Callable[[str], None]) -> Message:
+    async def _await_inbox(self, timeout: float, subject: str, send: Callable[[str], None]) -> Message:
         token = str(next(self._inbox_count))
         future: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
         self._requests[token] = future
+        self._requested[token] = subject
         try:
             send(f"{self._inbox}.{token}")
             async with asyncio.timeout(timeout):
                 return await future
         finally:
-            del self._requests[token]
+            del self._requests[token], self._requested[token]
 
     async def close(self) -> None:
         """Send what is waiting, then leave. Safe to call twice, and from `finally`."""
         if self._closing:
             return
         self._closing = True
-        if self._supervisor is not None:
-            self._supervisor.cancel()
-            await asyncio.gather(self._supervisor, return_exceptions=True)
+        for task in (self._supervisor, self._asking):
+            if task is not None:
+                task.cancel()
+                await asyncio.gather(task, return_exceptions=True)
         self._fail_requests()
         await _discard(self._client)
 
@@ -298,6 +330,17 @@ class Connection:
         say("broker", error=str(error), connection=self.name)
         if not self._is_up:
             self._wait(2 * self._client.options["reconnect_time_wait"])
+        if refused := _PUBLISH_REFUSED.search(str(error)):
+            self._refused(refused[1].lower())
+
+    def _refused(self, subject: str) -> None:
+        """The broker does not take what we sent to `subject`, which nats-py gives in lower case."""
+        for token, asked in self._requested.items():
+            future = self._requests[token]
+            if asked.lower() == subject and not future.done():
+                future.set_exception(Denied(f"the broker does not let {self.name!r} publish to {asked}", subject=asked))
+        for callback in list(self._denied):
+            callback(subject)
 
     def _wait(self, seconds: float) -> None:
         self._client.options["reconnect_time_wait"] = min(seconds, self._last_wait)
@@ -379,7 +422,21 @@ class Connection:
         self._client.take_lane()
         self._is_up = True
         _log.info("the connection to the broker is there again", connection=self.name)
+        self._asking = asyncio.create_task(self._ask_rights(), name=f"rights of {self.name}")
         self._tell(self._up)
+
+    async def _ask_rights(self) -> None:
+        """A broker of another operator may not answer this. Then nothing is known beforehand, and the broker's refusal tells."""
+        try:
+            answer = await self.request(USER_INFO, b"", timeout=RIGHTS_SECONDS)
+            said = json.loads(answer.body)["data"].get("permissions")
+        except (BrokerError, CallTimeout, ValueError, KeyError) as problem:
+            _log.info("the broker does not say what this connection may do", connection=self.name, why=str(problem))
+            return
+        rights = None if said is None else Permissions(*(tuple((said.get(what) or {}).get("allow") or ()) for what in ("publish", "subscribe")))
+        if rights != self.rights:
+            self.rights = rights
+            self._tell(self._renewed)
 
     def _tell(self, callbacks: list[Callable[[], None]]) -> None:
         for callback in list(callbacks):

@@ -39,8 +39,10 @@ from mesh.errors import (
 )
 from mesh.link.call import bounded
 from mesh.link.connection import Connection, Message
+from mesh.link.denial import check, denied
 from mesh.link.exchange import Channel, Exchange, OnFailure, OnFrame, Series
 from mesh.link.parts import Parts, read_stub
+from mesh.link.probes import Probes
 from mesh.link.targets import HEARD, Target, Targets
 from mesh.link.wheel import Wheel
 from mesh.policy.lines import worth_a_line
@@ -82,7 +84,8 @@ class Exchanges:
         self.subjects = subjects
         self.caller = caller
         self.name = connection.token
-        self.targets = Targets(connection, subjects, caller, self._on_gone)
+        self.probes = Probes(connection, subjects, caller)
+        self.targets = Targets(connection, subjects, self.probes, self._on_gone)
         self.refused = 0
         """Frames that broke a rule; each is logged."""
         self._open: dict[str, Exchange] = {}
@@ -97,6 +100,8 @@ class Exchanges:
         self._tasks: set[asyncio.Task[None]] = set()
         connection.on_down(self._on_down)
         connection.on_up(self._on_up)
+        connection.on_denied(self._on_denied)
+        connection.on_renewed(self.targets.forget_subjects)
 
     async def start(self) -> None:
         await self._parts.start()
@@ -132,7 +137,7 @@ class Exchanges:
 
         `on_frame` gets every frame, the final one last; `on_failure` is called instead of a final frame. Both run in the read loop.
         `timeout` in seconds, None for exchanges that last (a subscription); with `renew` each progress frame starts it anew. Where this is
-        part of the work on a call, the exchange ends with that call.
+        part of the work on a call, the exchange ends with that call. Raises Denied.
         `reads_all`: whoever gets the final frame parses all of it, so here its head is enough. `series`: that of the session's channel,
         for exchanges of a handshake session.
         """
@@ -143,6 +148,7 @@ class Exchanges:
             subject = self.subjects.call(target.name, instance, self.caller, method, name, quiet=quiet)
             if len(target.subjects) > 1000:
                 target.subjects.clear()
+            check(self.connection, subject, self.caller, _action(target.name, method, name))
             found = target.subjects[key] = (subject, quiet)
         subject, quiet = found
         series = series or self._series
@@ -204,7 +210,8 @@ class Exchanges:
     def _on_reply(self, message: Message) -> None:
         exchange = self._open.get(message.subject)
         if exchange is None:
-            self._on_channel(message)
+            if not self.probes.take(message):
+                self._on_channel(message)
             return
         if message.headers:
             if message.headers.get("Status") == "503":
@@ -354,6 +361,12 @@ class Exchanges:
             self._ask([exchange])
         self._wheel.add(exchange, max(self._next_look(exchange), now + 0.1))
 
+    def _on_denied(self, refused: str) -> None:
+        """The broker refused what our own look at the rights had passed: they were taken away a moment ago, or are not known to us."""
+        self.probes.on_denied(refused)
+        for exchange in [each for each in self._open.values() if each.subject.lower() == refused]:
+            self._fail(exchange, denied(exchange.subject, self.caller, _action(exchange.target.name, exchange.method, None)))
+
     def _on_gone(self, agent: str, instance: str) -> None:
         asking: list[Exchange] = []
         for exchange in list(self._open.values()):
@@ -459,6 +472,12 @@ class Exchanges:
         if exchange.addressed:
             return frozenset({exchange.instance})
         return exchange.target.instances if exchange.target.complete else None
+
+
+def _action(target: str, method: str, name: str | None) -> str:
+    """What is asked for, in the words of a policy: `call time/now`, `call notes/prompt:weekly`."""
+    kind = {"tools/call": "", "prompts/get": "prompt:"}.get(method, "resource:")
+    return f"call {target}" if name is None else f"call {target}/{kind}{name}"
 
 
 def _check_belongs(id: str, frame: Frame, headers: dict[str, str] | None) -> None:

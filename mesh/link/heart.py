@@ -4,12 +4,13 @@ A heartbeat is a put into the health bucket with a time to live. It is sent whil
 has not turned for `STALLED` seconds hangs, its beats stop, and the broker lets its key expire. So a computation that
 blocks for a second is not a death, and a deadlock is one, known within six seconds: 1.5 until the beats stop, 4 until the key expires.
 
-One thread and one connection serve all agents of a process.
+One thread serves all agents of a process. Each agent has a connection in it, since the broker lets nobody beat for another.
 """
 
 import asyncio
 import threading
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from typing import Final
 
 import structlog
@@ -27,31 +28,39 @@ _log = structlog.get_logger("mesh.link")
 Beat = Callable[[], bytes | None]
 """The value of the next heartbeat; None for none (the connection that it speaks for is down). Called in the thread: it only reads."""
 
+OpenConnection = Callable[[], Awaitable[Connection]]
+"""A connection with the rights of the agent whose heart beats. Called in the thread."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Pulse:
+    beat: Beat
+    open_connection: OpenConnection
+
 
 class Heart:
-    """Start it in the event loop that it is to speak for; `add` and `remove` are called there."""
+    """Make it in the event loop that it is to speak for; `add` and `remove` are called there."""
 
-    def __init__(self, open_connection: Callable[[], Awaitable[Connection]]) -> None:
-        self._open_connection = open_connection
-        self._beats: dict[str, Beat] = {}
+    def __init__(self) -> None:
+        self._pulses: dict[str, _Pulse] = {}
         self._turned = clock.monotonic()
         self._stopping = threading.Event()
         self._ticker: asyncio.Task[None] | None = None
         self._thread: asyncio.Task[None] | None = None
 
-    def add(self, subject: str, beat: Beat) -> None:
+    def add(self, subject: str, beat: Beat, open_connection: OpenConnection) -> None:
         """Send `beat()` to `subject` (a key of the health bucket) every second. The first heartbeat is the caller's to send."""
-        self._beats[subject] = beat
+        self._pulses[subject] = _Pulse(beat, open_connection)
         if self._thread is None:
             self._ticker = asyncio.create_task(self._tick(), name="heart ticker")
             self._thread = asyncio.create_task(asyncio.to_thread(self._run), name="heart")
 
     def remove(self, subject: str) -> None:
-        self._beats.pop(subject, None)
+        self._pulses.pop(subject, None)
 
     async def close(self) -> None:
         """Send no more, and wait for the thread. Idempotent."""
-        self._beats.clear()
+        self._pulses.clear()
         if self._ticker is None or self._thread is None:
             return
         self._ticker.cancel()
@@ -64,32 +73,45 @@ class Heart:
             self._turned = clock.monotonic()
             await asyncio.sleep(TICK)
 
+    # in the thread
+
     def _run(self) -> None:
         try:
-            asyncio.run(self._beat_on())
+            asyncio.run(self._beat_all())
         except Exception:
             _log.exception("heartbeats ended")
 
-    async def _beat_on(self) -> None:
-        connection: Connection | None = None
+    async def _beat_all(self) -> None:
+        """A task for each pulse, while it is there: one whose connection cannot be opened delays no other."""
+        beating: dict[str, tuple[_Pulse, asyncio.Task[None]]] = {}
         while not self._stopping.is_set():
-            try:
-                if connection is None:
-                    connection = await self._open_connection()
-                self._send_all(connection)
-            except MeshError as error:
-                _log.debug("no heartbeat", error=str(error))
-            for _ in range(round(HEARTBEAT_SECONDS / TICK)):
-                if not self._stopping.is_set():
-                    await asyncio.sleep(TICK)
-        if connection is not None:
-            await connection.close()
+            wanted = dict(self._pulses)
+            for subject in [each for each, (pulse, _) in beating.items() if wanted.get(each) is not pulse]:
+                await _end(beating.pop(subject)[1])
+            for subject, pulse in wanted.items():
+                if subject not in beating:
+                    beating[subject] = pulse, asyncio.create_task(self._beat_on(subject, pulse), name=f"heartbeat {subject}")
+            await asyncio.sleep(TICK)
+        await asyncio.gather(*(_end(task) for _, task in beating.values()))
 
-    def _send_all(self, connection: Connection) -> None:
-        if clock.monotonic() - self._turned > STALLED:
-            return
+    async def _beat_on(self, subject: str, pulse: _Pulse) -> None:
+        connection: Connection | None = None
         headers = {"Nats-TTL": f"{HEALTH_TTL_SECONDS}s"}
-        for subject, beat in list(self._beats.items()):
-            value = beat()
-            if value is not None:
-                connection.send(subject, value, headers=headers)
+        try:
+            while True:
+                try:
+                    if connection is None:
+                        connection = await pulse.open_connection()
+                    if clock.monotonic() - self._turned <= STALLED and (value := pulse.beat()) is not None:
+                        connection.send(subject, value, headers=headers)
+                except MeshError as error:
+                    _log.debug("no heartbeat", error=str(error))
+                await asyncio.sleep(HEARTBEAT_SECONDS)
+        finally:
+            if connection is not None:
+                await connection.close()
+
+
+async def _end(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)

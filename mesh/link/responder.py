@@ -83,7 +83,7 @@ class Responder:
         *,
         roles: tuple[str, ...] = (),
         journal: JournalPolicy | None = None,
-        on_probe: Callable[[bytes], bytes],
+        on_probe: Callable[[str, bytes], bytes],
         on_gone: Callable[[str, str], None] = lambda *_: None,
         at_once: int = AT_ONCE,
     ) -> None:
@@ -127,13 +127,13 @@ class Responder:
                 await take(subjects.notes_to(name), partial(self._on_note, name)),
                 await take(subjects.calls_to(name, ANY), partial(self._on_call, name, False), queue=group),
                 await take(subjects.calls_to(name, ANY, quiet=True), partial(self._on_call, name, True), queue=group),
-                await take(subjects.probes_to(name, ANY), self._on_probe_message, queue=group),
+                await take(subjects.probes_to(name, ANY), partial(self._on_probe_message, name), queue=group),
             ]
             self._subscriptions += made
         self._subscriptions += [
             await take(subjects.calls_to(self.agent, self.instance), partial(self._on_call, self.agent, False)),
             await take(subjects.calls_to(self.agent, self.instance, quiet=True), partial(self._on_call, self.agent, True)),
-            await take(subjects.probes_to(self.agent, self.instance), self._on_probe_message),
+            await take(subjects.probes_to(self.agent, self.instance), partial(self._on_probe_message, self.agent)),
             await take(subjects.gone, self._on_gone),
         ]
         await self._connection.flush()  # the broker has them: whoever is told "ready" now finds us
@@ -276,9 +276,16 @@ class Responder:
         except (Refused, MalformedMessage, TooLarge) as problem:
             self._refuse(message, problem)
 
-    def _on_probe_message(self, message: Message) -> None:
-        answer = self._on_probe(message.body)
+    def _on_probe_message(self, target: str, message: Message) -> None:
+        caller = unescape(message.subject.rpartition(".")[2])
         if message.reply:  # a sign of life of a session wants no answer
+            try:
+                self._peer(caller, target, True, message)
+            except Refused as problem:
+                self._refuse(message, problem)
+                return
+        answer = self._on_probe(caller, message.body)
+        if message.reply:
             self.emit(message.reply, answer)
 
     def _on_gone(self, message: Message) -> None:

@@ -22,7 +22,7 @@ import os
 import random
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Literal, Self
@@ -73,6 +73,7 @@ logger = logging.getLogger(__name__)
 class EmbeddedServer:
     """One nats-server on one state directory. `async with`, or `start` and `stop`.
 
+    `trust` are the variables of nats-server.conf that say whom the broker admits: `MESH_OPERATOR`, a file, and `MESH_ACCOUNTS`, a directory.
     Ports: None takes what the configuration says, 0 a free one, a number that one. `on_event(kind, detail)` is called in the event loop.
     The thread that calls `start` must live as long as the server is to: Linux ties the server to that thread.
     """
@@ -81,6 +82,7 @@ class EmbeddedServer:
         self,
         state_dir: Path,
         *,
+        trust: Mapping[str, str],
         port: int | None = None,
         monitor_port: int | None = None,
         websocket_port: int | None = None,
@@ -97,6 +99,7 @@ class EmbeddedServer:
         """Where monitoring answers; empty also where the configuration has none. The same for `websocket_url`."""
         self.websocket_url = ""
         self.restarts = 0
+        self._trust = {name: json.dumps(value) for name, value in trust.items()}
         self._ports = {"port": port, "http": monitor_port, "websocket": websocket_port}
         self.config = (config or find_config()).resolve()
         self._on_event = on_event
@@ -183,6 +186,7 @@ class EmbeddedServer:
                 stdout=stderr,
                 stderr=stderr,
                 cwd=self.config.parent,  # Certificates are named relative to it.
+                env={**os.environ, **self._trust},
                 start_new_session=True,
             )
         try:

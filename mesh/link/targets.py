@@ -15,7 +15,8 @@ from typing import Final
 from mesh import clock
 from mesh.errors import BrokerUnavailable, CallTimeout, InstanceLost, MalformedMessage, NoResponders, NoSuchAgent
 from mesh.link.connection import Connection, Message, Subscription
-from mesh.subjects import ANY, CONTROL_PLANE, Subjects
+from mesh.link.probes import Probes
+from mesh.subjects import CONTROL_PLANE, Subjects
 from mesh.wire.entries import HEALTH_TTL_SECONDS, HEARTBEAT_SECONDS, JournalPolicy, ProbeAnswer, ProbeQuestion, read
 
 MOST_TARGETS: Final = 1_000
@@ -54,10 +55,10 @@ class Target:
 class Targets:
     """Owned by one node. `on_gone(agent, instance)` is called for each watched instance that leaves, expires or is lost."""
 
-    def __init__(self, connection: Connection, subjects: Subjects, caller: str, on_gone: Callable[[str, str], None]) -> None:
+    def __init__(self, connection: Connection, subjects: Subjects, probes: Probes, on_gone: Callable[[str, str], None]) -> None:
         self._connection = connection
         self._subjects = subjects
-        self._caller = caller
+        self._probes = probes
         self._on_gone = on_gone
         self._targets: dict[str, Target] = {}
         self._watches: dict[str, Subscription] = {}
@@ -72,12 +73,17 @@ class Targets:
         return target if target is not None and target.watched_since and clock.monotonic() < target.fresh_until else None
 
     async def resolve(self, name: str) -> Target:
-        """Ask whether anyone answers to `name`. Raises NoSuchAgent, InstanceLost (there, but silent), BrokerUnavailable."""
+        """Ask whether anyone answers to `name`. Raises NoSuchAgent, InstanceLost (there, but silent), Denied, BrokerUnavailable."""
         task = self._resolving.get(name)
         if task is None:
             task = self._resolving[name] = asyncio.create_task(self._resolve(name), name=f"resolve {name}")
             task.add_done_callback(lambda _: self._resolving.pop(name, None))
         return await asyncio.shield(task)
+
+    def forget_subjects(self) -> None:
+        """The caller's rights have changed: each subject is checked anew."""
+        for target in self._targets.values():
+            target.subjects.clear()
 
     def stale(self, name: str) -> None:
         """Something the target said disagrees with what is known of it: probe it before the next call."""
@@ -143,8 +149,7 @@ class Targets:
     async def _probe(self, name: str) -> ProbeAnswer:
         for patience in PROBES:
             try:
-                answer = await self._connection.request(self._subjects.probe(name, ANY, self._caller), b"", timeout=patience)
-                return read(ProbeAnswer, answer.body)
+                return read(ProbeAnswer, await self._probes.ask(name, b"", patience))
             except NoResponders:
                 raise NoSuchAgent(f"nobody answers to {name!r}", hint="`mesh agents` shows who is there") from None
             except CallTimeout:
@@ -154,9 +159,8 @@ class Targets:
     async def _ask_plane(self, name: str) -> ProbeAnswer:
         """What the control plane knows of a name: its instances, or the names that come close. Nothing, where no control plane runs."""
         question = ProbeQuestion(about=name).encode()
-        subject = self._subjects.probe(CONTROL_PLANE, ANY, self._caller)
         try:
-            return read(ProbeAnswer, (await self._connection.request(subject, question, timeout=PLANE)).body)
+            return read(ProbeAnswer, await self._probes.ask(CONTROL_PLANE, question, PLANE))
         except (NoResponders, CallTimeout, BrokerUnavailable, MalformedMessage):
             return ProbeAnswer(agent=CONTROL_PLANE, instance="")
 

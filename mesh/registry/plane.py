@@ -94,7 +94,7 @@ class ControlPlane:
 
     # what is asked of it
 
-    def on_probe(self, body: bytes) -> bytes:
+    def on_probe(self, caller: str, body: bytes) -> bytes:
         answer = ProbeAnswer(agent=CONTROL_PLANE, instance=self._instance, journal=PLANE_JOURNAL)
         if body:
             try:

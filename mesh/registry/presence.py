@@ -14,7 +14,7 @@ from mesh import clock
 from mesh.errors import BrokerError, MeshError
 from mesh.link.buckets import Bucket
 from mesh.link.connection import Connection
-from mesh.link.heart import Heart
+from mesh.link.heart import Heart, OpenConnection
 from mesh.link.jetstream import JetStream
 from mesh.link.responder import Responder
 from mesh.subjects import key_of
@@ -30,11 +30,14 @@ _log = structlog.get_logger("mesh.registry")
 class Presence:
     """One instance. `enter` once, `leave` once; `update` when what the server offers has changed."""
 
-    def __init__(self, connection: Connection, heart: Heart, entry: InstanceEntry, responder: Responder) -> None:
+    def __init__(
+        self, connection: Connection, heart: Heart, open_connection: OpenConnection, entry: InstanceEntry, responder: Responder
+    ) -> None:
         self.entry = entry
         self.state: Literal["up", "degraded"] = "up"
         self._connection = connection
         self._heart = heart
+        self._open_connection = open_connection
         self._responder = responder
         js = JetStream(connection)
         self._health = Bucket(js, HEALTH)
@@ -47,7 +50,7 @@ class Presence:
     async def enter(self) -> None:
         """Be there. Raises BrokerError where the buckets are missing (`mesh topology apply`, or no control plane has run yet)."""
         await self._write_first()
-        self._heart.add(self._subject, self._beat)
+        self._heart.add(self._subject, self._beat, self._open_connection)
         self._detach = self._connection.on_up(self._rewrite)
         await self._responder.start()
 

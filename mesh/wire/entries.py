@@ -51,6 +51,8 @@ class ProbeQuestion(_Wire):
     """To the control plane: what it knows of this name."""
     session: str = ""
     """To an instance: the host behind this session (the reply subject of the exchange that opened it) is still there."""
+    back: bool = False
+    """It was away, and may have missed what was said."""
 
 
 class ProbeAnswer(_Wire):

@@ -1,0 +1,79 @@
+"""Probes: "is anyone there?", on a subject that no stream takes, so that "nobody" is answered at once.
+
+The answer comes on a quiet reply subject of ours that names who answers, never on an inbox: the broker lets an instance publish where its
+own name stands, and nowhere else. So nobody can answer for another, and nobody can be made to publish to a subject that an asker chose.
+"""
+
+import asyncio
+import itertools
+from dataclasses import dataclass
+
+from mesh.errors import BrokerUnavailable, CallTimeout, MeshError, NoResponders
+from mesh.link.connection import Connection, Message
+from mesh.link.denial import check, denied
+from mesh.subjects import ANY, Subjects
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    target: str
+    subject: str
+    answer: asyncio.Future[Message]
+
+    def fail(self, problem: MeshError) -> None:
+        if not self.answer.done():
+            self.answer.set_exception(problem)
+
+
+class Probes:
+    """Those of one connection of one caller. `take` gets what comes on its quiet reply subjects."""
+
+    def __init__(self, connection: Connection, subjects: Subjects, caller: str) -> None:
+        self._connection = connection
+        self._subjects = subjects
+        self._caller = caller
+        self._numbers = itertools.count(1)
+        self._open: dict[str, _Asked] = {}
+        """By reply subject."""
+        connection.on_down(self._on_down)
+
+    def check(self, target: str) -> None:
+        """Raises Denied where we may not ask for `target`."""
+        check(self._connection, self._subjects.probe(target, ANY, self._caller), self._caller, f"call {target}")
+
+    async def ask(self, target: str, body: bytes, timeout: float, instance: str = ANY) -> bytes:
+        """The answer of an instance of `target`. Raises NoResponders, CallTimeout after `timeout` seconds, Denied, BrokerUnavailable."""
+        self.check(target)
+        subject = self._subjects.probe(target, instance, self._caller)
+        reply = f"{self._subjects.reply_prefix(self._caller, target, self._connection.token, quiet=True)}p{next(self._numbers)}"
+        asked = self._open[reply] = _Asked(target, subject, asyncio.get_running_loop().create_future())
+        try:
+            self._connection.send(subject, body, reply)
+            async with asyncio.timeout(timeout):
+                answer = await asked.answer
+        except TimeoutError:
+            raise CallTimeout(f"{target!r} did not answer within {timeout:g} s") from None
+        finally:
+            del self._open[reply]
+        if answer.headers and answer.headers.get("Status") == "503":
+            raise NoResponders(f"nobody answers to {target!r}")
+        return answer.body
+
+    def take(self, message: Message) -> bool:
+        """Whether `message` answers a probe."""
+        asked = self._open.get(message.subject)
+        if asked is None:
+            return False
+        if not asked.answer.done():
+            asked.answer.set_result(message)
+        return True
+
+    def on_denied(self, refused: str) -> None:
+        """The broker refused a message; `refused` is its subject in lower case."""
+        for asked in self._open.values():
+            if asked.subject.lower() == refused:
+                asked.fail(denied(asked.subject, self._caller, f"call {asked.target}"))
+
+    def _on_down(self) -> None:
+        for asked in self._open.values():
+            asked.fail(BrokerUnavailable("the connection to the broker was lost while asking"))
