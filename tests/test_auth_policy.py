@@ -101,6 +101,7 @@ def test_diff_says_what_apply_then_does(authority: Authority) -> None:
     told = run(authority, "diff")
     assert authority.account_jwt() == before
     (change,) = told["scopes"]
+    assert told["roles"] == ["reviewer"]
     assert (change["scope"], change["users"], told["renewed"]) == ("agent+reviewer", ["bob"], [])
     assert "mesh.v1.call.git.*.{{name()}}.>" in change["publish"]["added"]
     assert "mesh.v1.call.notes.*.{{name()}}.prompts.get.weekly" in change["publish"]["removed"]
@@ -109,7 +110,7 @@ def test_diff_says_what_apply_then_does(authority: Authority) -> None:
     assert applied["scopes"] == told["scopes"]
     assert not applied["broker_told"]
     assert told["account_bytes"] == {"before": len(before), "after": len(authority.account_jwt())}
-    assert run(authority, "diff")["scopes"] == []
+    assert (run(authority, "diff")["scopes"], run(authority, "diff")["roles"]) == ([], [])
     assert run(authority, "explain", "bob", "call", "git")["allowed"]
 
 

@@ -151,7 +151,8 @@ def hears(world: World) -> bool:
         case Part(to):
             return to == world.me
         case Health(agent) | Registry(agent):
-            return (agent == world.me and isinstance(world.subject, Health)) or any(rule.agent in (None, agent) for rule in world.rules)
+            own = isinstance(world.subject, Health) and agent in (world.me, CONTROL_PLANE)
+            return own or any(rule.agent in (None, agent) for rule in world.rules)
         case Gone():
             return True
     return False

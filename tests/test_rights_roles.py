@@ -133,6 +133,15 @@ def test_ready_made_roles_and_the_control_planes_name_cannot_be_taken(name: str)
         Policy.of([Role(name, (Rule(None),))])
 
 
+def test_who_may_not_follow_all_agents_follows_those_that_it_calls() -> None:
+    policy = Policy.of([Role("r", (parse_rule("time/now"), parse_rule("git")))])
+    wanted = SUBJECTS.bucket_copy("registry")
+    few, every = (expand(compile_scope(policy, roles, SUBJECTS), "me", ()) for roles in (["r"], ["r", "host"]))
+    assert few.narrow(wanted) == ("mesh.v1.registry.git.*", "mesh.v1.registry.time.*")
+    assert every.narrow(wanted) == (wanted,)
+    assert permissions_of("agent").narrow(wanted) == ()
+
+
 # rules as they are written
 
 

@@ -126,6 +126,7 @@ def verdict_dict(agent: str, action: str, roles: tuple[str, ...], verdict: "Verd
 def preview_dict(found: "Preview") -> dict[str, Any]:
     """What a policy would change, for `--json`."""
     return {
+        "roles": list(found.roles),
         "scopes": [
             {
                 "scope": change.scope,
@@ -196,12 +197,13 @@ def _print(found: "Preview", *, as_json: bool, told: bool | None = None) -> None
     if as_json:
         render.print_json(preview_dict(found) | ({} if told is None else {"broker_told": told}))
         return
+    render.print_text(f"roles that differ: {', '.join(found.roles) or 'none'}")
     for change in found.changes:
         render.print_text(f"{change.scope} ({', '.join(change.users)})")
         for line in _entries(change):
             render.print_text(f"  {line}")
     if not found.changes:
-        render.print_text("no rights change")
+        render.print_text("nobody's rights change")
     if found.renewed:
         render.print_text(f"new credentials: {', '.join(found.renewed)}")
     render.print_text(f"account: {found.size_before} → {found.size_after} bytes{'' if found.fits else ', which is too large for a broker'}")

@@ -13,8 +13,10 @@ from mesh.policy.rights import Policy, ScopeChange, diff
 
 @dataclass(frozen=True, slots=True)
 class Preview:
-    """`changes` are of the scopes whose rights would change; `renewed` the users whose scope itself does, so that they get new tokens."""
+    """`roles` are those that are new, gone, or other than before. `changes` are of the scopes in use whose rights would change; `renewed` are
+    the users whose scope itself does, so that they get new tokens."""
 
+    roles: tuple[str, ...]
     changes: tuple[ScopeChange, ...]
     renewed: tuple[str, ...]
     size_before: int
@@ -31,9 +33,8 @@ def preview(authority: Authority, policy: Policy) -> Preview:
     """Raises ConfigError where the policy cannot be compiled: it has patterns (`Policy.resolve`)."""
     known, scopes, subjects = authority.ledger.load(), authority.scopes, authority.subjects
     active = {name: user for name, user in known.users.items() if user.revoked is None}
-    changes = diff(
-        authority.policy, policy, {name: user.roles for name, user in active.items()}, subjects=subjects, members=members_of(known)
-    )
+    roles = {name: user.roles for name, user in active.items()}
+    changes = diff(authority.policy, policy, roles, subjects=subjects, members=members_of(known))
     moved = {name: user for name, user in active.items() if placed(policy, user.roles) != (user.scope, user.memberships)}
     later = replace(known, users=known.users | {name: replace(user, scope=placed(policy, user.roles)[0]) for name, user in moved.items()})
     account = authority.ledger.account(known)
@@ -46,7 +47,9 @@ def preview(authority: Authority, policy: Policy) -> Preview:
     ]
     now = clock.wall_ns() // 1_000_000_000
     voided = {**account.revocations, **{user.public: now for user in moved.values()}}
+    before, after = authority.policy.roles, policy.roles
     return Preview(
+        roles=tuple(sorted(name for name in before.keys() | after.keys() if before.get(name) != after.get(name))),
         changes=tuple(change for change in changes if change.changes),
         renewed=tuple(sorted(moved)),
         size_before=_size(account, now),

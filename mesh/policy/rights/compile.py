@@ -7,7 +7,7 @@ What each holder gets, and why. In the table `me` is the user's name and R each 
 | everyone    | hear its inboxes, and write there                                | answers of JetStream; `Connection.flush`         |
 |             | hear `reply.me.…`, `hush.me.…`                                   | frames of its calls, answers to its probes       |
 |             | hear `part.me.…`, publish `part.*.*.me.…`                        | large bodies, either way                         |
-|             | hear `health.me.*`, `gone.*.*`                                   | its own instances; callers that are gone         |
+|             | hear `health.me.*`, `health.mesh.*`, `gone.*.*`                  | its own instances, the plane's; who is gone      |
 |             | call, probe and notice `mesh`                                    | who is there, and readers made for it            |
 |             | ask the broker what it may do                                    | the bridge checks by the same table              |
 | `ANSWER`    | take what is addressed to me (any instance), and to R (`any`)    | being called                                     |
@@ -159,7 +159,7 @@ def _subscribe(*subjects: str) -> Entries:
 
 def _everyone(subjects: Subjects) -> Entries:
     yield from _subscribe(rights_inbox(ME), *subjects.rights_replies(ME, EACH), subjects.rights_parts_to(ME))
-    yield from _subscribe(subjects.rights_copy(HEALTH, ME), subjects.gone)
+    yield from _subscribe(*(subjects.rights_copy(HEALTH, name) for name in (ME, CONTROL_PLANE)), subjects.gone)
     yield from _publish(rights_inbox(ME), USER_INFO, subjects.rights_parts(EACH, ME))
     yield from _publish(*_calling(subjects, CONTROL_PLANE), *subjects.rights_call(CONTROL_PLANE, ME))
 

@@ -23,7 +23,7 @@ from enum import StrEnum
 from typing import Final
 
 from mesh.errors import ConfigError
-from mesh.policy.rights.matching import covers
+from mesh.policy.rights.matching import covers, matches
 from mesh.subjects import CONTROL_PLANE, escape
 
 AGENT: Final = "agent"
@@ -227,6 +227,10 @@ class Permissions:
 
     def may_subscribe(self, subject: str) -> bool:
         return covers(self.subscribe, subject)
+
+    def narrow(self, wanted: str) -> tuple[str, ...]:
+        """What of the filter `wanted` may be subscribed to: all of it, or the entries that lie within it."""
+        return (wanted,) if self.may_subscribe(wanted) else tuple(entry for entry in self.subscribe if matches(wanted, entry))
 
     @property
     def size(self) -> int:
