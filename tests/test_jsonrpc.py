@@ -164,6 +164,12 @@ def test_duplicate_keys_pass_where_nothing_is_decided() -> None:
         b'{"jsonrpc":"2.0","id":1,"method":"m","m\\u0065thod":"n"}',
         b'{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"a","name":"b"}}',
         b'{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"a","\\u006eame":"b"}}',
+        b'{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"a","arguments":{"name":1},"name":"b"}}',
+        (
+            b'{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"a","name":"b","_meta":{'
+            b'"io.modelcontextprotocol/clientInfo":{"name":"c"},"io.modelcontextprotocol/clientInfo":{}}}}'
+        ),
+        b'{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"a","arguments":{"name":1},"arguments":2,"name":"b"}}',
         b'{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"a"},"params":{"name":"b"}}',
         b'{"jsonrpc":"2.0","id":1,"method":"m","params":{"_meta":{"progressToken":1},"_meta":{"progressToken":2}}}',
         b'{"jsonrpc":"2.0","id":1,"method":"m","params":{"_meta":{"progressToken":1,"progressToken":2}}}',

@@ -221,10 +221,18 @@ def _needs_walk(frame: Frame, text: str, params: Any, name: Any) -> bool:
         or "subscriptionId" in text
         or frame.method in ("notifications/cancelled", "notifications/progress")
         or text.count('"_meta"') > 1
-        or text.count('"name"') > 1
+        or text.count('"name"') > _names(params)
         or text.count('"uri"') > 1
         or (isinstance(name, str) and _ambiguous(name))
     )
+
+
+def _names(params: dict[str, Any]) -> int:
+    """How many objects of a request have the key `name`, of those that usually do. If it stands in the text more often, then maybe twice in
+    one of them."""
+    meta = params.get("_meta")
+    client = meta.get("io.modelcontextprotocol/clientInfo") if isinstance(meta, dict) else None
+    return sum(isinstance(each, dict) and "name" in each for each in (params, params.get("arguments"), client)) or 1
 
 
 def _ambiguous(value: str) -> bool:
