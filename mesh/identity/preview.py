@@ -13,8 +13,8 @@ from mesh.policy.rights import Policy, ScopeChange, diff
 
 @dataclass(frozen=True, slots=True)
 class Preview:
-    """`roles` are those that are new, gone, or other than before. `changes` are of the scopes in use whose rights would change; `renewed` are
-    the users whose scope itself does, so that they get new tokens."""
+    """`roles` are those that are new, gone, or other than before. `changes` are of the scopes in use whose rights would change; `renewed`
+    are the users whose scope itself does, so that they get new tokens."""
 
     roles: tuple[str, ...]
     changes: tuple[ScopeChange, ...]
