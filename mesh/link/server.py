@@ -40,7 +40,7 @@ from mesh.link.server_program import (
     read_info,
     version_of,
 )
-from mesh.link.server_start import failure, loopback, start_file
+from mesh.link.server_start import failure, loopback, processors, start_file
 from mesh.link.state_dir import StateDir
 
 __all__ = ["EmbeddedServer", "Event", "check_server_info"]
@@ -186,7 +186,7 @@ class EmbeddedServer:
                 stdout=stderr,
                 stderr=stderr,
                 cwd=self.config.parent,  # Certificates are named relative to it.
-                env={**os.environ, **self._trust},
+                env={"GOMAXPROCS": processors(), **os.environ, **self._trust},
                 start_new_session=True,
             )
         try:
