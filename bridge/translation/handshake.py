@@ -15,17 +15,18 @@ from typing import Any, Final
 
 from bridge.channel import Channel
 from bridge.eras.edit import find_text
-from bridge.eras.shapes import initialized, read_envelope, response
+from bridge.eras.shapes import initialized, question, read_envelope, response
 from bridge.eras.words import CAPABILITY_OF, CHANGES, LEVELS, LOG, UNSUPPORTED_VERSION, UPDATED
 from bridge.errors import ServerDied
 from bridge.facts import Facts
 from bridge.ports.base import ServerPort
+from bridge.session import Connected, Outgoing
 from bridge.translation.asked import Asked
 from bridge.translation.standing import Standing
 from mesh import clock
 from mesh.link.call import Call
 from mesh.wire import control
-from mesh.wire.jsonrpc import Frame, Kind, dumps, error
+from mesh.wire.jsonrpc import Frame, Kind, dumps, error, scan
 
 MOST_URIS: Final = 1_000
 """Resources that a session may subscribe to."""
@@ -34,12 +35,21 @@ MOST_URIS: Final = 1_000
 class TranslatedSession:
     """One host. `key` is the reply subject of its `initialize`, as with any session."""
 
-    def __init__(self, agent: str, call: Call, port: ServerPort, facts: Facts, on_end: "Callable[[TranslatedSession, str], None]") -> None:
+    def __init__(
+        self,
+        agent: str,
+        call: Call,
+        port: ServerPort,
+        facts: Facts,
+        connected: Connected,
+        on_end: "Callable[[TranslatedSession, str], None]",
+    ) -> None:
         self.key = call.prefix + call.exchange
         self.heard_at = clock.monotonic()
         self.channel = Channel(agent, port, on_stray=self._on_stray, on_end=lambda reason: on_end(self, reason))
         self._agent = agent
         self.opener = call
+        self.outgoing = Outgoing(call, connected)
         self._facts = facts
         self._envelope = read_envelope(call.frame)
         self._level = ""
@@ -71,6 +81,7 @@ class TranslatedSession:
     def pass_on(self, frame: Frame) -> None:
         """What the host says besides its requests."""
         if frame.final:
+            self.outgoing.answered(frame)  # an answer that comes twice has no `asked` any more
             asked = self._asked.pop(str(frame.id), None)
             if asked is not None:
                 asked.answered(str(frame.id), frame)
@@ -99,8 +110,15 @@ class TranslatedSession:
         self._asked[id] = asked
         return id
 
-    def withdraw(self, id: str) -> None:
+    def ask(self, call: Call, id: str, inside: bytes) -> None:
+        """Send one to the host: `inside` are its method and params."""
+        self.outgoing.say(scan(question(id, inside)), call)
+
+    def withdraw(self, id: str, call: Call | None = None) -> None:
+        """It is not waited for any more. The host is told so in `call`, if it was asked."""
         self._asked.pop(id, None)
+        if call is not None:
+            self.outgoing.say(scan(control.cancelled(id, "nobody waits for it any more")), call)
 
     # what is done here
 
@@ -148,14 +166,14 @@ class TranslatedSession:
                 return
         elif frame.method not in CHANGES:
             return
-        self.opener.say(frame.raw)
+        self.outgoing.say(frame)
 
     def _on_stray(self, frame: Frame, origin: str | None) -> None:
         """What the server says to no request. In this era that is log messages; a request would be a mistake of the server's."""
         if frame.kind is Kind.REQUEST:
             self.channel.send(error(dumps(frame.id), control.METHOD_NOT_FOUND, "the modern era has no requests of the server"))
         elif frame.method == LOG or frame.method not in CHANGES:
-            self.opener.say(frame.raw)
+            self.outgoing.say(frame)
 
 
 def speaks_no_handshake(problem: Frame) -> bool:
