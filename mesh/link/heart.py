@@ -10,6 +10,7 @@ One thread serves all agents of a process. Each agent has a connection in it, si
 import asyncio
 import threading
 from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Final
 
@@ -46,14 +47,17 @@ class Heart:
         self._turned = clock.monotonic()
         self._stopping = threading.Event()
         self._ticker: asyncio.Task[None] | None = None
-        self._thread: asyncio.Task[None] | None = None
+        self._executor: ThreadPoolExecutor | None = None
+        self._thread: asyncio.Future[None] | None = None
 
     def add(self, subject: str, beat: Beat, open_connection: OpenConnection) -> None:
         """Send `beat()` to `subject` (a key of the health bucket) every second. The first heartbeat is the caller's to send."""
         self._pulses[subject] = _Pulse(beat, open_connection)
         if self._thread is None:
             self._ticker = asyncio.create_task(self._tick(), name="heart ticker")
-            self._thread = asyncio.create_task(asyncio.to_thread(self._run), name="heart")
+            # Not the loop's own threads: there are six of them on two cores, and name look-ups and files need one too.
+            self._executor = ThreadPoolExecutor(1, "heart")
+            self._thread = asyncio.get_running_loop().run_in_executor(self._executor, self._run)
 
     def remove(self, subject: str) -> None:
         self._pulses.pop(subject, None)
@@ -61,12 +65,13 @@ class Heart:
     async def close(self) -> None:
         """Send no more, and wait for the thread. Idempotent."""
         self._pulses.clear()
-        if self._ticker is None or self._thread is None:
+        if self._ticker is None or self._thread is None or self._executor is None:
             return
         self._ticker.cancel()
         self._stopping.set()
         await asyncio.gather(self._ticker, self._thread, return_exceptions=True)
-        self._ticker = self._thread = None
+        self._executor.shutdown(wait=False)
+        self._ticker = self._thread = self._executor = None
 
     async def _tick(self) -> None:
         while True:
