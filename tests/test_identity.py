@@ -5,6 +5,7 @@ import itertools
 import json
 import os
 import stat
+import sys
 from datetime import timedelta
 from pathlib import Path
 
@@ -82,7 +83,7 @@ async def test_several_processes_at_once_make_one_operator_and_lose_no_user(tmp_
     async with asyncio.timeout(30):
         started = [
             await asyncio.create_subprocess_exec(
-                str(ROOT / ".venv/bin/python"), "-c", program, str(tmp_path), str(each), cwd=ROOT, stdout=asyncio.subprocess.PIPE
+                sys.executable, "-c", program, str(tmp_path), str(each), cwd=ROOT, stdout=asyncio.subprocess.PIPE
             )
             for each in range(3)
         ]
@@ -100,6 +101,17 @@ def test_a_secret_that_others_can_read_is_not_used(authority: Authority, name: s
     with pytest.raises(ConfigError, match="others can read") as refused:
         authority.issue("time")
     assert f"chmod {'700' if path.is_dir() else '600'}" in refused.value.hint
+
+
+def test_a_directory_of_somebody_else(authority: Authority, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Root may read everything, so the refusal is the kernel's word in its place."""
+
+    def denied(self: Path, **_: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "stat", denied)
+    with pytest.raises(ConfigError, match="another user"):
+        Authority.open(authority.keyring.path.parent)
 
 
 def test_a_failed_write_leaves_what_was_there(authority: Authority, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -134,6 +146,15 @@ def test_the_account_grows_with_roles_not_with_users(authority: Authority) -> No
     assert not authority.issue("b", ("agent", "host", "team")).account_changed
     assert len(authority.account_jwt()) == size
     assert token(authority, "b").nats["tags"] == ["role:team"]
+
+
+def test_many_at_once(authority: Authority) -> None:
+    authority.issue("a1", ("host",))
+    before = token(authority, "a1")
+    assert authority.issue_all((f"a{n}" for n in range(50)), ("agent", "host"))
+    assert {user.scope for user in authority.users() if user.name != "a1"} == {"agent+host"}
+    assert len({token(authority, f"a{n}").subject for n in range(50)}) == 50
+    assert token(authority, "a1") == before
 
 
 def test_revoked_and_issued_again(authority: Authority) -> None:
@@ -310,6 +331,9 @@ def test_an_operator_that_was_made_elsewhere(tmp_path: Path) -> None:
     assert jwt.read(without.account_jwt(), "account").nats == wanted.nats
     assert system.public in without.server_config()
 
+    nobody_hears = jwt.sign_operator(operator, "ACME", system_account="", signing_keys=[], issued=1)
+    with pytest.raises(ConfigError, match="no system account"):
+        Authority(tmp_path / "refused").adopt(operator_jwt=nobody_hears, account_seed=owned.seed)
     for given in (
         {"operator_seed": keys.new_key(Kind.OPERATOR).seed}, {"account_jwt": jwt.sign(owned, owned.public, "A", base, issued=1)},
         {"system_jwt": account_jwt}, {"system_creds": "nothing"},

@@ -9,7 +9,6 @@ A token counts until it expires or is void: the account's claims say of each key
 after that second, so a client that is cut off comes back with the file's new content.
 """
 
-import os
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from datetime import timedelta
@@ -73,11 +72,6 @@ class Authority:
         return self
 
     # what there is
-
-    @property
-    def can_issue(self) -> bool:
-        """Whether this process may make credentials here."""
-        return self.keyring.has("account.seed") and os.access(self.keyring.path / "users", os.W_OK | os.X_OK)
 
     @property
     def policy(self) -> Policy:
@@ -170,6 +164,15 @@ class Authority:
                 raise ConfigError("this key was revoked", hint="Let a new one be made.", public=public)
             until = None if expires is None else _now() + round(expires.total_seconds())
             return self._issue(known, name, self.scopes.checked(known, name, roles), key or str(public), until)
+
+    def issue_all(self, names: Iterable[str], roles: Collection[str] = ("agent",)) -> bool:
+        """Credentials for many who have none, at the cost of few. Whether a running broker must be told."""
+        with self.keyring.locked():
+            known, files = self.ledger.load(), {}
+            for name in names:
+                if name not in known.users:
+                    files |= self._grant(known, name, self.scopes.checked(known, name, roles), keys.new_key(Kind.USER), None)
+            return self.ledger.commit(known, files)
 
     def renew(self, name: str, *, new_key: bool = False) -> Issued:
         """A new token with the roles that the participant has, for as long as the last one was for."""

@@ -68,7 +68,11 @@ class Keyring:
             os.close(descriptor)
 
     def has(self, name: str) -> bool:
-        return (self.path / name).exists()
+        try:
+            return (self.path / name).exists()
+        except PermissionError:
+            hint = "Ask its owner for credentials: `mesh auth issue NAME` makes a file."
+            raise ConfigError(f"{self.path} belongs to another user", hint=hint, path=str(self.path)) from None
 
     def read(self, name: str) -> str | None:
         """The text of a file, None where there is none."""

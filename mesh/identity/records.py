@@ -9,9 +9,9 @@ Times are seconds since 1970. `lasts` is when the last token of that key expires
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from datetime import timedelta
-from typing import Any
+from typing import Any, Final
 
 from mesh.errors import ConfigError
 
@@ -37,8 +37,8 @@ class User:
         """For how long its token was issued."""
         return None if self.expires is None else timedelta(seconds=self.expires - self.issued)
 
-    def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
+
+_KEPT: Final = tuple(each.name for each in fields(User) if each.name != "name")
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,9 +66,11 @@ class Records:
         return {key: each.at for key, each in sorted(self.voided.items()) if each.lasts is None or each.lasts > now}
 
     def dump(self) -> str:
-        users = {name: {key: value for key, value in user.as_dict().items() if key != "name"} for name, user in sorted(self.users.items())}
-        voided = {public: asdict(each) for public, each in sorted(self.voided.items())}
-        return json.dumps({"users": users, "voided": voided, "retiring": self.retiring}, indent=1) + "\n"
+        """A line for each user. With `indent` Python's own encoder would write it, ten times slower, for every user that is issued."""
+        users = {name: {key: getattr(user, key) for key in _KEPT} for name, user in self.users.items()}
+        voided = {public: {"at": each.at, "lasts": each.lasts} for public, each in self.voided.items()}
+        parts: dict[str, Mapping[str, Any]] = {"users": users, "voided": voided, "retiring": self.retiring}
+        return "{" + ",\n".join(f"{json.dumps(name)}: {_lines(part)}" for name, part in parts.items()) + "}\n"
 
 
 def load(text: str | None, where: str) -> Records:
@@ -85,6 +87,10 @@ def load(text: str | None, where: str) -> Records:
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         hint = "Restore it from a backup. It says who was revoked, so do not delete it."
         raise ConfigError(f"{where} is damaged: {error!r}", hint=hint) from None
+
+
+def _lines(part: Mapping[str, Any]) -> str:
+    return "{" + ",\n".join(f"{json.dumps(key)}: {json.dumps(value)}" for key, value in sorted(part.items())) + "}"
 
 
 def revoked(user: User, at: int) -> User:

@@ -76,6 +76,9 @@ class Trust:
         if (operator_text := operator_jwt or known[0]) is None or (account_text := account_seed or known[1]) is None:
             raise ConfigError("an operator's JWT and an account's seed are needed", hint="--operator-jwt FILE --account-seed FILE")
         operator, account = jwt.read(operator_text.strip(), "operator"), _seed_of(account_text, Kind.ACCOUNT, "the account")
+        if not operator.nats.get("system_account"):
+            hint = "The mesh needs one, to hear who is gone: `nsc edit operator --system-account SYS`."
+            raise ConfigError(f"the operator {operator.name} names no system account", hint=hint)
         if known[0] is not None and jwt.read(known[0].strip(), "operator").subject != operator.subject:
             raise ConfigError(f"{self.keyring.path} belongs to another operator", hint="Name another state directory.")
         if known[1] is not None and read_seed(known[1]).public != account.public:
