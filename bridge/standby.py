@@ -15,7 +15,7 @@ from collections.abc import Callable
 from typing import Final, NamedTuple
 
 from mesh import Mesh, clock
-from mesh.errors import BrokerUnavailable, Busy, CallTimeout, Disconnected, InstanceLost, MeshError, NoResponders
+from mesh.errors import BrokerUnavailable, Busy, CallTimeout, Denied, Disconnected, InstanceLost, MeshError, NoResponders
 from mesh.link.exchange import Channel
 from mesh.subjects import ANSWER
 from mesh.wire.entries import ProbeQuestion
@@ -122,12 +122,11 @@ class Standby:
 
     async def _probe(self) -> None:
         session = self._session
-        subject = self._mesh.subjects.probe(session.agent, session.instance, self._mesh.name)
         question = ProbeQuestion(session=session.reply, back=True).encode()
         until = clock.monotonic() + RETURNING
         while True:
             try:
-                await self._mesh.connection.request(subject, question, timeout=1.0)
+                await self._mesh.exchanges.probes.ask(session.agent, question, 1.0, session.instance)
                 break
             except (NoResponders, CallTimeout):
                 if clock.monotonic() > until:
@@ -138,6 +137,9 @@ class Standby:
                 await asyncio.sleep(BETWEEN)
             except BrokerUnavailable:
                 return  # `_on_up` probes again
+            except Denied as problem:  # its rights were cut while it was away
+                self._on_lost(problem)
+                return
         for said_at, raw in self._answers:
             if said_at > self._down_at - UNNOTICED:
                 self._mesh.exchanges.say(session, ANSWER, raw)
