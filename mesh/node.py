@@ -18,6 +18,7 @@ from typing import Any, Final, Self
 
 from mesh import clock
 from mesh.errors import ApiError, CallError, ConfigError, NoSuchAgent
+from mesh.identity.book import RightsBook
 from mesh.identity.finding import find_credentials
 from mesh.link.call import Handler
 from mesh.link.connection import Connection
@@ -220,7 +221,7 @@ class Mesh:
         """Create what the mesh needs at the broker, and be its control plane until the block ends."""
         instance = new_instance()
         async with (
-            ControlPlane(self.connection, self.subjects, instance) as plane,
+            ControlPlane(self.connection, self.subjects, instance, RightsBook.find(self.settings.state_dir, self.settings.prefix)) as plane,
             self.present(
                 plane,
                 agent=CONTROL_PLANE,

@@ -36,7 +36,7 @@ from mesh.errors import BrokerError, BrokerUnavailable, CallTimeout, Denied, NoR
 from mesh.link.client import FastClient
 from mesh.link.server_program import check_server_info
 from mesh.policy.rights import Permissions
-from mesh.subjects import client_name, escape
+from mesh.subjects import USER_INFO, client_name, escape
 
 PING_SECONDS: Final = 5
 """How often the client pings. Two unanswered pings end the connection, so a dead broker is noticed within 15 s."""
@@ -47,7 +47,6 @@ LONGEST_PENDING: Final = 64 * 1024 * 1024
 HIGH_WATER: Final = 1024 * 1024
 """Bytes waiting for the socket above which `publish` waits for them to go out."""
 
-USER_INFO: Final = "$SYS.REQ.USER.INFO"
 RIGHTS_SECONDS: Final = 1.0
 """How long to wait for the broker's word on our rights."""
 
@@ -220,9 +219,10 @@ class Connection:
         """Call `callback(subject)`, in lower case, for each message that the broker refused to take from us."""
         self._denied.append(callback)
 
-    def on_renewed(self, callback: Callable[[], None]) -> None:
-        """Call `callback` when `rights` are others than before."""
+    def on_renewed(self, callback: Callable[[], None]) -> Callable[[], None]:
+        """Call `callback` when `rights` are others than before. What is returned takes it off again."""
         self._renewed.append(callback)
+        return lambda: self._renewed.remove(callback)
 
     @property
     def congested(self) -> bool:
@@ -433,7 +433,8 @@ class Connection:
         except (BrokerError, CallTimeout, ValueError, KeyError) as problem:
             _log.info("the broker does not say what this connection may do", connection=self.name, why=str(problem))
             return
-        rights = None if said is None else Permissions(*(tuple((said.get(what) or {}).get("allow") or ()) for what in ("publish", "subscribe")))
+        allowed = [tuple(((said or {}).get(what) or {}).get("allow") or ()) for what in ("publish", "subscribe")]
+        rights = None if said is None else Permissions(*allowed)
         if rights != self.rights:
             self.rights = rights
             self._tell(self._renewed)

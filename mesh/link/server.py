@@ -73,8 +73,9 @@ logger = logging.getLogger(__name__)
 class EmbeddedServer:
     """One nats-server on one state directory. `async with`, or `start` and `stop`.
 
-    `trust` are the variables of nats-server.conf that say whom the broker admits: `MESH_OPERATOR`, a file, and `MESH_ACCOUNTS`, a directory.
-    Ports: None takes what the configuration says, 0 a free one, a number that one. `on_event(kind, detail)` is called in the event loop.
+    `trust` are the variables of nats-server.conf that say whom the broker admits: `MESH_OPERATOR`, a file, and `MESH_ACCOUNTS`, a
+    directory. Ports: None takes what the configuration says, 0 a free one, a number
+    that one. `on_event(kind, detail)` is called in the event loop.
     The thread that calls `start` must live as long as the server is to: Linux ties the server to that thread.
     """
 

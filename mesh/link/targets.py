@@ -94,8 +94,11 @@ class Targets:
         """Follow the heartbeats of an agent: one that is called, or that answers for a role."""
         if agent in self._watches or not self._connection.connected:
             return
+        heartbeats, rights = self._subjects.bucket_copy("health", agent), self._connection.rights
+        if rights is not None and not rights.may_subscribe(heartbeats):
+            return
         try:
-            watch = await self._connection.subscribe(self._subjects.bucket_copy("health", agent), partial(self._on_health, agent))
+            watch = await self._connection.subscribe(heartbeats, partial(self._on_health, agent))
         except BrokerUnavailable:
             return  # who wants to know asks again once the connection is back
         if agent in self._watches:

@@ -83,7 +83,8 @@ class BucketView:
         self._wanted = asyncio.Event()
         self._complete = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
-        self._subscription: Subscription | None = None
+        self._subscriptions: dict[str, Subscription] = {}
+        """To the live copies, as far as the rights go: by filter."""
         self._detach: list[Callable[[], None]] = []
 
     @property
@@ -93,8 +94,8 @@ class BucketView:
 
     async def __aenter__(self) -> Self:
         try:
-            self._subscription = await self._js.connection.subscribe(self._live, self._on_live)
-            self._detach = [self._js.connection.on_down(self._on_down), self._js.connection.on_up(self._wanted.set)]
+            connection = self._js.connection
+            self._detach = [connection.on_down(self._on_down), connection.on_up(self._wanted.set), connection.on_renewed(self._on_renewed)]
             await self._read()
             self._task = asyncio.create_task(self._follow(), name=f"view of {self.bucket}")
         except BaseException:
@@ -115,9 +116,9 @@ class BucketView:
         for detach in self._detach:
             detach()
         self._detach = []
-        if self._subscription is not None:
-            await self._subscription.unsubscribe()
-            self._subscription = None
+        for subscription in self._subscriptions.values():
+            await subscription.unsubscribe()
+        self._subscriptions = {}
 
     async def resync(self) -> None:
         """Read the bucket again, and return when the copy agrees with it. Waits as long as the broker is away."""
@@ -147,6 +148,7 @@ class BucketView:
         self._fresh = fresh
         floor = 0
         try:
+            await self._listen()
             await self._reset()
             async with PullLoop(self._js.connection, self._stream, self._reader, batch=1000, resume=False, until_empty=True) as pulls:
                 async for messages in pulls:
@@ -160,6 +162,15 @@ class BucketView:
         finally:
             if self._fresh is fresh:
                 self._fresh = None
+
+    async def _listen(self) -> None:
+        """Subscribe to what our rights let us hear of the live copies, and to no more: the broker would refuse it."""
+        rights = self._js.connection.rights
+        wanted = {self._live} if rights is None else set(rights.narrow(self._live))
+        for filter in self._subscriptions.keys() - wanted:
+            await self._subscriptions.pop(filter).unsubscribe()
+        for filter in wanted - self._subscriptions.keys():
+            self._subscriptions[filter] = await self._js.connection.subscribe(filter, self._on_live)
 
     async def _reset(self) -> None:
         """Have the reader begin anew, and another one made where it is gone: it expired, or the broker was restarted."""
@@ -208,6 +219,11 @@ class BucketView:
             self._tell(key, self._entries[key], "put")
         elif self._entries.pop(key, None) is not None:
             self._tell(key, None, reason)
+
+    def _on_renewed(self) -> None:
+        """Other rights: another reader, which holds what we may see now."""
+        self._reader = ""
+        self._wanted.set()
 
     def _on_down(self) -> None:
         self.synced = False

@@ -29,6 +29,7 @@ from mesh.link.reconcile import ensure, reconcile
 from mesh.registry import micro
 from mesh.registry.directory import Directory
 from mesh.registry.gone import GRACE, Departures, caller_of
+from mesh.registry.sight import RightsOf, Sight
 from mesh.subjects import CONTROL_PLANE, Subjects
 from mesh.topology import HEALTH, REGISTRY, declare, reader_spec
 from mesh.wire import control
@@ -49,20 +50,24 @@ LOST_SECONDS: Final = 3600
 _log = structlog.get_logger("mesh.plane")
 
 
-async def make_reader(js: JetStream, bucket: str) -> str:
-    """Make a reader of a bucket, and return its name. For those who may create consumers; others ask the control plane."""
-    name = f"reader-{secrets.token_hex(8)}"
-    await ensure(js, reader_spec(bucket, name))
+async def make_reader(js: JetStream, bucket: str, keys: tuple[str, ...] = (">",)) -> str:
+    """Make a reader of these keys of a bucket, and return its name. For those who may create consumers; others ask the control plane.
+
+    Who knows the name may pull, and the broker cannot hold a reader to one user. So the name is a secret that cannot be guessed.
+    """
+    name = f"reader-{secrets.token_hex(16)}"
+    await ensure(js, reader_spec(bucket, name, keys))
     return name
 
 
 class ControlPlane:
     """The handler behind the agent `mesh`. `async with` it after its node is connected and before it is present."""
 
-    def __init__(self, connection: Connection, subjects: Subjects, instance: str) -> None:
+    def __init__(self, connection: Connection, subjects: Subjects, instance: str, rights_of: RightsOf | None = None) -> None:
         self._connection = connection
         self._subjects = subjects
         self._instance = instance
+        self._sight = Sight(subjects, rights_of)
         self._topology = declare(subjects.prefix)
         self._js = JetStream(connection)
         self._registry = Bucket(self._js, REGISTRY)
@@ -101,8 +106,8 @@ class ControlPlane:
                 about = read(ProbeQuestion, body).about
             except MalformedMessage:
                 return answer.encode()
-            instances = self.directory.instances_of(about)
-            close = () if instances else self.directory.close_to(about)
+            instances = self.directory.instances_of(about) if self._sight.sees(caller, about) else ()
+            close = () if instances else tuple(each for each in self.directory.close_to(about) if self._sight.sees(caller, each))
             answer = answer.model_copy(update={"instances": instances, "close": close})
         return answer.encode()
 
@@ -131,7 +136,7 @@ class ControlPlane:
             call.fail(control.INVALID_PARAMS, f"there is no bucket {bucket!r} to read")
             return
         try:
-            self._answer(call, {"consumer": await make_reader(self._js, bucket)})
+            self._answer(call, {"consumer": await make_reader(self._js, bucket, self._sight.keys(call.caller, bucket))})
         except MeshError as error:
             call.refuse(error)
 

@@ -1,0 +1,35 @@
+"""Whom a caller may know of: whoever it may call, as its rights to the live copies of the buckets say. What the control plane answers
+and the readers that it makes keep to the same."""
+
+from collections.abc import Callable
+
+from mesh.errors import Denied
+from mesh.policy.rights import Permissions
+from mesh.subjects import Subjects
+from mesh.topology import REGISTRY
+
+RightsOf = Callable[[str], Permissions]
+
+
+class Sight:
+    """`rights_of` is None where nothing is known of anybody's rights: on a broker that holds nobody to any."""
+
+    def __init__(self, subjects: Subjects, rights_of: RightsOf | None) -> None:
+        self._subjects = subjects
+        self._rights_of = rights_of
+
+    def sees(self, caller: str, agent: str) -> bool:
+        """Whether `caller` may know of an agent."""
+        if self._rights_of is None:
+            return True
+        return self._rights_of(caller).may_subscribe(self._subjects.bucket_copy(REGISTRY, agent))
+
+    def keys(self, caller: str, bucket: str) -> tuple[str, ...]:
+        """The keys of a bucket that `caller` may read, as filters. Raises Denied where there are none."""
+        if self._rights_of is None:
+            return (">",)
+        copies = self._subjects.bucket_copy(bucket)
+        keys = tuple(each.removeprefix(copies[: -len("*.*")]) for each in self._rights_of(caller).narrow(copies))
+        if not keys:
+            raise Denied(f"{caller!r} may not read {bucket!r}: no rule of its roles lets it see an agent")
+        return (">",) if "*.*" in keys else keys
