@@ -1,6 +1,7 @@
 """A nats-server in operator mode, as in production: its configuration is what `mesh auth export --server-config` prints."""
 
 import asyncio
+import contextlib
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -24,10 +25,18 @@ async def operator_server(authority: Authority, directory: Path, port: int = -1)
     process = await asyncio.create_subprocess_exec(str(find_binary()), "-c", str(config))
     try:
         async with asyncio.timeout(10):
-            while not (found := list(directory.glob("*.ports"))):
+            while (url := _address(directory)) is None:
                 assert process.returncode is None, (directory / "log").read_text()
                 await asyncio.sleep(0.01)  # the file appears when the server listens; nobody tells us
-        yield json.loads(found[0].read_text())["nats"][0]
+        yield url
     finally:
         process.terminate()
         await process.wait()
+
+
+def _address(directory: Path) -> str | None:
+    """Where the server listens, once it has written all of it."""
+    for path in directory.glob("*.ports"):
+        with contextlib.suppress(ValueError):
+            return str(json.loads(path.read_text())["nats"][0])
+    return None

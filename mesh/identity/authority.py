@@ -149,8 +149,7 @@ class Authority:
     ) -> Issued:
         """Credentials for a participant, new or renewed. A renewal keeps the key, and who is connected stays so.
 
-        With other roles than before, and with `new_key`, older tokens are void. With `public`, a user's public key, the secret half stays
-        where it was made.
+        With other roles than before, or `new_key`, older tokens are void. With `public`, a user's key, its secret half stays elsewhere.
         """
         with self.keyring.locked():
             known = self.ledger.load()
@@ -168,7 +167,8 @@ class Authority:
     def issue_all(self, names: Iterable[str], roles: Collection[str] = ("agent",)) -> bool:
         """Credentials for many who have none, at the cost of few. Whether a running broker must be told."""
         with self.keyring.locked():
-            known, files = self.ledger.load(), {}
+            known = self.ledger.load()
+            files: dict[str, str] = {}
             for name in names:
                 if name not in known.users:
                     files |= self._grant(known, name, self.scopes.checked(known, name, roles), keys.new_key(Kind.USER), None)
@@ -220,7 +220,7 @@ class Authority:
             self.ledger.commit(self.ledger.load(), {})
 
     def apply_policy(self, policy: Policy) -> tuple[str, ...]:
-        """Let this policy count, its patterns resolved. Users whose scope changes with it get new tokens, and are named in the result."""
+        """Let this policy count, its patterns resolved. Users whose scope it changes get new tokens, and are named in the result."""
         with self.keyring.locked():
             known = self.ledger.load()
             moved = [user for user in known.users.values() if placed(policy, user.roles) != (user.scope, user.memberships)]
