@@ -51,7 +51,7 @@ async def fastmcp(pace: Pace, on_round: OnRound, figure: Figure) -> Measured:
 async def in_process(pace: Pace, on_round: OnRound, figure: Figure) -> Measured:
     """A server object of the SDK on the mesh, against the SDK's own HTTP."""
     async with stage() as it:
-        await it.participant("sdk-agent", it.broker, "sdk")
+        await it.bridge("sdk", python="bench.stdio_server:server")
         this = Contender("mesh", await it.participant("mesh-caller", it.broker, "sdk"))
         served = await it.participant("sdk-http")
         that = Contender("SDK over HTTP", await it.participant("http-caller", served.url, "modern"))

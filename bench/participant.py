@@ -25,12 +25,17 @@ import nats
 import structlog
 import uvicorn
 import uvloop
+from nats.aio.client import Client
 from nats.aio.msg import Msg
 
 from bench import wire
 from bench.http_caller import http_caller
 from mesh import Mesh
+from mesh.identity.finding import find_credentials
 from mesh.link.call import Call as MeshCall
+from mesh.link.heart import Heart
+from mesh.settings import make_settings
+from mesh.subjects import client_name
 from mesh.wire.jsonrpc import Frame
 
 Call = Callable[[], Awaitable[None]]
@@ -86,7 +91,7 @@ async def mesh_caller(broker: str, agent: str, name: str = wire.CALLER) -> Async
 @asynccontextmanager
 async def raw_caller(broker: str) -> AsyncIterator[Call]:
     """nats-py's own request: the same bytes on subjects of the same shape, and no header, as on the mesh."""
-    client = await nats.connect(broker, inbox_prefix=wire.RAW_INBOX.encode())
+    client = await _raw(broker, wire.CALLER, inbox_prefix=wire.RAW_INBOX.encode())
     body, expected = wire.request("cli.0123456789.12345"), wire.answer("cli.0123456789.12345")
 
     async def call() -> None:
@@ -97,6 +102,12 @@ async def raw_caller(broker: str) -> AsyncIterator[Call]:
         yield call
     finally:
         await client.close()
+
+
+async def _raw(broker: str, name: str, **options: Any) -> Client:
+    """nats-py as it is, with the rights that a participant of that name has."""
+    credentials = await find_credentials(make_settings(name=name).state_dir, name, broker)
+    return await nats.connect(broker, name=client_name(name, "raw"), user_credentials=str(credentials), **options)
 
 
 @asynccontextmanager
@@ -200,20 +211,13 @@ async def mesh_echo(broker: str, agent: str) -> AsyncIterator[None]:
 @asynccontextmanager
 async def mesh_many(broker: str, agents: str, tools: str) -> AsyncIterator[None]:
     """So many agents with so many tools each."""
-    async with Mesh(name="many", broker=broker) as mesh, contextlib.AsyncExitStack() as stack:
+    offered = tuple({"name": f"look_up_{tool}", **LISTED_TOOL} for tool in range(int(tools)))
+    heart = Heart()
+    async with contextlib.AsyncExitStack() as stack:
+        stack.push_async_callback(heart.close)
         for agent in range(int(agents)):
-            offered = tuple({"name": f"look_up_{tool}", **LISTED_TOOL} for tool in range(int(tools)))
-            await stack.enter_async_context(mesh.present(_Echo(), agent=f"agent-{agent}", entry={"tools": offered}))
-        yield None
-
-
-@asynccontextmanager
-async def sdk_agent(broker: str, agent: str) -> AsyncIterator[None]:
-    """The server of the SDK, in this process, on the mesh."""
-    from bench.stdio_server import server
-    from bridge import serve
-
-    async with serve(server, name=agent, broker=broker):
+            mesh = await stack.enter_async_context(Mesh(name=f"agent-{agent}", broker=broker, heart=heart))
+            await stack.enter_async_context(mesh.present(_Echo(), entry={"tools": offered}))
         yield None
 
 
@@ -261,7 +265,7 @@ async def _reachable(port: int) -> None:
 @asynccontextmanager
 async def raw_echo(broker: str) -> AsyncIterator[None]:
     """A subscription of nats-py in a queue group, as an agent's is."""
-    client = await nats.connect(broker)
+    client = await _raw(broker, "raw")
     answer = wire.answer("cli.0123456789.12345")
 
     async def on_message(message: Msg) -> None:
@@ -284,7 +288,6 @@ ROLES: Final[dict[str, Callable[..., AbstractAsyncContextManager[Call | str | No
     "mesh-echo": mesh_echo,
     "mesh-many": mesh_many,
     "raw-echo": raw_echo,
-    "sdk-agent": sdk_agent,
     "sdk-http": sdk_http,
     "peer": peer,
 }

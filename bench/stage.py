@@ -15,9 +15,13 @@ from typing import Any, Final
 
 from mesh import Mesh
 from mesh.errors import ApiError
+from mesh.identity.authority import Authority
+from mesh.identity.finding import roles_of
+from mesh.identity.serving import server_trust
 from mesh.link.jetstream import JetStream
 from mesh.link.reconcile import reconcile
 from mesh.link.server import EmbeddedServer
+from mesh.subjects import CONTROL_PLANE, OPERATOR
 from mesh.topology import JOURNAL, declare
 
 ROOT: Final = Path(__file__).parent.parent
@@ -95,9 +99,10 @@ class Stage:
         """One of `participant.ROLES`, ready."""
         return await self._start(role, sys.executable, "-m", "bench.participant", role, *arguments)
 
-    async def bridge(self, agent: str, *command: str) -> Participant:
-        """`mesh-bridge serve`, ready, with that child."""
-        serve = ("-m", "bridge", "serve", agent, "--broker", self.broker, "--json", "--with-stdin", "--", *command)
+    async def bridge(self, agent: str, *command: str, python: str = "") -> Participant:
+        """`mesh-bridge serve`, ready, with that child, or with that server object in its own process."""
+        what = ("--python", python) if python else ("--", *command)
+        serve = ("-m", "bridge", "serve", agent, "--broker", self.broker, "--json", "--with-stdin", *what)
         return await self._start(f"bridge-{agent}", sys.executable, *serve)
 
     async def http(self) -> str:
@@ -116,9 +121,10 @@ class Stage:
     async def _start(self, role: str, *command: str) -> Participant:
         pipe = asyncio.subprocess.PIPE
         log = self._state / f"{role}.log"
+        env = {**os.environ, "MESH_STATE_DIR": str(self._state)}  # whence participants have their credentials
         with log.open("ab") as stderr:
             process = await asyncio.create_subprocess_exec(
-                *command, stdin=pipe, stdout=pipe, stderr=stderr, cwd=ROOT, start_new_session=True
+                *command, stdin=pipe, stdout=pipe, stderr=stderr, cwd=ROOT, env=env, start_new_session=True
             )
         participant = Participant(role, process, log)
         self._stack.push_async_callback(participant.end)
@@ -131,10 +137,14 @@ async def stage() -> AsyncIterator[Stage]:
     """A broker with its control plane in this process, as `mesh up` has them."""
     with tempfile.TemporaryDirectory(prefix="mesh-bench-") as directory:
         state = Path(directory)
+        authority = Authority.open(state, create=True)
+        for name in (CONTROL_PLANE, OPERATOR):
+            authority.issue(name, roles_of(name))
         async with (
-            EmbeddedServer(state, port=0, monitor_port=0, websocket_port=0) as server,
-            Mesh(name="mesh", broker=server.url) as mesh,
-            mesh.control_plane(),
+            EmbeddedServer(state, trust=server_trust(authority), port=0, monitor_port=0, websocket_port=0) as server,
+            Mesh(name=CONTROL_PLANE, broker=server.url, state_dir=state) as plane,
+            plane.control_plane(),
+            Mesh(name=OPERATOR, broker=server.url, state_dir=state) as mesh,
             AsyncExitStack() as stack,
         ):
             yield Stage(server, mesh, state, stack)
