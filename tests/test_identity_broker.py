@@ -152,7 +152,7 @@ async def test_a_revocation_cuts_off_at_once_and_only_that_one(world: World) -> 
     await _refused(world.url, stolen)
     assert await bystander.may_publish("mesh.v1.reply.x.bystander.c.1")
     assert not bystander.gone.is_set()
-    await world.issue("mallory", "agent")  # forgiven: a new key
+    await world.issue("mallory", "agent", again=True)  # forgiven: a new key
     assert (await world.join("mallory")).client.is_connected
 
 

@@ -66,6 +66,7 @@ def issue(
             expires=lifetime if expires is not None or old is None else old.lifetime,
             public=public or elsewhere,
             new_key=rotate_key,
+            again=True,
         )
         told = await tell(authority, state_dir, broker, quiet=as_json, offline=offline) if issued.account_changed else {}
         if as_json:

@@ -21,7 +21,7 @@ from mesh.crypto.creds import format_credentials, parse_credentials
 from mesh.crypto.keys import KeyPair, Kind, read_seed
 from mesh.errors import ConfigError
 from mesh.identity import records
-from mesh.identity.keyring import Keyring
+from mesh.identity.keyring import Keyring, creds_file, token_file
 from mesh.identity.ledger import Ledger
 from mesh.identity.records import Records, User
 from mesh.identity.scopes import Scopes, placed
@@ -104,7 +104,7 @@ class Authority:
 
     def credentials(self, name: str) -> Path | None:
         """The file of a participant whose credentials are here, None otherwise."""
-        path = self.keyring.path / _creds(name)
+        path = self.keyring.path / creds_file(name)
         return path if path.exists() else None
 
     def system_credentials(self) -> Path | None:
@@ -146,14 +146,18 @@ class Authority:
         expires: timedelta | None = None,
         public: str | None = None,
         new_key: bool = False,
+        again: bool = False,
     ) -> Issued:
         """Credentials for a participant, new or renewed. A renewal keeps the key, and who is connected stays so.
 
         With other roles than before, or `new_key`, older tokens are void. With `public`, a user's key, its secret half stays elsewhere.
+        Who was revoked gets something only with `again`: a person must mean it.
         """
         with self.keyring.locked():
             known = self.ledger.load()
             old = known.users.get(name)
+            if old is not None and old.revoked is not None and not again:
+                raise ConfigError(f"{name} was revoked", hint=f"`mesh auth issue {name}` lets it in again, with a new key.")
             key: KeyPair | None = None
             if public is None:
                 key = (self._kept_key(old) if old is not None and not new_key else None) or keys.new_key(Kind.USER)
@@ -191,8 +195,8 @@ class Authority:
                 known.void(user.public, max(now, user.issued), user.lasts)
                 user = known.users[name] = records.revoked(user, now)
                 self.ledger.commit(known, {})
-            self.keyring.remove(_creds(name))
-            self.keyring.remove(_token(name))
+            self.keyring.remove(creds_file(name))
+            self.keyring.remove(token_file(name))
             return user
 
     def rotate_scope(self, scope: str, *, retire: bool = False) -> tuple[str, ...]:
@@ -272,13 +276,13 @@ class Authority:
         local = isinstance(key, KeyPair)
         known.users[name] = User(name, public, tuple(sorted(set(roles))), scope, memberships, issued, until, lasts, local)
         if isinstance(key, KeyPair):
-            return {_creds(name): format_credentials(token, key.seed)}
-        return {_token(name): token + "\n"}
+            return {creds_file(name): format_credentials(token, key.seed)}
+        return {token_file(name): token + "\n"}
 
     def _kept_key(self, user: User) -> KeyPair | None:
         """The key of a user whose credentials are here and count."""
-        text = self.keyring.read(_creds(user.name)) if user.local and user.revoked is None else None
-        return None if text is None else read_seed(parse_credentials(text, str(self.keyring.path / _creds(user.name))).seed)
+        text = self.keyring.read(creds_file(user.name)) if user.local and user.revoked is None else None
+        return None if text is None else read_seed(parse_credentials(text, str(self.keyring.path / creds_file(user.name))).seed)
 
 
 def _find(known: Records, name: str) -> User:
@@ -286,14 +290,6 @@ def _find(known: Records, name: str) -> User:
     if user is None:
         raise ConfigError(f"nobody is named {name!r} here", hint="`mesh auth list` shows who is.", known=sorted(known.users)[:20])
     return user
-
-
-def _creds(name: str) -> str:
-    return f"users/{escape(name)}.creds"
-
-
-def _token(name: str) -> str:
-    return f"users/{escape(name)}.jwt"
 
 
 def _now() -> int:

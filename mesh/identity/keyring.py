@@ -29,6 +29,7 @@ from typing import Final
 
 from mesh.crypto.keys import KeyPair, Kind, new_key, read_seed
 from mesh.errors import ConfigError, StateDirUnusable
+from mesh.subjects import escape
 
 DIRECTORY: Final = "auth"
 
@@ -147,3 +148,11 @@ class Keyring:
             hint="Name another state directory, or make this one writable for you.",
             path=str(self.path),
         )
+
+
+def creds_file(name: str) -> str:
+    return f"users/{escape(name)}.creds"
+
+
+def token_file(name: str) -> str:
+    return f"users/{escape(name)}.jwt"
