@@ -10,10 +10,13 @@ from typing import Any
 import pytest
 
 from mesh import Mesh, clock
+from mesh.crypto import jwt
+from mesh.crypto.keys import Kind, new_key
 from mesh.errors import Disconnected
-from mesh.link.connection import Connection, Message
+from mesh.link.connection import Message
 from mesh.registry.gone import caller_of
-from mesh.subjects import Gone, Subjects, client_name
+from mesh.subjects import Gone, Subjects, client_name, escape
+from tests.connections import client_of
 from tests.helpers import CUT_WARNINGS, ROOT, Proxy, Recorder, Signals, back, bridges, ended, figure, finish, hold, serving
 
 pytestmark = CUT_WARNINGS
@@ -140,8 +143,7 @@ async def test_who_comes_back_too_late_is_told(plane: str) -> None:
             await running
 
 
-async def test_nobody_ends_the_calls_of_another_by_its_name(plane: str) -> None:
-    """A connection that says that it is somebody else's, and leaves."""
+async def test_a_connection_that_says_it_is_another_ends_no_calls(plane: str, monkeypatch: pytest.MonkeyPatch) -> None:
     worker, notices = Recorder(hold), Notices()
     async with (
         asyncio.timeout(20),
@@ -152,15 +154,13 @@ async def test_nobody_ends_the_calls_of_another_by_its_name(plane: str) -> None:
         await looker.connection.subscribe(SUBJECTS.gone, notices)
         running = asyncio.create_task(mesh.call("target", "work", {}))
         await worker.signals.until(lambda: worker.calls)
-        host, _, port = plane.removeprefix("nats://").rpartition(":")
-        for name in (client_name("victim", mesh.connection.token), client_name("nobody", "abc")):
-            reader, writer = await asyncio.open_connection(host, int(port))
-            writer.write(b"CONNECT " + json.dumps({"name": name, "verbose": False}).encode() + b"\r\nPING\r\n")
-            while b"PONG" not in await reader.readline():
-                pass
-            writer.close()
-            await writer.wait_closed()
-        assert await notices.of("nobody") == Gone("nobody", "abc")
+        monkeypatch.setattr("mesh.link.connection.client_name", lambda *_: client_name("victim", mesh.connection.token))
+        async with Mesh(name="victim", broker=plane):
+            pass
+        monkeypatch.undo()
+        async with Mesh(name="liar", broker=plane) as liar:
+            pass
+        assert await notices.of("liar") == Gone("liar", liar.connection.token)
         assert [gone for gone in notices.heard if gone.agent == "victim"] == []
         assert worker.cancelled == []
         finish(worker.calls[0], {})
@@ -202,5 +202,11 @@ def test_whose_connection_it_was(client: dict[str, Any], caller: tuple[str, str]
 
 
 async def test_a_connection_says_whose_it_is(plane: str) -> None:
-    async with await Connection.open(plane, name="Über") as connection:
-        assert connection._client.options["name"] == client_name("Über", connection.token)
+    async with Mesh(name="Über", broker=plane) as mesh:
+        assert client_of(mesh.connection).options["name"] == client_name("Über", mesh.connection.token)
+
+
+def test_the_users_claims_say_which_agent_it_was() -> None:
+    claims = jwt.sign_user(new_key(Kind.ACCOUNT), new_key(Kind.USER).public, escape("hôte"), account="A", issued=1)
+    assert caller_of({"name": "another.0a1b", "jwt": claims}) == ("hôte", "0a1b")
+    assert caller_of({"name": "host.0a1b", "jwt": "nonsense"}) is None

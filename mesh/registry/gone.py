@@ -11,9 +11,10 @@ from typing import Any, Final
 
 import structlog
 
-from mesh.errors import BrokerUnavailable, CallTimeout, NoResponders
+from mesh.crypto import jwt
+from mesh.errors import BrokerUnavailable, CallTimeout, ConfigError, NoResponders, Refused
 from mesh.link.connection import Connection
-from mesh.subjects import CONTROL_PLANE, Gone, Subjects, read_client_name
+from mesh.subjects import CONTROL_PLANE, Gone, Subjects, read_client_name, unescape
 
 GRACE: Final = 0.6
 """Seconds to come back for a connection that the broker ended (rights that were renewed, a client that was too slow): the client lives, and
@@ -38,10 +39,17 @@ _log = structlog.get_logger("mesh.plane")
 def caller_of(client: Mapping[str, Any]) -> tuple[str, str] | None:
     """Agent and connection, by the `client` of a disconnect event; None where it is nobody who calls over the mesh.
 
-    Both are the client's own words as long as nobody has to prove who he is.
+    The connection is the client's own word. So is the agent at a broker that admits everybody; elsewhere the event repeats the user's
+    claims, which the broker has verified.
     """
-    name = client.get("name")
-    return read_client_name(name) if isinstance(name, str) else None
+    name, claims = client.get("name"), client.get("jwt")
+    said = read_client_name(name) if isinstance(name, str) else None
+    if said is None or not isinstance(claims, str) or not claims:
+        return said
+    try:
+        return unescape(jwt.read(claims, "user").name), said[1]
+    except (ConfigError, Refused):
+        return None
 
 
 class Departures:
