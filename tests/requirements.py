@@ -151,4 +151,9 @@ _SESSIONS: Final = (
     Requirement("a session survives a reconnect to the broker", "2025-11-25 lifecycle"),
 )  # fmt: skip
 
-REQUIREMENTS: Final = (*_TABLE, *_BYTES, *_SESSIONS)
+_PEERS: Final = (
+    Requirement("servers that others wrote, through every pair of ports", "basic/transports, both eras"),
+    Requirement("a client that leaves without a word makes room", "2025-11-25 basic/transports, session management"),
+)
+
+REQUIREMENTS: Final = (*_TABLE, *_BYTES, *_SESSIONS, *_PEERS)

@@ -214,6 +214,7 @@ async def test_bounds(plane: str, url: str) -> None:
             assert (await third.begin()).status_code == 200
 
 
+@pytest.mark.proves("a client that leaves without a word makes room")
 async def test_a_session_that_was_left_makes_room(plane: str, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A client that leaves without a word, as the TypeScript SDK's does, holds a process of the server; its GET tells that it has left."""
     monkeypatch.setattr("bridge.sessions.MOST_SESSIONS", 2)
