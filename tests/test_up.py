@@ -4,6 +4,7 @@ import asyncio
 import http.client
 import json
 import os
+import shutil
 import signal
 import sys
 from pathlib import Path
@@ -152,12 +153,15 @@ async def test_with_a_broker_that_runs_already(tmp_path: Path) -> None:
     async with up(tmp_path) as first:
         broker = (await first.until("ready"))["broker"]
         (tmp_path / "second").mkdir()
+        shutil.copytree(first.state_dir / "auth", tmp_path / "second/state/auth")
         async with up(tmp_path / "second", "--broker", broker) as second:
             assert (await second.until("ready"))["broker"] == broker
             assert children_of(second.process.pid) == []
             everybody = (await second.mesh("agents", "--all", "--json")).json
             assert [len(each["instances"]) for each in everybody if each["name"] == "mesh"] == [2]
             assert await second.end() == 0
+        stranger = await mesh("up", "--json", "--state-dir", tmp_path / "third", "--broker", broker, cwd=tmp_path)
+        assert stranger.error["code"] == "not_admitted"
         assert await first.end() == 0
 
 

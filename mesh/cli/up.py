@@ -88,6 +88,7 @@ def up(
         from mesh.cli import house, logging
         from mesh.cli.output import Output
         from mesh.cli.stopping import Stop
+        from mesh.policy.rights import Policy
         from mesh.settings import make_settings
 
         settings = make_settings(state_dir=state_dir, broker=broker)
@@ -96,6 +97,7 @@ def up(
         agents = said.agents
         http = said.http if http_port is None else (said.http or HttpSpec()).model_copy(update={"port": http_port})
         names = sorted(agent.name for agent in agents)
+        plan = house.Plan({agent.name: ("agent", *agent.roles) for agent in agents}, Policy.of(said.roles) if said.roles else None)
         ports = house.Ports(broker_port, monitor_port, websocket_port)
         logging.configure()
         out = Output(1)
@@ -116,7 +118,7 @@ def up(
 
         stop = Stop()
         try:
-            async with stop.listening(), house.running(settings, ports, make_host, make_front, names, told.event) as mesh:
+            async with stop.listening(), house.running(settings, ports, make_host, make_front, plan, told.event) as mesh:
                 told.started(mesh)
                 announcing = asyncio.create_task(_announce(mesh, names, told), name="announcement")
                 await stop.wait()
@@ -130,7 +132,7 @@ def up(
 
 
 async def _announce(mesh: "House", names: "Sequence[str]", told: "Report") -> None:
-    await mesh.wait_all_answer(names)
+    await mesh.wait_all_there(names)
     told.ready(mesh, names)
 
 
@@ -147,7 +149,7 @@ class Report:
         """Each agent came up or failed to."""
 
     def ready(self, mesh: "House", names: "Sequence[str]") -> None:
-        """Every agent answers."""
+        """Every agent is there."""
 
     def stopping(self) -> None:
         """Somebody asked for the end."""

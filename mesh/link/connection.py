@@ -32,6 +32,7 @@ from typing import Any, Final, Self
 import nats.errors
 import structlog
 
+from mesh.crypto.creds import read_credentials
 from mesh.errors import BrokerError, BrokerUnavailable, CallTimeout, Denied, NoResponders, NotAdmitted, TooLarge
 from mesh.link.client import FastClient
 from mesh.link.server_program import check_server_info
@@ -50,6 +51,7 @@ HIGH_WATER: Final = 1024 * 1024
 RIGHTS_SECONDS: Final = 1.0
 """How long to wait for the broker's word on our rights."""
 
+_NOT_ADMITTED: Final = re.compile(r"authorization violation|authentication (expired|revoked|timeout)", re.IGNORECASE)
 _PUBLISH_REFUSED: Final = re.compile(r'permissions violation for publish to "([^"]*)"', re.IGNORECASE)
 
 FIRST_WAIT: Final = 0.01
@@ -107,6 +109,8 @@ class Connection:
         """What the broker lets this connection do, by its own word. None where it did not say: then only it knows."""
         self._asking: asyncio.Task[None] | None = None
         self._is_up = False
+        self._turned_away = False
+        """Whether the broker has said, while we first connected, that it does not know us."""
         self._closing = False
         self._last_wait = random.uniform(*LAST_WAIT)
         self._wake = asyncio.Event()
@@ -130,7 +134,7 @@ class Connection:
         """Connect as `name`, and check that the broker can do what the mesh needs.
 
         Raises BrokerUnavailable where nothing answers within `connect_timeout` seconds, NotAdmitted where the broker does not take the
-        credentials, BrokerUnsuitable where it is too old or has no JetStream.
+        credentials, BrokerUnsuitable where it is too old or has no JetStream, ConfigError where the file is none of credentials.
         """
         options: dict[str, Any] = {
             "inbox_prefix": f"_INBOX.{escape(name)}",
@@ -142,6 +146,7 @@ class Connection:
             "pending_size": LONGEST_PENDING,
         }
         if user_credentials is not None:
+            read_credentials(user_credentials)  # nats-py calls one that it cannot read "no servers available"
             options["user_credentials"] = str(user_credentials)
         self = cls(url, name, options)
         task = asyncio.current_task()
@@ -157,7 +162,7 @@ class Connection:
             raise
         except (TimeoutError, OSError, nats.errors.Error) as error:
             await _discard(self._client)
-            if "authorization" in f"{error} {self._client.last_error}".lower():
+            if self._turned_away:
                 raise NotAdmitted(
                     f"the broker at {url} does not admit {name!r}{'' if user_credentials else ', which brings no credentials'}",
                     hint=f"`mesh auth list` shows whom it knows, and `mesh auth issue {name}` makes credentials",
@@ -330,6 +335,7 @@ class Connection:
         say("broker", error=str(error), connection=self.name)
         if not self._is_up:
             self._wait(2 * self._client.options["reconnect_time_wait"])
+            self._turned_away = self._turned_away or _NOT_ADMITTED.search(str(error)) is not None
         if refused := _PUBLISH_REFUSED.search(str(error)):
             self._refused(refused[1].lower())
 
