@@ -48,6 +48,11 @@ class Broker:
         """The client URL. It stays the same over `kill`, and over `stop` and `start`."""
         return self.server.url
 
+    @property
+    def options(self) -> tuple[str, ...]:
+        """Where it is and where credentials are, for commands that are started without the environment."""
+        return ("--broker", self.url, "--state-dir", str(self.server.state_dir.path))
+
     def start(self) -> None:
         self.run(self.server.start)
         self._environment.setenv("MESH_STATE_DIR", str(self.server.state_dir.path))  # where participants find their credentials

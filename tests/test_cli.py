@@ -65,7 +65,7 @@ async def a_mesh(broker: Broker) -> AsyncIterator[Mesh]:
     async with (
         Mesh(name="mesh", broker=broker.url) as plane,
         plane.control_plane(),
-        Mesh(name="echo", broker=broker.url) as agent,
+        Mesh(name="echo", broker=broker.url, roles=("agent", "parrot")) as agent,
         agent.present(Echo(), roles=("parrot",), entry=ENTRY),
     ):
         yield agent
@@ -117,9 +117,9 @@ async def test_help_starts_without_the_broker_client(tmp_path: Path) -> None:
 
 async def test_a_result_is_text_for_people_and_an_object_for_programs(broker: Broker, tmp_path: Path) -> None:
     async with a_mesh(broker):
-        people = await mesh("call", "echo", "echo", "text=5", "count=5", "--broker", broker.url, cwd=tmp_path)
+        people = await mesh("call", "echo", "echo", "text=5", "count=5", *broker.options, cwd=tmp_path)
         assert people == Ended(0, '{"text": "5", "count": 5}\n', "")
-        programs = await mesh("call", "parrot", "echo", "--args", '{"text": "a"}', "b:=[1]", "--json", "--broker", broker.url, cwd=tmp_path)
+        programs = await mesh("call", "parrot", "echo", "--args", '{"text": "a"}', "b:=[1]", "--json", *broker.options, cwd=tmp_path)
         assert (programs.code, programs.err) == (0, "")
         assert json.loads(programs.json["content"][0]["text"]) == {"text": "a", "b": [1]}
 
@@ -127,29 +127,29 @@ async def test_a_result_is_text_for_people_and_an_object_for_programs(broker: Br
 async def test_a_tool_that_failed(broker: Broker, tmp_path: Path) -> None:
     """A result is a result for a program, which reads `isError`; a person sees a command that failed."""
     async with a_mesh(broker):
-        assert await mesh("call", "echo", "broken", "--broker", broker.url, cwd=tmp_path) == Ended(1, "", "no such note\n")
-        programs = await mesh("call", "echo", "broken", "--broker", broker.url, "--json", cwd=tmp_path)
+        assert await mesh("call", "echo", "broken", *broker.options, cwd=tmp_path) == Ended(1, "", "no such note\n")
+        programs = await mesh("call", "echo", "broken", *broker.options, "--json", cwd=tmp_path)
         assert (programs.code, programs.json["isError"], programs.err) == (0, True, "")
 
 
 async def test_the_far_sides_error_keeps_its_code_message_and_data(broker: Broker, tmp_path: Path) -> None:
     async with a_mesh(broker):
-        programs = await mesh("call", "echo", "nosuch", "--broker", broker.url, "--json", cwd=tmp_path)
+        programs = await mesh("call", "echo", "nosuch", *broker.options, "--json", cwd=tmp_path)
         assert programs.error == {"code": -32602, "message": "Unknown tool: nosuch", "data": {"tools": ["echo"]}}
-        people = await mesh("call", "echo", "nosuch", "--broker", broker.url, cwd=tmp_path)
+        people = await mesh("call", "echo", "nosuch", *broker.options, cwd=tmp_path)
         assert people == Ended(1, "", 'error: Unknown tool: nosuch (code -32602)\ndata: {"tools": ["echo"]}\n')
 
 
 async def test_errors_of_the_mesh(broker: Broker, tmp_path: Path) -> None:
     async with a_mesh(broker):
-        nobody = await mesh("call", "ecko", "echo", "--broker", broker.url, "--json", cwd=tmp_path)
+        nobody = await mesh("call", "ecko", "echo", *broker.options, "--json", cwd=tmp_path)
         assert (nobody.error["code"], nobody.error["details"]["close"]) == ("no_such_agent", ["echo"])
-        late = await mesh("call", "echo", "silent", "--timeout", "0.2", "--broker", broker.url, "--json", cwd=tmp_path)
+        late = await mesh("call", "echo", "silent", "--timeout", "0.2", *broker.options, "--json", cwd=tmp_path)
         assert late.error["code"] == "timeout"
-        typed = await mesh("call", "echo", "echo", "count=many", "--broker", broker.url, cwd=tmp_path)
+        typed = await mesh("call", "echo", "echo", "count=many", *broker.options, cwd=tmp_path)
         assert (typed.code, typed.out) == (1, "")
         assert re.fullmatch(r"error: the argument count wants integer, not 'many'\nhint: .+\n", typed.err)
-        unknown = await mesh("tools", "ecko", "--broker", broker.url, "--json", cwd=tmp_path)
+        unknown = await mesh("tools", "ecko", *broker.options, "--json", cwd=tmp_path)
         assert unknown.error["details"]["close"] == ["echo"]
 
 
@@ -182,26 +182,26 @@ async def test_wrong_usage_is_2(words: tuple[str, ...], tmp_path: Path) -> None:
 
 async def test_agents_and_tools(broker: Broker, tmp_path: Path) -> None:
     async with a_mesh(broker):
-        (agent,) = (await mesh("agents", "--broker", broker.url, "--json", cwd=tmp_path)).json
+        (agent,) = (await mesh("agents", *broker.options, "--json", cwd=tmp_path)).json
         assert (agent["name"], agent["roles"], agent["version"], agent["tools"]) == ("echo", ["parrot"], "1.2", 2)
         (instance,) = agent["instances"]
         assert (instance["healthy"], instance["state"], instance["running"]) == (True, "up", 0)
         assert instance["id"]
-        everybody = (await mesh("agents", "--all", "--broker", broker.url, "--json", cwd=tmp_path)).json
+        everybody = (await mesh("agents", "--all", *broker.options, "--json", cwd=tmp_path)).json
         assert [each["name"] for each in everybody] == ["echo", "mesh"]
-        table = (await mesh("agents", "--broker", broker.url, cwd=tmp_path)).out
+        table = (await mesh("agents", *broker.options, cwd=tmp_path)).out
         assert re.search(r"^echo +parrot +1\.2 +2 +\w+ +up ", table, re.MULTILINE)
-        tools = (await mesh("tools", "--broker", broker.url, "--json", cwd=tmp_path)).json
+        tools = (await mesh("tools", *broker.options, "--json", cwd=tmp_path)).json
         assert [(each["agent"], each["name"], each["inputSchema"]) for each in tools] == [
             ("echo", "echo", SCHEMA),
             ("echo", "broken", SCHEMA),
         ]
-        assert re.search(r"^ +count\? +integer", (await mesh("tools", "parrot", "--broker", broker.url, cwd=tmp_path)).out, re.MULTILINE)
+        assert re.search(r"^ +count\? +integer", (await mesh("tools", "parrot", *broker.options, cwd=tmp_path)).out, re.MULTILINE)
 
 
 async def test_watching_shows_who_comes_and_who_goes(broker: Broker, tmp_path: Path) -> None:
     async with asyncio.timeout(20), a_mesh(broker):  # noqa: SIM117 - one line would be too long
-        async with started("agents", "--watch", "--json", "--broker", broker.url, cwd=tmp_path) as watch:
+        async with started("agents", "--watch", "--json", *broker.options, cwd=tmp_path) as watch:
             assert watch.stdout is not None
             assert [each["name"] for each in json.loads(await watch.stdout.readline())] == ["echo"]
             async with Mesh(name="late", broker=broker.url) as late, late.present(Echo()):
@@ -219,7 +219,7 @@ async def test_the_journal(broker: Broker, tmp_path: Path) -> None:
         async with Mesh(name="tester", broker=broker.url) as tester:
             await tester.call("echo", "echo", {"text": "x"})
             await tester.call("parrot", "broken")
-        listed = await mesh("journal", "--caller", "tester", "--since", "5m", "--broker", broker.url, "--json", cwd=tmp_path)
+        listed = await mesh("journal", "--caller", "tester", "--since", "5m", *broker.options, "--json", cwd=tmp_path)
         first, second = (json.loads(line) for line in listed.out.splitlines())
         assert {"time", "caller", "target", "method", "name", "outcome", "duration_ms", "correlation_id"} <= first.keys()
         assert (first["caller"], first["target"], first["method"], first["name"], first["outcome"]) == (
@@ -230,14 +230,14 @@ async def test_the_journal(broker: Broker, tmp_path: Path) -> None:
             "ok",
         )
         assert (second["target"], second["outcome"]) == ("parrot", "tool_error")
-        table = (await mesh("journal", "--caller", "tester", "--limit", 1, "--broker", broker.url, cwd=tmp_path)).out.splitlines()
+        table = (await mesh("journal", "--caller", "tester", "--limit", 1, *broker.options, cwd=tmp_path)).out.splitlines()
         assert [line.split()[1:4] for line in table] == [["CALLER", "TARGET", "METHOD"], ["tester", "parrot", "broken"]]
-        shown = (await mesh("journal", "show", first["correlation_id"], "--broker", broker.url, "--json", cwd=tmp_path)).json
+        shown = (await mesh("journal", "show", first["correlation_id"], *broker.options, "--json", cwd=tmp_path)).json
         assert shown["call"] == first
         assert [message["what"] for message in shown["messages"]] == ["call", "final"]
-        nothing = await mesh("journal", "show", "tester.x.1", "--broker", broker.url, "--json", cwd=tmp_path)
+        nothing = await mesh("journal", "show", "tester.x.1", *broker.options, "--json", cwd=tmp_path)
         assert "holds no call" in nothing.error["message"]
-        checked = await mesh("journal", "check", "--broker", broker.url, "--json", cwd=tmp_path)
+        checked = await mesh("journal", "check", *broker.options, "--json", cwd=tmp_path)
         assert (checked.code, checked.json["complete"], checked.json["missing_calls"]) == (0, True, 0)
         assert agent.connection.connected
 
@@ -245,7 +245,7 @@ async def test_the_journal(broker: Broker, tmp_path: Path) -> None:
 async def test_following_the_journal(broker: Broker, tmp_path: Path) -> None:
     async with asyncio.timeout(20), a_mesh(broker), Mesh(name="followed", broker=broker.url) as tester:
         await tester.call("echo", "echo", {"text": "before"})
-        async with started("journal", "-f", "--caller", "followed", "--json", "--broker", broker.url, cwd=tmp_path) as follow:
+        async with started("journal", "-f", "--caller", "followed", "--json", *broker.options, cwd=tmp_path) as follow:
             assert follow.stdout is not None
             seen = [json.loads(await follow.stdout.readline())["correlation_id"]]
             await tester.call("echo", "echo", {"text": "after"})
@@ -257,28 +257,28 @@ async def test_following_the_journal(broker: Broker, tmp_path: Path) -> None:
 
 
 async def test_topology(broker: Broker, tmp_path: Path) -> None:
-    async with a_mesh(broker) as agent:
-        await JetStream(agent.connection).api("STREAM.DELETE.JOURNAL")
-        planned = await mesh("topology", "plan", "--check", "--broker", broker.url, "--json", cwd=tmp_path)
+    async with a_mesh(broker), Mesh(name="operator", broker=broker.url) as operator:
+        await JetStream(operator.connection).api("STREAM.DELETE.JOURNAL")
+        planned = await mesh("topology", "plan", "--check", *broker.options, "--json", cwd=tmp_path)
         assert planned.code == 1
         assert {each["name"]: each["action"] for each in planned.json} == {
             "JOURNAL": "create", "KV_registry": "unchanged", "KV_health": "unchanged",
         }  # fmt: skip
-        assert (await mesh("topology", "apply", "--broker", broker.url, cwd=tmp_path)).code == 0
-        assert (await mesh("topology", "plan", "--check", "--broker", broker.url, cwd=tmp_path)).code == 0
+        assert (await mesh("topology", "apply", *broker.options, cwd=tmp_path)).code == 0
+        assert (await mesh("topology", "plan", "--check", *broker.options, cwd=tmp_path)).code == 0
 
 
 async def test_the_doctor(broker: Broker, tmp_path: Path) -> None:
-    async with a_mesh(broker) as agent:
-        well = await mesh("doctor", "--broker", broker.url, "--json", cwd=tmp_path)
+    async with a_mesh(broker), Mesh(name="operator", broker=broker.url) as operator:
+        well = await mesh("doctor", *broker.options, "--json", cwd=tmp_path)
         found = {each["check"]: each["result"] for each in well.json["checks"]}
         assert (well.code, well.json["ok"]) == (0, True), well
         assert {"Python", "nats-py", "nats-server", "broker", "topology", "control plane", "agent echo", "journal"} <= found.keys()
-        await JetStream(agent.connection).api("STREAM.DELETE.JOURNAL")
-        ill = await mesh("doctor", "--broker", broker.url, cwd=tmp_path)
+        await JetStream(operator.connection).api("STREAM.DELETE.JOURNAL")
+        ill = await mesh("doctor", *broker.options, cwd=tmp_path)
         assert ill.code == 1
         assert re.search(r"^fail +topology .*JOURNAL\n +→ mesh topology plan", ill.out, re.MULTILINE)
-        await mesh("topology", "apply", "--broker", broker.url, cwd=tmp_path)
+        await mesh("topology", "apply", *broker.options, cwd=tmp_path)
 
 
 async def test_the_doctor_where_nothing_runs(tmp_path: Path) -> None:
