@@ -244,7 +244,9 @@ class Host:
         command += [part for role in spec.roles for part in ("--role", role)]
         command += [part for tool, said in spec.tools.items() for part in ("--tool-journal", f"{tool}={said.journal}")]
         given = self._settings
-        credentials = given.credentials or await find_credentials(given.state_dir, spec.name, given.broker_url(), ("agent", *spec.roles))
+        credentials = given.credentials or await find_credentials(
+            given.state_dir, spec.name, given.broker_url(), ("agent", *spec.roles), prefix=given.prefix
+        )
         if credentials:
             command += ["--credentials", str(credentials.absolute())]
         env = {**os.environ, **spec.env, "MESH_PREFIX": self._settings.prefix}

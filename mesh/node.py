@@ -254,7 +254,9 @@ class Mesh:
 
     async def _open_connection(self) -> Connection:
         url = self.settings.broker_url()
-        credentials = self.settings.credentials or await find_credentials(self.settings.state_dir, self.name, url, self._roles)
+        credentials = self.settings.credentials or await find_credentials(
+            self.settings.state_dir, self.name, url, self._roles, prefix=self.settings.prefix
+        )
         return await Connection.open(url, name=self.name, user_credentials=credentials)
 
 

@@ -68,7 +68,7 @@ MakeFront = Callable[[Settings, Look], AbstractAsyncContextManager[str]]
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What a file asks for: its agents, with the roles that each gets, and what roles may do. Without a policy the one that counts stays."""
+    """What a file asks for: its agents, with the roles of each, and what roles may do. Without a policy the one that counts stays."""
 
     agents: Mapping[str, tuple[str, ...]]
     policy: Policy | None = None
@@ -126,7 +126,7 @@ def _keep_identities(stack: AsyncExitStack, settings: Settings, plan: Plan, dire
         authority = Authority.open(settings.state_dir, prefix=settings.prefix)
     except ConfigError:
         return
-    if not authority.can_issue:
+    if not authority.keyring.has("account.seed"):
         return
 
     def tools() -> dict[str, list[str]]:
@@ -149,9 +149,11 @@ def _identities(settings: Settings, plan: Plan) -> Authority:
     authority = Authority.open(settings.state_dir, create=True, prefix=settings.prefix)
     if plan.policy is not None:
         authority.apply_policy(plan.policy.resolve({}, lenient=True))
-    wanted = {name: roles_of(name) for name in (CONTROL_PLANE, OPERATOR, GATEWAY, settings.name) if authority.credentials(name) is None}
-    for name, roles in {**wanted, **plan.agents}.items():
-        if authority.credentials(name) is None or set(authority.user(name).roles) != set(roles):
+    known = {user.name: user for user in authority.users()}
+    always = {name: roles_of(name) for name in (CONTROL_PLANE, OPERATOR, GATEWAY, settings.name) if name not in known}
+    for name, roles in {**always, **plan.agents}.items():
+        user = known.get(name)
+        if user is None or (user.revoked is None and set(user.roles) != set(roles)):
             authority.issue(name, roles)
     return authority
 

@@ -25,13 +25,15 @@ def roles_of(name: str) -> tuple[str, ...]:
     return _ROLES.get(name, _ANYBODY)
 
 
-async def find_credentials(state_dir: Path, name: str, broker_url: str, roles: Collection[str] | None = None) -> Path | None:
+async def find_credentials(
+    state_dir: Path, name: str, broker_url: str, roles: Collection[str] | None = None, *, prefix: str = "mesh"
+) -> Path | None:
     """The credentials file for `name`; None where there is none, and nothing to make one with.
 
     With `roles` those of other roles are replaced, as far as they can be made here.
     """
     try:
-        authority = Authority.open(state_dir)
+        authority = Authority.open(state_dir, prefix=prefix)
     except ConfigError:
         return None
     found = authority.credentials(name)

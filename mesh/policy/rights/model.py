@@ -168,12 +168,13 @@ class Policy:
         """The rules that `resolve` must turn into names before the policy can be compiled."""
         return tuple((role, rule) for role in self.own for rule in role.call if rule.pattern)
 
-    def resolve(self, tools: Mapping[str, Collection[str]]) -> "Policy":
-        """The policy with each pattern replaced by the tools (by agent) that fit it. Raises ConfigError where a pattern fits none."""
-        return Policy.of(replace(role, call=tuple(_resolve(role, tools))) for role in self.own)
+    def resolve(self, tools: Mapping[str, Collection[str]], *, lenient: bool = False) -> "Policy":
+        """The policy with each pattern replaced by the tools (by agent) that fit it. Where a pattern fits none, ConfigError; or, `lenient`,
+        it allows nothing."""
+        return Policy.of(replace(role, call=tuple(_resolve(role, tools, lenient))) for role in self.own)
 
 
-def _resolve(role: Role, tools: Mapping[str, Collection[str]]) -> Iterable[Rule]:
+def _resolve(role: Role, tools: Mapping[str, Collection[str]], lenient: bool) -> Iterable[Rule]:
     for rule in role.call:
         if not rule.pattern:
             yield rule
@@ -182,7 +183,7 @@ def _resolve(role: Role, tools: Mapping[str, Collection[str]]) -> Iterable[Rule]
         named = {(agent, tool) for agent, its in tools.items() if rule.agent in (None, agent) for tool in its if fits(tool)}
         # Agents name themselves and their tools. What could not be written as a rule, or would be read as another one, stands for nothing.
         found = [each for each in (Rule(agent, rule.kind, tool) for agent, tool in sorted(named)) if _can_be_written(each)]
-        if not found:
+        if not found and not lenient:
             raise ConfigError(
                 f"role {role.name!r}: no tool that is known fits {str(rule)!r}",
                 hint="a pattern stands for the tools that are there when the policy is applied: start the agent, or write the names",

@@ -1,0 +1,63 @@
+"""What is kept true of identities while a mesh runs: credentials are renewed before they expire, and rules that are patterns follow the
+tools that there are."""
+
+import asyncio
+from collections.abc import Callable, Collection, Mapping
+from typing import Final
+
+import structlog
+
+from mesh import clock
+from mesh.errors import MeshError
+from mesh.identity.authority import Authority
+from mesh.identity.push import push
+from mesh.policy.rights import Policy
+
+LOOK_SECONDS: Final = 2.0
+"""Between two looks. A change of rights is to reach who is connected within five."""
+
+RENEW_AT: Final = 0.2
+"""The share of its lifetime that is left when a token is renewed. Who holds it takes the new one when the broker ends the old one's
+connection; what runs then is taken up again (mesh/link/exchanges.py)."""
+
+Tools = Callable[[], Mapping[str, Collection[str]]]
+"""The tools that are known, by agent."""
+
+_log = structlog.get_logger("mesh.identity")
+
+
+class Keeper:
+    """`run` it while the broker at `broker_url` runs. `wanted`: a policy whose patterns are to be kept resolved; None: there is none."""
+
+    def __init__(self, authority: Authority, broker_url: str, wanted: Policy | None, tools: Tools) -> None:
+        self._authority = authority
+        self._broker_url = broker_url
+        self._wanted = wanted if wanted is not None and wanted.patterns else None
+        self._tools = tools
+        self._resolved: Policy | None = None
+
+    async def run(self) -> None:
+        while True:
+            try:
+                await self.look()
+            except MeshError as error:
+                _log.warning("identities could not be kept up", why=str(error), hint=error.hint)
+            await asyncio.sleep(LOOK_SECONDS)
+
+    async def look(self) -> None:
+        """Renew what will expire, and resolve patterns anew where tools have changed."""
+        now = clock.wall_ns() // 1_000_000_000
+        for user in self._authority.users():
+            if user.expires is None or user.revoked is not None or not user.local or user.expires <= now:
+                continue
+            if user.expires - now < RENEW_AT * (user.expires - user.issued):
+                self._authority.renew(user.name)
+                _log.info("credentials renewed", participant=user.name)
+        if self._wanted is None:
+            return
+        resolved = self._wanted.resolve(self._tools(), lenient=True)
+        if resolved != self._resolved:
+            if resolved != self._authority.policy:
+                self._authority.apply_policy(resolved)
+                await push(self._authority, self._broker_url)
+            self._resolved = resolved
