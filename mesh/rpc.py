@@ -39,6 +39,7 @@ _ERRORS: Final = {kind.code: kind for kind in (Busy, CallTimeout, Disconnected, 
 _META: Final = b'"_meta":' + dumps({PROTOCOL_VERSION: MODERN, CLIENT_CAPABILITIES: {}})[:-1]
 """What each request of the modern era must carry. `clientInfo` is optional and left out: who calls stands in the subject, enforced."""
 
+_decode: Final = json.JSONDecoder().decode
 _quoted: Final = lru_cache(maxsize=256)(dumps)
 
 
@@ -63,7 +64,7 @@ def build_request(id: str, method: str, params: Mapping[str, Any] | None, *, pro
 def read_response(raw: bytes) -> "tuple[dict[str, Any] | CallError, bool]":
     """The result, or the error that it is; and whether the call may be made again at once, since the target only asked for it."""
     try:
-        body = json.loads(raw)
+        body = _decode(raw.decode("utf-8", "surrogatepass"))  # as json.loads does with bytes, once it has guessed that they are UTF-8
     except (ValueError, RecursionError) as problem:
         return CallError(f"the answer cannot be read here: {problem}"), False
     if "result" in body:
