@@ -138,11 +138,11 @@ class Background(Generic[T]):
         self._loop.call_soon_threadsafe(thaw.wait, 20)
         return thaw
 
-    def run(self, work: Awaitable[Any]) -> Any:
+    def run(self, work: Awaitable[Any], timeout: float = 30.0) -> Any:
         async def wait() -> Any:
             return await work
 
-        return asyncio.run_coroutine_threadsafe(wait(), self._loop).result(timeout=30)
+        return asyncio.run_coroutine_threadsafe(wait(), self._loop).result(timeout)
 
 
 @asynccontextmanager

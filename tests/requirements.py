@@ -153,6 +153,8 @@ _SESSIONS: Final = (
 
 _PEERS: Final = (
     Requirement("servers that others wrote, through every pair of ports", "basic/transports, both eras"),
+    Requirement("the inspector, both eras, stdio and HTTP", "basic/transports, both eras"),
+    Requirement("the public conformance suite", "2025-06-18 and 2025-11-25, all of the server's side"),
     Requirement("a client that leaves without a word makes room", "2025-11-25 basic/transports, session management"),
 )
 

@@ -11,7 +11,6 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final, TypeAlias
 
 import mcp_types as types
-import uvicorn
 from mcp.server.lowlevel.server import Server
 from mcp.server.stdio import stdio_server
 
@@ -232,6 +231,8 @@ async def over_stdio() -> None:
 
 
 async def over_http(port: int) -> None:
+    import uvicorn  # each session over stdio is a process: it imports what it needs
+
     from tests.http_tools import Store
 
     listener = socket.create_server(("127.0.0.1", port))
