@@ -89,6 +89,7 @@ def _parser() -> argparse.ArgumentParser:
     serve.add_argument("--journal", default="full", choices=["full", "metadata", "none"], help="what the journal holds of its calls")
     serve.add_argument("--tool-journal", action="append", default=[], metavar="TOOL=MODE", help="the same for one tool; may be repeated")
     serve.add_argument("--at-once", type=int, metavar="N", help="calls that may run at once; the others wait (default: 256)")
+    serve.add_argument("--sessions", default="own", choices=["own", "shared"], help="a server for each handshake session, or one for all")
     serve.add_argument("--with-stdin", action="store_true", help="end when stdin does (for a parent process)")
     serve.set_defaults(run=_serve)
 
@@ -143,6 +144,7 @@ async def _serve(options: argparse.Namespace) -> int:
         python=options.python,
         roles=tuple(options.role),
         journal=options.journal,
+        sessions=options.sessions,
         **({} if options.at_once is None else {"at_once": options.at_once}),
         tools={tool: {"journal": mode} for tool, mode in (_pair(each, "--tool-journal") for each in options.tool_journal)},
     )

@@ -60,14 +60,15 @@ async def expose(mesh: Mesh, spec: AgentSpec, make_port: PortFactory, *, on_even
         on_event(kind, spec.name, detail)
 
     instance = new_instance()
-    exposed = Exposed(spec.name, make_port, instance=instance, on_event=on_server, connected=lambda: mesh.connection.connected)
+    exposed = Exposed(
+        spec.name, make_port, instance=instance, on_event=on_server, connected=lambda: mesh.connection.connected, sessions=spec.sessions
+    )
     answer = ProbeAnswer(agent=spec.name, instance=instance, journal=spec.journal_policy).encode()
 
     def on_probe(_caller: str, body: bytes) -> bytes:
         if body:
             with contextlib.suppress(MeshError):
-                question = read(ProbeQuestion, body)
-                exposed.heard_session(question.session, back=question.back)
+                exposed.heard_session(read(ProbeQuestion, body))
         return answer
 
     try:
@@ -239,8 +240,8 @@ class Host:
 
     async def _run_process(self, spec: AgentSpec) -> str:
         """One life of `mesh-bridge serve`, and how it ended."""
-        command = [sys.executable, "-m", "bridge", "serve", spec.name, "--python", spec.python, "--json", "--with-stdin"]
-        command += ["--broker", self._settings.broker_url(), "--journal", spec.journal, "--at-once", str(spec.at_once)]
+        command = [sys.executable, "-m", "bridge", "serve", spec.name, "--python", spec.python, "--json", "--sessions", spec.sessions]
+        command += ["--with-stdin", "--broker", self._settings.broker_url(), "--journal", spec.journal, "--at-once", str(spec.at_once)]
         command += [part for role in spec.roles for part in ("--role", role)]
         command += [part for tool, said in spec.tools.items() for part in ("--tool-journal", f"{tool}={said.journal}")]
         given = self._settings

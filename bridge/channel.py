@@ -82,6 +82,12 @@ class Channel:
         if self._calls.pop(call.id, None) is not None:
             self.send(call.cancellation or control.cancelled(call.id, reason))
 
+    def drop(self, session: str, problem: MeshError, reason: str) -> None:
+        """End the calls of one session, which is named by its reply subject."""
+        for call in [call for call in self._calls.values() if call.prefix + call.series == session]:
+            self.cancel(call, reason)
+            call.refuse(problem)
+
     def ride(self, id: str, raw: bytes, rider: Rider) -> None:
         """Send a request whose frames go to `rider`. Raises MeshError where the server does not take it, or is gone."""
         if self.ended:

@@ -9,6 +9,7 @@ url = "http://127.0.0.1:9000/mcp"       # a server over streamable HTTP; ws:// a
 journal = "metadata"                    # full (the default), metadata, none
 at_once = 8                             # calls that run at once; the others wait, and callers take turns
 tools.read_secret.journal = "none"
+sessions = "shared"                     # one child for all sessions of the handshake era; "own" (the default): one for each
 
 [agents.attic]
 url = "http://127.0.0.1:9001/sse"
@@ -81,6 +82,8 @@ class AgentSpec(BaseModel):
     roles: tuple[str, ...] = ()
     at_once: int = Field(AT_ONCE, ge=1)
     """How many calls may run at once; the others wait, callers taking turns."""
+    sessions: Literal["own", "shared"] = "own"
+    """Whether sessions of the handshake era have a server of their own, or share one (`bridge.shared` says what is then not kept apart)."""
     journal: JournalMode = "full"
     tools: dict[str, ToolSpec] = {}
 

@@ -3,8 +3,8 @@
 Theory of operation
 -------------------
 The modern era has no session: one **shared channel** to the server carries all modern calls of all callers. The handshake era is a
-session, and a stdio server keeps one session a process: so each `initialize` from the mesh gets a **session** with a channel of its own,
-and what follows in that session arrives here because the caller addresses this instance.
+session, and a stdio server keeps one session a process: so each `initialize` from the mesh gets a **session** with a channel of its own
+(or all share one: `bridge.shared`), and what follows in that session arrives here because the caller addresses this instance.
 
 At the start the bridge asks the server itself, in the modern era first (`server/discover`), then by the handshake: that tells era,
 capabilities and lists for the registry. Where the server speaks only one era, the bridge translates for callers of the other: modern calls
@@ -17,7 +17,7 @@ calls wait for a while (`WAITING`) or are refused.
 import asyncio
 import random
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import structlog
 
@@ -34,6 +34,7 @@ from mesh import clock
 from mesh.errors import Busy, CallError, MeshError, RemoteError
 from mesh.link.call import Call
 from mesh.wire import control
+from mesh.wire.entries import ProbeQuestion
 from mesh.wire.jsonrpc import Frame, Kind, dumps, error
 
 FIRST_DELAY: Final = 0.2
@@ -58,15 +59,17 @@ class Exposed:
         instance: str,
         on_event: Callable[[str, str], None],
         connected: Callable[[], bool] = lambda: True,
+        sessions: Literal["own", "shared"] = "own",
     ) -> None:
-        """`on_event(kind, detail)`: `ready`, `restarting`, `changed` (the facts are new). `connected`: the broker can be reached."""
+        """`on_event(kind, detail)`: `ready`, `restarting`, `changed` (the facts are new). `connected`: the broker can be reached.
+        `sessions`: whether those of the handshake era have a child each, or share one."""
         self.agent = agent
         self.facts: Facts | None = None
         self._make_port = make_port
         self._on_event = on_event
         self._shared: Channel | None = None
         self._face = ModernFace(agent, instance, make_port)
-        self._sessions = Sessions(agent, make_port, connected)
+        self._sessions = Sessions(agent, make_port, connected, shared=sessions == "shared")
         self._waiting: list[Call] = []
         self._down = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -89,10 +92,10 @@ class Exposed:
     # what the mesh brings
 
     def on_call(self, call: Call) -> None:
-        if call.frame.method == "initialize":
-            self._sessions.open(call, self.facts)
-        elif call.series:
+        if call.series:
             self._sessions.take(call)
+        elif call.frame.method == "initialize":
+            self._sessions.open(call, self.facts)
         elif self._shared is None or self._shared.ended:
             self._wait(call)
         elif call.frame.era is not None and self.facts is not None and not self.facts.modern:
@@ -122,9 +125,9 @@ class Exposed:
         """A host is gone, and with it its sessions."""
         self._sessions.end_of(caller, connection)
 
-    def heard_session(self, reply: str, *, back: bool) -> None:
-        """The host of a session gave a sign of life. `back`: it was away."""
-        self._sessions.heard(reply, back=back)
+    def heard_session(self, question: ProbeQuestion) -> None:
+        """The host of a session gave a sign of life."""
+        self._sessions.heard(question.session, back=question.back)
 
     def _wait(self, call: Call) -> None:
         if len(self._waiting) >= MOST_WAITING:

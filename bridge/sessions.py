@@ -12,6 +12,8 @@ from typing import Any, Final
 from bridge.facts import Facts
 from bridge.ports.base import PortFactory
 from bridge.session import Connected, Session
+from bridge.shared import Shared
+from bridge.shared_session import SharedSession
 from bridge.translation.handshake import TranslatedSession, speaks_no_handshake
 from mesh import clock
 from mesh.errors import Busy, MeshError
@@ -22,6 +24,11 @@ from mesh.wire.jsonrpc import Frame, Kind
 MOST_SESSIONS: Final = 32
 """Handshake sessions at once, each with a channel (a child process) of its own."""
 
+MOST_SHARED: Final = 1_000
+"""The same where they share a child."""
+
+AnySession = Session | SharedSession | TranslatedSession
+
 SESSION_SILENCE: Final = 60.0
 """Seconds after which a session whose host has given no sign of life is ended. Hosts give one every 15."""
 
@@ -29,12 +36,14 @@ SESSION_SILENCE: Final = 60.0
 class Sessions:
     """All of them."""
 
-    def __init__(self, agent: str, make_port: PortFactory, connected: Connected) -> None:
+    def __init__(self, agent: str, make_port: PortFactory, connected: Connected, *, shared: bool) -> None:
+        """`shared`: those with a server that has a handshake share one child."""
         self._agent = agent
         self._connected = connected
         self._make_port = make_port
-        self._sessions: dict[str, Session | TranslatedSession] = {}
+        self._sessions: dict[str, AnySession] = {}
         self._tasks: set[asyncio.Task[None]] = set()
+        self._shared = Shared(agent, make_port) if shared else None
         self._handshakes: bool | None = None
         """Whether the server has a handshake; None: not known."""
         self._closing = False
@@ -48,24 +57,30 @@ class Sessions:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await asyncio.gather(*(session.close("the bridge is being stopped") for session in list(self._sessions.values())))
+        if self._shared is not None:
+            await self._shared.close()
 
-    def get(self, reply: str) -> "Session | TranslatedSession | None":
+    def get(self, reply: str) -> AnySession | None:
         return self._sessions.get(reply)
 
     def open(self, call: Call, facts: Facts | None) -> None:
         """For an `initialize` call. `facts`: None where the server has not been reached yet."""
-        if len(self._sessions) >= MOST_SESSIONS:
-            call.refuse(Busy(f"{self._agent} has {MOST_SESSIONS} sessions and takes no more"), retry_after=10.0)
+        most = MOST_SESSIONS if self._shared is None else MOST_SHARED
+        if len(self._sessions) >= most:
+            call.refuse(Busy(f"{self._agent} has {most} sessions and takes no more"), retry_after=10.0)
             return
         call.announce()
         if facts is not None and facts.modern and self._handshakes is False:
             self._begin(TranslatedSession(self._agent, call, self._make_port(), facts, self._connected, self.end), call)
         else:
 
-            def on_answer(session: Session, frame: Frame) -> bool:
+            def on_answer(session: Session | SharedSession, frame: Frame) -> bool:
                 return self._on_answer(session, frame, facts)
 
-            self._begin(Session(self._agent, call, self._make_port(), self._connected, self.end, on_answer), call)
+            if self._shared is not None:
+                self._begin(SharedSession(self._shared, call, self._connected, self.end, on_answer), call)
+            else:
+                self._begin(Session(self._agent, call, self._make_port(), self._connected, self.end, on_answer), call)
 
     def heard(self, reply: str, *, back: bool) -> None:
         """The host of a session gave a sign of life. `back`: it was away, and may have missed what was said."""
@@ -82,7 +97,7 @@ class Sessions:
         else:
             session.take(call)
 
-    def end(self, session: "Session | TranslatedSession", reason: str) -> None:
+    def end(self, session: AnySession, reason: str) -> None:
         if self._sessions.get(session.key) is session:
             del self._sessions[session.key]
             if not self._closing:
@@ -94,21 +109,21 @@ class Sessions:
             if (session.opener.caller, session.opener.peer.connection) == (caller, connection):
                 self.end(session, "its host is gone")
 
-    def _begin(self, session: "Session | TranslatedSession", call: Call) -> None:
+    def _begin(self, session: AnySession, call: Call) -> None:
         self._sessions[session.key] = session
         self._spawn(self._open(session, call), f"session of {call.caller} with {self._agent}")
 
-    async def _open(self, session: "Session | TranslatedSession", call: Call) -> None:
+    async def _open(self, session: AnySession, call: Call) -> None:
         try:
             await session.begin()
         except MeshError as problem:
             self.end(session, "it did not begin")
             call.refuse(problem)
         else:
-            if call.ended and not isinstance(session, TranslatedSession):
+            if call.ended and isinstance(session, Session):
                 self.end(session, "cancelled before it began")
 
-    def _on_answer(self, session: Session, frame: Frame, facts: Facts | None) -> bool:
+    def _on_answer(self, session: Session | SharedSession, frame: Frame, facts: Facts | None) -> bool:
         """Whether the host is to have the server's answer to `initialize`. If not, it gets a session that is translated."""
         if frame.kind is Kind.RESULT:
             self._handshakes = True

@@ -32,10 +32,10 @@ async def front(broker_url: str, **spec: Any) -> AsyncIterator[str]:
 
 
 @asynccontextmanager
-async def agent(broker_url: str, name: str, *command: str) -> AsyncIterator[str]:
+async def agent(broker_url: str, name: str, *command: str, **fields: Any) -> AsyncIterator[str]:
     """A stdio server as an agent in this process: one of `tests/servers`, or a command. The instance's name."""
     argv = command if len(command) > 1 else (sys.executable, "-m", f"tests.servers.{command[0]}")
-    spec = make_spec(name=name, command=argv, cwd=ROOT)
+    spec = make_spec(name=name, command=argv, cwd=ROOT, **fields)
     async with AsyncExitStack() as stack:
         make_port = await stack.enter_async_context(port_factory(spec))
         mesh = await stack.enter_async_context(Mesh(name=name, broker=broker_url))
