@@ -17,14 +17,16 @@ from pathlib import Path
 from typing import Any, Final, Self
 
 from mesh import clock
-from mesh.errors import ApiError, CallError, ConfigError, NoSuchAgent
+from mesh.errors import ApiError, CallError, ConfigError, Denied, NoSuchAgent
 from mesh.identity.book import RightsBook
 from mesh.identity.finding import find_credentials
 from mesh.link.call import Handler
 from mesh.link.connection import Connection
+from mesh.link.denial import check_answers
 from mesh.link.exchanges import Exchanges
 from mesh.link.heart import Heart
 from mesh.link.jetstream import JetStream
+from mesh.link.reach import Reach
 from mesh.link.responder import Responder
 from mesh.link.targets import Target
 from mesh.policy.admission import AT_ONCE
@@ -69,6 +71,7 @@ class Mesh:
         self.subjects = Subjects(self.settings.prefix)
         self.connection: Connection
         self.exchanges: Exchanges
+        self.reach: Reach
         self._shared_heart = heart
         self._heart: Heart
         self._stack = AsyncExitStack()
@@ -78,6 +81,7 @@ class Mesh:
         async with AsyncExitStack() as stack:
             self.connection = await stack.enter_async_context(await self._open_connection())
             self.exchanges = Exchanges(self.connection, self.subjects, self.name)
+            self.reach = Reach(self.connection, self.subjects, self.name)
             await self.exchanges.start()
             stack.push_async_callback(self.exchanges.close)
             self._heart = self._shared_heart or Heart()
@@ -179,10 +183,13 @@ class Mesh:
     ) -> AsyncIterator[Presence]:
         """Answer to a name with `handler`, until the block ends. `entry` holds what the registry should say (fields of
         InstanceEntry), `at_once` how many calls may run at once: the others wait, callers taking turns. `on_gone(caller, connection)`
-        is told of callers that are gone, when their calls are cancelled already."""
+        is told of callers that are gone, when their calls are cancelled already. Raises Denied where the participant may not answer to
+        `agent` or one of `roles`."""
         agent = agent or self.name
         if agent == CONTROL_PLANE and not isinstance(handler, ControlPlane):
             raise ConfigError(f"{CONTROL_PLANE!r} is the control plane's name", hint="give the agent another name")
+        for name in (agent, *roles):
+            check_answers(self.connection, self.subjects, self.name, name)
         instance = instance or new_instance()
         journal = journal or JournalPolicy()
         answer = ProbeAnswer(agent=agent, instance=instance, journal=journal).encode()
@@ -244,13 +251,16 @@ class Mesh:
         try:
             result = await self.request(CONTROL_PLANE, "mesh/reader", {"bucket": bucket}, timeout=5.0)
             return str(result["consumer"])
-        except NoSuchAgent:
+        except NoSuchAgent as nobody:
             try:
                 return await make_reader(JetStream(self.connection), bucket)
             except ApiError as error:
                 raise ConfigError(
                     f"the broker has no bucket {bucket!r}: {error}", hint="start `mesh up`, or run `mesh topology apply`"
                 ) from None
+            except Denied:
+                nobody.hint = "no control plane runs that could show who is there: start `mesh up`"
+                raise nobody from None
 
     async def _open_connection(self) -> Connection:
         url = self.settings.broker_url()

@@ -214,8 +214,9 @@ async def serving(
     broker_url: str, name: str, *handlers: Recorder, heart: Heart | None = None, **options: Any
 ) -> AsyncIterator[list[Presence]]:
     """An agent of this process, an instance for each handler."""
+    roles = ("agent", "host", *options.get("roles", ()))
     async with AsyncExitStack() as stack:
-        mesh = await stack.enter_async_context(Mesh(name=name, broker=broker_url, heart=heart))
+        mesh = await stack.enter_async_context(Mesh(name=name, broker=broker_url, heart=heart, roles=roles))
         yield [await stack.enter_async_context(mesh.present(each, **options)) for each in handlers]
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 import signal
 import sys
 from collections.abc import AsyncIterator, Iterator
@@ -33,7 +34,8 @@ def served(plane: str) -> Iterator[list[Bridge]]:
 
 def host(plane: str, agent: str) -> StdioServerParameters:
     """What a host's configuration says."""
-    return StdioServerParameters(command=sys.executable, args=["-m", "bridge", "connect", agent, "--broker", plane], cwd=ROOT)
+    options = ["--broker", plane, "--state-dir", os.environ["MESH_STATE_DIR"]]  # the SDK keeps the environment to itself
+    return StdioServerParameters(command=sys.executable, args=["-m", "bridge", "connect", agent, *options], cwd=ROOT)
 
 
 def text(result: Any) -> str:

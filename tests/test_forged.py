@@ -186,3 +186,18 @@ async def test_a_resume_tells_what_became_of_each(plane: str) -> None:
         assert said["3"]["method"] == control.UNKNOWN
         assert said["3"]["params"]["forgotten"] is False
         assert presence._responder.refused == 0
+
+
+# ---- discovery
+
+
+async def test_micro_discovery_answers_to_inboxes_only(plane: str) -> None:
+    async with asyncio.timeout(10), Mesh(name="looker", broker=plane) as mesh:
+        heard: list[Message] = []
+        for reply in ("mesh.v1.call.victim.any.mesh.tools.call.x", "_INBOXES.x", "$KV.registry.a.b"):
+            await mesh.connection.subscribe(reply, heard.append)
+            await mesh.connection.publish("$SRV.PING", b"", reply=reply)
+        await mesh.connection.publish("$SRV.NONSENSE.a.b.c.d", b"", reply=mesh.connection.new_inbox())
+        await mesh.request("mesh", "ping")
+        await mesh.connection.flush()
+        assert heard == []

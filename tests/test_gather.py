@@ -1,6 +1,7 @@
 """All agents as one, against a real broker and real servers, as the SDK's client sees it in both eras."""
 
 import asyncio
+import os
 import statistics
 import sys
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ from pydantic import FileUrl
 
 from bridge import mesh_transport, serve
 from mesh import Mesh, clock
+from mesh.link.heart import Heart
 from tests.gather_world import MODERN, hosted, some_agents, studio, text, together
 from tests.helpers import ROOT, Bridge, Recorder, finish
 
@@ -92,7 +94,7 @@ async def test_find_tools_and_call_tool(plane: str, agents: list[Bridge], mode: 
 
 @pytest.mark.parametrize("mode", ERAS)
 async def test_over_stdio(plane: str, agents: list[Bridge], mode: Literal["legacy"]) -> None:
-    command = ["-m", "bridge", "connect", "--broker", plane]
+    command = ["-m", "bridge", "connect", "--broker", plane, "--state-dir", os.environ["MESH_STATE_DIR"]]
     async with Client(stdio_client(StdioServerParameters(command=sys.executable, args=command, cwd=ROOT)), mode=mode) as client:
         assert "time__convert_time" in {tool.name for tool in (await client.list_tools()).tools}
         assert "Berlin" in text(await client.call_tool("time__get_current_time", {"timezone": "Europe/Berlin"}))
@@ -180,10 +182,12 @@ async def test_a_hundred_agents(plane: str, capsys: pytest.CaptureFixture[str]) 
 
     schema = {"type": "object", "properties": {"text": {"type": "string", "description": "What to say"}}, "required": ["text"]}
     async with AsyncExitStack() as stack:
-        many = await stack.enter_async_context(Mesh(name="many", broker=plane))
+        heart = Heart()
+        stack.push_async_callback(heart.close)
         for number in range(100):
+            agent = await stack.enter_async_context(Mesh(name=f"agent-{number}", broker=plane, heart=heart))
             listed = tuple({"name": f"tool_{n}", "description": f"Tool {n} of many, for tests", "inputSchema": schema} for n in range(20))
-            await stack.enter_async_context(many.present(Recorder(answer), agent=f"agent-{number}", entry={"tools": listed}))
+            await stack.enter_async_context(agent.present(Recorder(answer), entry={"tools": listed}))
         mesh = await stack.enter_async_context(Mesh(name="host", broker=plane))
         host = await stack.enter_async_context(hosted(mesh))
         await host.greet()

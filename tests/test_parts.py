@@ -38,7 +38,7 @@ async def pair(broker: Broker, name: str) -> AsyncIterator[Mesh]:
     async with (
         Mesh(name="mesh", broker=broker.url) as plane,
         plane.control_plane(),
-        Mesh(name=name, broker=broker.url) as agent,
+        Mesh(name=name, broker=broker.url, roles=("agent", f"{name}-role")) as agent,
         agent.present(Echo(), roles=(f"{name}-role",)),
         Mesh(name="caller", broker=broker.url) as caller,
     ):

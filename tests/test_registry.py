@@ -87,8 +87,13 @@ async def test_the_control_planes_name_is_taken(plane: str) -> None:
     "value", [b"", b"garbage", b"{}", b"[]", b"null", b'{"agent":"other","instance":"i1","client":{"server":"x","id":1}}']
 )
 async def test_nonsense_in_a_bucket_is_nobody(plane: str, value: bytes) -> None:
-    async with asyncio.timeout(10), Mesh(name="looker", broker=plane) as mesh, watching(mesh) as (directory, signals):
-        js = JetStream(mesh.connection)
+    async with (
+        asyncio.timeout(10),
+        Mesh(name="operator", broker=plane) as operator,
+        Mesh(name="looker", broker=plane) as mesh,
+        watching(mesh) as (directory, signals),
+    ):
+        js = JetStream(operator.connection)
         for bucket in (HEALTH, REGISTRY):
             await Bucket(js, bucket).put(key_of("nonsense", "i1"), value)
         async with serving(plane, "after", Recorder()):
@@ -236,7 +241,11 @@ async def test_calls_go_on_while_no_control_plane_runs(tmp_path: Path) -> None:
     broker = Broker(tmp_path / ".mesh")
     await asyncio.to_thread(broker.start)
     try:
-        async with asyncio.timeout(20), Mesh(name="caller", broker=broker.url) as mesh:
+        async with (
+            asyncio.timeout(20),
+            Mesh(name="caller", broker=broker.url) as mesh,
+            Mesh(name="operator", broker=broker.url) as operator,
+        ):
             async with Mesh(name="mesh", broker=broker.url) as other, other.control_plane():
                 assert await mesh.request("mesh", "ping") == {}
             async with serving(broker.url, "alone", Recorder()):
@@ -247,7 +256,11 @@ async def test_calls_go_on_while_no_control_plane_runs(tmp_path: Path) -> None:
                 with pytest.raises(NoSuchAgent):
                     await mesh.call("nobody", "x", {})
                 assert clock.monotonic() - begun < 0.5
-                async with watching(mesh) as (directory, signals):
+                with pytest.raises(NoSuchAgent) as caught:
+                    async with watching(mesh):
+                        pass
+                assert "mesh up" in caught.value.hint, "only control planes and operators make readers"
+                async with watching(operator) as (directory, signals):
                     await signals.until(lambda: live(directory, "alone"))
     finally:
         await asyncio.to_thread(broker.close)

@@ -2,12 +2,25 @@
 
 from mesh.errors import Denied
 from mesh.link.connection import Connection
+from mesh.subjects import ANY, Subjects
 
 
 def check(connection: Connection, subject: str, caller: str, action: str) -> None:
     """Raises Denied where the broker is known not to take `subject` from us. `action` as in `mesh auth explain`: `call time/now`."""
     if connection.rights is not None and not connection.rights.may_publish(subject):
         raise denied(subject, caller, action)
+
+
+def check_answers(connection: Connection, subjects: Subjects, who: str, name: str) -> None:
+    """Raises Denied where the broker is known not to bring us what is addressed to `name`."""
+    subject = subjects.calls_to(name, ANY)
+    if connection.rights is not None and not connection.rights.may_subscribe(subject):
+        role = "agent" if name == who else name
+        raise Denied(
+            f"{who!r} may not answer to {name!r}",
+            hint=f"only who holds the role {role!r} may: `mesh auth issue {who} --role …`, with all of its roles",
+            subject=subject,
+        )
 
 
 def denied(subject: str, caller: str, action: str) -> Denied:
