@@ -10,6 +10,7 @@
 | stage.py | a broker with its control plane, and the processes that take part |
 | participant.py | the program of those processes: callers and those who answer |
 | http_caller.py | the thin client of streamable HTTP |
+| http_servers.py | servers over HTTP that the mesh is compared with |
 | wire.py | the bytes that every side sends and expects |
 | stdio_server.py, slow_server.py | the MCP servers on stdio that are called directly and through the mesh |
 

@@ -13,7 +13,6 @@ import contextlib
 import itertools
 import json
 import logging
-import socket
 import statistics
 import sys
 import time
@@ -23,13 +22,13 @@ from typing import Any, Final, cast
 
 import nats
 import structlog
-import uvicorn
 import uvloop
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 
 from bench import wire
 from bench.http_caller import http_caller
+from bench.http_servers import peer, sdk_http
 from mesh import Mesh
 from mesh.identity.finding import find_credentials
 from mesh.link.call import Call as MeshCall
@@ -219,47 +218,6 @@ async def mesh_many(broker: str, agents: str, tools: str) -> AsyncIterator[None]
             mesh = await stack.enter_async_context(Mesh(name=f"agent-{agent}", broker=broker, heart=heart))
             await stack.enter_async_context(mesh.present(_Echo(), entry={"tools": offered}))
         yield None
-
-
-@asynccontextmanager
-async def sdk_http() -> AsyncIterator[str]:
-    """The same server object over the SDK's own streamable HTTP, as its documentation serves it."""
-    from bench.stdio_server import server
-
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        config = uvicorn.Config(server.streamable_http_app(), log_level="error", access_log=False, timeout_graceful_shutdown=1)
-        running = uvicorn.Server(config)
-        serving = asyncio.create_task(running.serve(sockets=[listener]))
-        port = listener.getsockname()[1]
-        await _reachable(port)
-        yield f"http://127.0.0.1:{port}/mcp"
-        running.should_exit = True
-        await serving
-
-
-@asynccontextmanager
-async def peer(path: str, *command: str) -> AsyncIterator[str]:
-    """A program that serves HTTP on the port that stands for `{port}`."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    process = await asyncio.create_subprocess_exec(*(each.replace("{port}", str(port)) for each in command), stdout=sys.stderr)
-    try:
-        await _reachable(port)
-        yield f"http://127.0.0.1:{port}{path}"
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            process.terminate()
-        await process.wait()
-
-
-async def _reachable(port: int) -> None:
-    async with asyncio.timeout(30):
-        while True:
-            with contextlib.suppress(OSError):
-                _, writer = await asyncio.open_connection("127.0.0.1", port)
-                writer.close()
-                return
-            await asyncio.sleep(0.05)
 
 
 @asynccontextmanager

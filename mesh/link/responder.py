@@ -404,12 +404,16 @@ class Responder:
                 raw = self._parts.offer(scan(raw), lambda name: name == escape(call.caller))
         except MeshError as problem:
             raw = error(dumps(call.id), control.MESH_ERROR, f"the response: {problem}", {"mesh": problem.code})
-        self._remember(call, raw)
-        if self._admission.held < GATHER_FROM:
+        others = self._admission.held - (call.timeout is not None)
+        if others < GATHER_FROM:
             if self._gathered:
                 self._send_gathered()
-            self._send_surely(call.prefix + call.exchange, raw)
+            try:
+                self._send_surely(call.prefix + call.exchange, raw)  # first of all: somebody waits for it
+            finally:
+                self._remember(call, raw)
             return
+        self._remember(call, raw)
         self._gathered.append((call.prefix + call.exchange, raw))
         if len(self._gathered) >= GATHER:
             self._send_gathered()

@@ -74,9 +74,8 @@ class EmbeddedServer:
     """One nats-server on one state directory. `async with`, or `start` and `stop`.
 
     `trust` are the variables of nats-server.conf that say whom the broker admits: `MESH_OPERATOR`, a file, and `MESH_ACCOUNTS`, a
-    directory. Ports: None takes what the configuration says, 0 a free one, a number
-    that one. `on_event(kind, detail)` is called in the event loop.
-    The thread that calls `start` must live as long as the server is to: Linux ties the server to that thread.
+    directory. Ports: None takes what the configuration says, 0 a free one, a number that one. `on_event(kind, detail)` is called in the
+    event loop. The thread that calls `start` must live as long as the server is to: Linux ties the server to that thread.
     """
 
     def __init__(
@@ -174,8 +173,7 @@ class EmbeddedServer:
             state.broker_config.write_text(start_file(self.config, state, self._ports), encoding="utf-8")
             for stale in state.path.glob("*.ports"):
                 stale.unlink()
-            # The server opens its log by itself. What it says before that (a mistake in the configuration) and a panic go to stderr:
-            # to the same file.
+            # It opens its log by itself. What it says before that (a mistake in the configuration), and a panic, go to the same file.
             stderr = state.broker_log.open("ab")
         except OSError as error:
             raise state.unusable(str(error)) from error
