@@ -4,8 +4,9 @@ import asyncio
 import contextlib
 import os
 import signal
+import subprocess
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -105,8 +106,21 @@ def remote(transport: str, number: int, path: str | None = None) -> AbstractAsyn
     return made
 
 
+@contextlib.contextmanager
+def listening_peers() -> Iterator[dict[str, int]]:
+    """The TCP ports of one peer for each transport that listens, for tests that leave them alive."""
+    processes = {each: subprocess.Popen([*PEER, each, "0"], cwd=ROOT, stdout=subprocess.PIPE) for each in PATHS}
+    try:
+        yield {transport: int(process.stdout.readline()) for transport, process in processes.items() if process.stdout is not None}
+    finally:
+        for process in processes.values():
+            with process:
+                process.kill()
+
+
 @asynccontextmanager
-async def peer_of(transport: str) -> AsyncIterator[Peer]:
+async def peer_of(transport: str, number: int | None = None) -> AsyncIterator[Peer]:
+    """`number`: the TCP port of one that listens already. Otherwise it has a process of its own."""
     peer = Peer(transport)
     if transport == "child":
         peer.factory = peer.child
@@ -116,7 +130,10 @@ async def peer_of(transport: str) -> AsyncIterator[Peer]:
             peer.factory = local.port
             yield peer
     else:
-        await peer.start()
+        if number is None:
+            await peer.start()
+        else:
+            peer.number = number
         try:
             async with remote(transport, peer.number) as server:
                 peer.factory = server.port

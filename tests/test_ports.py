@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import json
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import pytest
@@ -15,7 +15,7 @@ from bridge.ports.child import ChildPort
 from mesh import clock
 from mesh.wire.jsonrpc import scan
 from tests.http_peers import Heard
-from tests.port_peers import CAPABILITIES, PATHS, Can, Peer, mirror_of, opened, peer_of, remote
+from tests.port_peers import CAPABILITIES, PATHS, Can, Peer, listening_peers, mirror_of, opened, peer_of, remote
 
 
 def able(what: str = "") -> list[str]:
@@ -23,9 +23,16 @@ def able(what: str = "") -> list[str]:
     return [name for name, can in CAPABILITIES.items() if not what or getattr(can, what)]
 
 
+@pytest.fixture(scope="module")
+def ports() -> Iterator[dict[str, int]]:
+    with listening_peers() as ports:
+        yield ports
+
+
 @pytest_asyncio.fixture(params=able())
-async def peer(request: pytest.FixtureRequest) -> AsyncIterator[Peer]:
-    async with peer_of(request.param) as peer:
+async def peer(request: pytest.FixtureRequest, ports: dict[str, int]) -> AsyncIterator[Peer]:
+    """One that the test leaves alive."""
+    async with peer_of(request.param, ports.get(request.param)) as peer:
         yield peer
 
 

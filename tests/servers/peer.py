@@ -20,7 +20,7 @@ SUBPROTOCOL: Any = "mcp"
 
 
 def make() -> MCPServer:
-    """A server whose tools do one thing each. `cancelled` waits until `hang` was cancelled, `began` until it runs."""
+    """A server whose tools do one thing each. `cancelled` waits until `hang` was cancelled, `began` until it runs; each time anew."""
     server: MCPServer = MCPServer("peer")
     started, stopped = asyncio.Event(), asyncio.Event()
 
@@ -40,6 +40,7 @@ def make() -> MCPServer:
 
     @server.tool()
     async def hang() -> str:
+        stopped.clear()
         started.set()
         try:
             await asyncio.Event().wait()
@@ -50,6 +51,7 @@ def make() -> MCPServer:
     @server.tool()
     async def began() -> str:
         await started.wait()
+        started.clear()
         return "began"
 
     @server.tool()
