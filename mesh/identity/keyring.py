@@ -14,6 +14,7 @@
 | `policy.json` | the policy in force (mesh/identity/scopes.py) | no |
 | `policy.toml` | roles and what they may do, as people write them | no |
 | `accounts/` | the broker's own copies of the accounts | no |
+| `tls/` | a private authority, and certificates (mesh/identity/tls.py) | keys |
 
 All but the broker's are 0600 in directories of 0700. A secret that others can read is refused rather than used: it may be known by now.
 """
@@ -33,7 +34,7 @@ from mesh.subjects import escape
 
 DIRECTORY: Final = "auth"
 
-SECRET: Final = {".seed", ".creds"}
+SECRET: Final = {".seed", ".creds", ".key"}
 
 OTHERS: Final = 0o077
 """The bits of a file's mode that give it to others."""
