@@ -15,6 +15,7 @@ MeshError
 ├── MalformedMessage       bytes that are no JSON-RPC message         malformed_message
 ├── Refused                a message that breaks a rule of the mesh   refused
 ├── TooLarge               over the size limit                        too_large
+├── InvalidToken           a bearer token that does not count here    invalid_token
 └── CallError              one call did not come to its result
     ├── NoSuchAgent        nobody answers to that name                no_such_agent
     ├── Denied             the caller's roles do not allow it         permission_denied
@@ -22,6 +23,7 @@ MeshError
     ├── InstanceLost       the instance that held the call is gone    instance_lost
     ├── OutcomeUnknown     it may or may not have run                 outcome_unknown
     ├── Busy               the target has no room                     busy
+    ├── RateLimited        the caller asks more often than it may     rate_limited
     ├── Disconnected       the mesh is closing                        disconnected
     └── RemoteError        the far side answered with an error        (its own code, message and data)
 
@@ -145,6 +147,12 @@ class TooLarge(MeshError):
     code = "too_large"
 
 
+class InvalidToken(MeshError):
+    """A bearer token that is none, or that does not count here: its signature, audience, times, or participant."""
+
+    code = "invalid_token"
+
+
 class CallError(MeshError):
     """One call that did not come to its result."""
 
@@ -185,6 +193,13 @@ class Busy(CallError):
     """The target holds as many calls as it may. `details["retry_after"]` is in seconds."""
 
     code = "busy"
+    retryable = True
+
+
+class RateLimited(CallError):
+    """The caller asks more often than it may. The call did not run. `details["retry_after"]` is in seconds."""
+
+    code = "rate_limited"
     retryable = True
 
 

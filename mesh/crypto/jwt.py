@@ -38,7 +38,7 @@ ISSUERS: Final = {"operator": {Kind.OPERATOR}, "account": {Kind.OPERATOR, Kind.A
 """Whose keys may sign what. An account that signs itself is one that an operator is asked to sign (`nsc import account`)."""
 
 
-class _NkeyAlgorithm(Algorithm):
+class NkeyAlgorithm(Algorithm):
     """Ed25519 with nkeys. The key to sign is a KeyPair, the key to verify a public nkey."""
 
     def prepare_key(self, key: Any) -> Any:
@@ -60,7 +60,7 @@ class _NkeyAlgorithm(Algorithm):
 
 
 _jws: Final = jwt.PyJWS(algorithms=[])
-_jws.register_algorithm(ALGORITHM, _NkeyAlgorithm())
+_jws.register_algorithm(ALGORITHM, NkeyAlgorithm())
 
 
 @dataclass(frozen=True, slots=True)
