@@ -28,7 +28,6 @@ SERVERS: Final = {each.name: each for each in (EVERYTHING_SERVER, SDK_SERVER, TI
 
 CALLS: Final[Mapping[str, tuple[str, tuple[str, ...]]]] = {
     "a tool": ("everything", ("--method", "tools/call", "--tool-name", "get-sum", "--tool-arg", "a=1", "b=2")),
-    "a resource": ("everything", ("--method", "resources/read", "--uri", "demo://resource/static/document/features.md")),
     "a tool in its own era": (
         "time",
         (
