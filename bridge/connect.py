@@ -12,6 +12,8 @@ everything else of the session goes there, on one subject, in order. What the se
 session's own reply subject. While a session lasts, a sign of life goes to the instance every 15 seconds, and it outlasts an outage
 (`bridge.standby`). It is over when its instance is gone, or says that it knows the session no more.
 
+A list is shown as far as the host may call what is on it (`bridge.visible`).
+
 Where it goes: what belongs to a request goes to that request's own sink, if it has one (over HTTP each request has a response of its own),
 and everything else to the connection's `send`.
 """
@@ -26,6 +28,7 @@ import structlog
 
 from bridge.eras.state import holder_of
 from bridge.standby import Held, Standby, problem_that_ends
+from bridge.visible import Sink, Visible
 from mesh import Mesh
 from mesh.errors import BrokerUnavailable, MalformedMessage, MeshError
 from mesh.link.exchange import Channel, Exchange
@@ -44,9 +47,6 @@ MOST_OPEN: Final = 1_000
 
 LASTING: Final = frozenset({"subscriptions/listen"})
 """Requests whose answer is a stream that lasts: no deadline ends them."""
-
-Sink = Callable[[bytes, bool], None]
-"""Takes the frames of one request, `(raw, final)`. Nothing comes after the final one; after a cancellation nothing comes at all."""
 
 _log = structlog.get_logger("bridge.connect")
 
@@ -99,6 +99,7 @@ class Connected:
         self._to_host: Sink = lambda raw, _: send(raw)
         self._on_over = on_over
         self._timeout = mesh.settings.timeout if timeout is None else timeout
+        self._visible = Visible(mesh, agent, send)
         self._pending: dict[str | int, Pending] = {}
         self._session: Channel | None = None
         self._standby: Standby | None = None
@@ -138,6 +139,7 @@ class Connected:
         if self._session is not None:
             self._mesh.exchanges.say(self._session, control.CLOSED, control.closed())
             self._leave_session(self._session)
+        self._visible.close()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -155,7 +157,7 @@ class Connected:
             to(error(id, control.MESH_ERROR, f"{MOST_OPEN} requests are under way", {"mesh": "busy", "retry_after": 0.5}), True)
             return
         token = frame.raw[slice(*frame.token_span)] if frame.token_span is not None else None
-        pending = self._pending[frame.id] = Pending(id, token, to)
+        pending = self._pending[frame.id] = Pending(id, token, self._visible.through(frame, to))
         if self._lost is not None and frame.era is None and frame.method != "initialize":
             self._fail(frame, self._lost)
             return
@@ -210,6 +212,7 @@ class Connected:
         if frame.method == "notifications/cancelled":
             pending = self._pending.pop(frame.cancels, None) if frame.cancels is not None else None
             if pending is not None:
+                self._visible.forget(frame.cancels)
                 pending.cancelled = "cancelled by the host"
                 if pending.exchange is not None:
                     said = frame.splice([(frame.cancels_span, dumps(pending.exchange.id))])
@@ -218,13 +221,10 @@ class Connected:
             self._mesh.exchanges.say(self._session, frame.method, frame.raw)
         elif frame.method is not None:
             note = self._mesh.subjects.note(self._agent, self._mesh.name, frame.method)
-            self._try(lambda: self._mesh.connection.send(note, frame.raw))
-
-    def _try(self, send: Callable[[], None]) -> None:
-        try:
-            send()
-        except MeshError as problem:
-            _log.warning("a notification was not sent", agent=self._agent, why=str(problem))
+            try:
+                self._mesh.connection.send(note, frame.raw)
+            except MeshError as problem:
+                _log.warning("a notification was not sent", agent=self._agent, why=str(problem))
 
     # to the host
 

@@ -13,6 +13,7 @@ from mesh.errors import (
     CallError,
     CallTimeout,
     ConfigError,
+    Denied,
     Disconnected,
     InstanceLost,
     MeshError,
@@ -33,7 +34,7 @@ CLIENT_INFO: Final = "io.modelcontextprotocol/clientInfo"
 Progress = Callable[[float, float | None, str | None], object]
 """`(progress, total, message)`, as MCP's progress notification has them. Called in the read loop: it must be quick."""
 
-_ERRORS: Final = {kind.code: kind for kind in (Busy, CallTimeout, Disconnected, InstanceLost, NoSuchAgent, OutcomeUnknown)}
+_ERRORS: Final = {kind.code: kind for kind in (Busy, CallTimeout, Denied, Disconnected, InstanceLost, NoSuchAgent, OutcomeUnknown)}
 
 
 _META: Final = b'"_meta":' + dumps({PROTOCOL_VERSION: MODERN, CLIENT_CAPABILITIES: {}})[:-1]

@@ -62,6 +62,28 @@ def parts(raw: bytes, start: int = 0) -> list[Part]:
     return found
 
 
+def elements(raw: bytes, start: int) -> list[Span]:
+    """Where the elements of the array that begins at `start` stand; none where there is no array. Raises MalformedMessage."""
+    text = raw.decode("latin-1")
+    found: list[Span] = []
+    if text[start : start + 1] != "[":
+        return found
+    at = _behind_space(text, start + 1)
+    try:
+        while text[at] != "]":
+            if text[at] == ",":
+                at = _behind_space(text, at + 1)
+            try:
+                _, end = _scan(text, at)
+            except RecursionError:
+                end = skip(text, at)
+            found.append((at, end))
+            at = _behind_space(text, end)
+    except (ValueError, IndexError) as problem:
+        raise MalformedMessage(f"this is no JSON array: {problem}", starts=raw[:40]) from None
+    return found
+
+
 def find(raw: bytes, *path: str) -> Span | None:
     """Where the value at `path` stands, keys from the outermost in; the first of several. None where there is none."""
     span: Span = (0, len(raw))

@@ -10,7 +10,8 @@ import itertools
 from collections.abc import Callable
 from typing import Any, Final
 
-from bridge.connect import Connected, Sink
+from bridge.connect import Connected
+from bridge.visible import Sink
 from mesh import Mesh
 from mesh.wire import control
 from mesh.wire.jsonrpc import Frame, Kind, dumps, error, scan

@@ -30,6 +30,9 @@ TEMPLATES: Final = "templates"
 NAMED_BY: Final = {TOOLS: "name", PROMPTS: "name", RESOURCES: "uri", TEMPLATES: "uriTemplate"}
 """The kinds, and the member of a definition that names it."""
 
+TAKEN_BY: Final = {TOOLS: "tools/call", PROMPTS: "prompts/get", RESOURCES: "resources/read", TEMPLATES: "resources/read"}
+"""And the method that takes such a name."""
+
 PAGE_BYTES: Final = 1024 * 1024
 """Of definitions in a page: some thousand tools. Large, since hosts that do not page see the first one only."""
 

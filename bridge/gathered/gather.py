@@ -24,7 +24,7 @@ from typing import Any, Final
 
 import structlog
 
-from bridge.connect import MOST_OPEN, Sink
+from bridge.connect import MOST_OPEN
 from bridge.gathered import answers, desk
 from bridge.gathered.agent_link import AgentLink
 from bridge.gathered.answers import id_of, read_params
@@ -34,6 +34,7 @@ from bridge.gathered.listening import FIRST_DELAY, LAST_DELAY, Listening
 from bridge.gathered.names import Pair
 from bridge.gathered.roster import Roster
 from bridge.gathered.routing import Routed, route
+from bridge.visible import Sink
 from mesh.errors import MalformedMessage, MeshError
 from mesh.wire import control
 from mesh.wire.jsonrpc import Frame, Kind, dumps, error, locate, scan
@@ -105,9 +106,8 @@ class Gathered:
 
     async def close(self) -> None:
         self._deaf()
-        for pending in self._pending.values():
-            if pending.listening is not None:
-                pending.listening.close()
+        for listening in [each.listening for each in self._pending.values() if each.listening is not None]:
+            listening.close()
         self._pending.clear()
         for task in list(self._tasks):
             task.cancel()
@@ -117,14 +117,14 @@ class Gathered:
 
     def _on_request(self, frame: Frame, to: Sink) -> None:
         assert frame.id is not None
-        method, refuse = frame.method or "", partial(answers.refusal, frame)
+        method, refuse, roster = frame.method or "", partial(answers.refusal, frame), self._roster
         if frame.id in self._pending:
             to(refuse(control.INVALID_REQUEST, f"the id {id_of(frame).decode()} is in use", mesh="refused"), True)
         elif len(self._pending) >= MOST_OPEN:
             to(refuse(control.MESH_ERROR, f"{MOST_OPEN} requests are under way", mesh="busy", retry_after=0.5), True)
         elif frame.era is not None and frame.era not in answers.MODERN_VERSIONS:
             to(answers.unsupported(frame), True)
-        elif (answer := desk.answer(frame, self._roster, only_find=self._only_find)) is not None:
+        elif (answer := desk.answer(frame, roster, only_find=self._only_find)) is not None:
             if method == "initialize":
                 self._greet(frame)
             to(answer, True)
@@ -134,7 +134,7 @@ class Gathered:
             self._listen(frame, to)
         else:
             try:
-                routed = route(frame, self._roster.catalog, only_find=self._only_find)
+                routed = route(frame, roster.catalog, only_find=self._only_find, denial=roster.mesh.reach.denial)
             except MalformedMessage as problem:
                 routed = refuse(control.INVALID_PARAMS, problem.message, mesh=problem.code)
             if isinstance(routed, bytes):

@@ -14,9 +14,9 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, Final
 
-from bridge.connect import Sink
 from bridge.gathered.answers import CHANGED, changed, id_of, read_params
 from bridge.gathered.catalog import PROMPTS, RESOURCES, TOOLS
+from bridge.visible import Sink
 from mesh.wire.jsonrpc import Frame, dumps, locate, scan
 
 FLAGS: Final = {"toolsListChanged": TOOLS, "promptsListChanged": PROMPTS, "resourcesListChanged": RESOURCES}

@@ -2,18 +2,18 @@
 
 The registry's live copy says when an entry changes, and when an instance comes or goes; heartbeats in between say nothing new. Changes are
 gathered for `PAUSE` and make one new catalogue; whoever listens hears which lists differ from what they were. Nobody is asked anything,
-so an agent that hangs delays no list.
+so an agent that hangs delays no list. It holds what this participant may call (`mesh.link.reach`), and is made anew when its rights change.
 """
 
 import asyncio
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from functools import cached_property
-from typing import Final, Self
+from typing import Any, Final, Self
 
 import structlog
 
-from bridge.gathered.catalog import NAMED_BY, Catalog, Offer, build
+from bridge.gathered.catalog import NAMED_BY, TAKEN_BY, Catalog, Offer, build
 from bridge.gathered.find import Index
 from mesh import Mesh
 from mesh.registry.directory import Agent, Directory
@@ -24,26 +24,17 @@ from mesh.wire.entries import InstanceEntry
 PAUSE: Final = 0.1
 """Seconds for which changes are gathered: agents come in bunches, and each word of a change costs each host a round of lists."""
 
-Visible = Callable[[Agent], bool]
-"""Whether a host may see an agent."""
-
 OnChange = Callable[[frozenset[str]], None]
 """Called with the kinds (`bridge.gathered.catalog`) whose lists have changed."""
 
 _log = structlog.get_logger("bridge.gathered.roster")
 
 
-def all_agents(agent: Agent) -> bool:
-    """All but the control plane: its tools are the mesh's own affairs."""
-    return agent.name != CONTROL_PLANE
-
-
 class Roster:
     """`async with Roster(mesh) as roster` begins with a complete catalogue."""
 
-    def __init__(self, mesh: Mesh, *, visible: Visible = all_agents) -> None:
+    def __init__(self, mesh: Mesh) -> None:
         self.mesh = mesh
-        self._visible = visible
         self._offers: dict[str, tuple[InstanceEntry, Offer]] = {}
         self._alive: set[str] = set()
         self._listeners: list[OnChange] = []
@@ -70,6 +61,7 @@ class Roster:
         async with AsyncExitStack() as stack:
             self._directory = await stack.enter_async_context(self.mesh.directory(self._on_change))
             self._alive = {key_of(each.entry.agent, each.entry.instance) for who in self._directory.agents() for each in who.instances}
+            stack.callback(self.mesh.connection.on_renewed(self._on_renewed))
             self._make()
             self._stack = stack.pop_all()
         return self
@@ -96,6 +88,11 @@ class Roster:
         if self._due is None:
             self._due = asyncio.get_running_loop().call_later(PAUSE, self._make)
 
+    def _on_renewed(self) -> None:
+        self._offers.clear()
+        if self._due is None:
+            self._due = asyncio.get_running_loop().call_later(PAUSE, self._make)
+
     def _make(self) -> None:
         self._due = None
         directory = self._directory
@@ -116,13 +113,23 @@ class Roster:
                 except Exception:  # one host must not keep the word from the others
                     _log.exception("a host could not be told of a change")
 
+    def _visible(self, agent: Agent) -> bool:
+        """The control plane's tools are the mesh's own affairs."""
+        return agent.name != CONTROL_PLANE and self.mesh.reach.anything_of(agent.name)
+
     def _offer(self, agent: Agent) -> tuple[InstanceEntry, Offer]:
         entry = agent.newest
         known = self._offers.get(agent.name)
         if known is not None and known[0] is entry:
             return known
-        lists = {kind: getattr(entry, kind) for kind in NAMED_BY}
+        lists = {kind: self._within_reach(agent.name, kind, getattr(entry, kind)) for kind in NAMED_BY}
         return entry, Offer(agent.name, entry.title, entry.description, lists)
+
+    def _within_reach(self, agent: str, kind: str, definitions: tuple[dict[str, Any], ...]) -> tuple[dict[str, Any], ...]:
+        method, key, reach = TAKEN_BY[kind], NAMED_BY[kind], self.mesh.reach
+        if reach.all_of(agent, method):
+            return definitions
+        return tuple(each for each in definitions if isinstance(name := each.get(key), str) and reach.may_call(agent, method, name))
 
 
 class _Current:

@@ -7,15 +7,22 @@ Source: MCP server/tools, server/prompts, server/resources, server/utilities/com
 """
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
-from bridge.gathered import answers, find, uris
+from bridge.gathered import answers, find, names, uris
+from bridge.gathered.answers import id_of
 from bridge.gathered.catalog import PROMPTS, TOOLS, Catalog
 from bridge.gathered.names import Pair
-from mesh.errors import MalformedMessage
+from mesh.errors import MalformedMessage, MeshError
+from mesh.rpc import error_of
 from mesh.wire import control
 from mesh.wire.jsonrpc import Frame, Span, dumps, locate, scan
+
+Denial = Callable[[str, str, str], MeshError | None]
+"""Why an agent's method may not be called with a name; None where it may."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,19 +35,24 @@ class Routed:
     frame: Frame
 
 
-def route(frame: Frame, catalog: Catalog, *, only_find: bool) -> Routed | bytes:
-    """The request for its agent, or the refusal. Raises MalformedMessage where params are not what the method takes."""
+def route(frame: Frame, catalog: Catalog, *, only_find: bool, denial: Denial = lambda *_: None) -> Routed | bytes:
+    """The request for its agent, or the refusal. Raises MalformedMessage where params are not what the method takes.
+
+    Who asks for an agent that is not in the catalogue, and may not call it either, is told by `denial` that it may not, and never whether
+    there is such an agent.
+    """
     method, name = frame.method or "", frame.name or ""
+    to = partial(_to, frame, catalog, denial)
     if method == "tools/call" and only_find and name == find.CALL_TOOL:
         name, edits = _called(frame)
-        return _to(frame, "tool", name, catalog.find(TOOLS, name), catalog, edits)
+        return to("tool", name, catalog.find(TOOLS, name), edits)
     if method in ("tools/call", "prompts/get"):
         kind, what = (TOOLS, "tool") if method == "tools/call" else (PROMPTS, "prompt")
-        return _to(frame, what, name, catalog.find(kind, name), catalog, [_place(frame, "params", "name")])
+        return to(what, name, catalog.find(kind, name), [_place(frame, "params", "name")])
     if method in ("resources/read", "resources/subscribe", "resources/unsubscribe"):
-        return _to(frame, "resource", name, one_of(frame, name, catalog.find_uri(name)), catalog, [_place(frame, "params", "uri")])
+        return to("resource", name, one_of(frame, name, catalog.find_uri(name)), [_place(frame, "params", "uri")])
     if method == "completion/complete":
-        return _completed(frame, catalog)
+        return _completed(frame, catalog, to)
     return answers.refusal(frame, control.METHOD_NOT_FOUND, f"Method not found: {method} names no agent that it could be for")
 
 
@@ -54,12 +66,20 @@ def one_of(frame: Frame, name: str, pairs: tuple[Pair, ...]) -> Pair | bytes | N
 
 
 def _to(
-    frame: Frame, what: str, name: str, pair: Pair | bytes | None, catalog: Catalog, edits: list[tuple[Span, bytes | None]]
+    frame: Frame,
+    catalog: Catalog,
+    denial: Denial,
+    what: str,
+    name: str,
+    pair: Pair | bytes | None,
+    edits: list[tuple[Span, bytes | None]],
 ) -> Routed | bytes:
     if isinstance(pair, bytes):
         return pair
     if pair is None:
-        return answers.not_found(frame, what, name, catalog.offers)
+        meant = uris.split(name) if what == "resource" else names.read(name)
+        problem = denial(meant[0], frame.method or "", meant[1]) if meant is not None else None
+        return answers.not_found(frame, what, name, catalog.offers) if problem is None else error_of(id_of(frame), problem)
     agent, own = pair
     if own == name and len(edits) == 1:
         return Routed(agent, own, name, frame)
@@ -86,13 +106,13 @@ def _called(frame: Frame) -> tuple[str, list[tuple[Span, bytes | None]]]:
     return name, [_place(frame, "params", "name"), (whole, given)]
 
 
-def _completed(frame: Frame, catalog: Catalog) -> Routed | bytes:
+def _completed(frame: Frame, catalog: Catalog, to: Callable[..., Routed | bytes]) -> Routed | bytes:
     """A completion is its prompt's or its template's."""
     said = answers.read_params(frame.raw).get("ref")
     ref: dict[str, Any] = said if isinstance(said, dict) else {}
     if isinstance(name := ref.get("name"), str) and ref.get("type") == "ref/prompt":
-        return _to(frame, "prompt", name, catalog.find(PROMPTS, name), catalog, [_place(frame, "params", "ref", "name")])
+        return to("prompt", name, catalog.find(PROMPTS, name), [_place(frame, "params", "ref", "name")])
     if isinstance(name := ref.get("uri"), str) and ref.get("type") == "ref/resource":
         pair = one_of(frame, name, catalog.find_template(name))
-        return _to(frame, "resource", name, pair, catalog, [_place(frame, "params", "ref", "uri")])
+        return to("resource", name, pair, [_place(frame, "params", "ref", "uri")])
     raise MalformedMessage("completion/complete takes a ref to a prompt (name) or to a resource (uri)")

@@ -23,6 +23,12 @@ def check_answers(connection: Connection, subjects: Subjects, who: str, name: st
         )
 
 
+def action_of(target: str, method: str, name: str | None) -> str:
+    """What is asked for, in the words of a policy: `call time/now`, `call notes/prompt:weekly`."""
+    kind = {"tools/call": "", "prompts/get": "prompt:"}.get(method, "resource:")
+    return f"call {target}" if name is None else f"call {target}/{kind}{name}"
+
+
 def denied(subject: str, caller: str, action: str) -> Denied:
     return Denied(
         f"{caller!r} may not {action}: no rule of its roles allows it",

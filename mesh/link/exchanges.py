@@ -39,7 +39,7 @@ from mesh.errors import (
 )
 from mesh.link.call import bounded
 from mesh.link.connection import Connection, Message
-from mesh.link.denial import check, denied
+from mesh.link.denial import action_of, check, denied
 from mesh.link.exchange import Channel, Exchange, OnFailure, OnFrame, Series
 from mesh.link.parts import Parts, read_stub
 from mesh.link.probes import Probes
@@ -47,7 +47,7 @@ from mesh.link.targets import HEARD, Target, Targets
 from mesh.link.wheel import Wheel
 from mesh.policy.lines import worth_a_line
 from mesh.policy.repeat import safe_to_repeat
-from mesh.subjects import ANY, Subjects, escape
+from mesh.subjects import ANY, Call, Subjects, escape
 from mesh.wire import control
 from mesh.wire.jsonrpc import Frame, peek_final, scan
 
@@ -148,7 +148,7 @@ class Exchanges:
             subject = self.subjects.call(target.name, instance, self.caller, method, name, quiet=quiet)
             if len(target.subjects) > 1000:
                 target.subjects.clear()
-            check(self.connection, subject, self.caller, _action(target.name, method, name))
+            check(self.connection, subject, self.caller, action_of(target.name, method, name))
             found = target.subjects[key] = (subject, quiet)
         subject, quiet = found
         series = series or self._series
@@ -365,7 +365,9 @@ class Exchanges:
         """The broker refused what our own look at the rights had passed: they were taken away a moment ago, or are not known to us."""
         self.probes.on_denied(refused)
         for exchange in [each for each in self._open.values() if each.subject.lower() == refused]:
-            self._fail(exchange, denied(exchange.subject, self.caller, _action(exchange.target.name, exchange.method, None)))
+            said = self.subjects.parse(exchange.subject)
+            action = action_of(exchange.target.name, exchange.method, said.name if isinstance(said, Call) else None)
+            self._fail(exchange, denied(exchange.subject, self.caller, action))
 
     def _on_gone(self, agent: str, instance: str) -> None:
         asking: list[Exchange] = []
@@ -472,12 +474,6 @@ class Exchanges:
         if exchange.addressed:
             return frozenset({exchange.instance})
         return exchange.target.instances if exchange.target.complete else None
-
-
-def _action(target: str, method: str, name: str | None) -> str:
-    """What is asked for, in the words of a policy: `call time/now`, `call notes/prompt:weekly`."""
-    kind = {"tools/call": "", "prompts/get": "prompt:"}.get(method, "resource:")
-    return f"call {target}" if name is None else f"call {target}/{kind}{name}"
 
 
 def _check_belongs(id: str, frame: Frame, headers: dict[str, str] | None) -> None:

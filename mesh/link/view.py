@@ -38,6 +38,7 @@ from mesh.link.buckets import Entry, gone
 from mesh.link.connection import Message, Subscription
 from mesh.link.jetstream import CONSUMER_NOT_FOUND, JetStream, parse_delivery, time_ns
 from mesh.link.pull import PullLoop
+from mesh.subjects import EACH, rights_api
 from mesh.topology import bucket_stream, bucket_subject
 
 REFRESH: Final = 300.0
@@ -149,6 +150,9 @@ class BucketView:
         floor = 0
         try:
             await self._listen()
+            if not self._readable:
+                self._adopt({}, 0)
+                return
             await self._reset()
             async with PullLoop(self._js.connection, self._stream, self._reader, batch=1000, resume=False, until_empty=True) as pulls:
                 async for messages in pulls:
@@ -162,6 +166,12 @@ class BucketView:
         finally:
             if self._fresh is fresh:
                 self._fresh = None
+
+    @property
+    def _readable(self) -> bool:
+        """Whether our rights let us pull from a reader. Who may know of nobody has an empty copy, until its rights change."""
+        rights = self._js.connection.rights
+        return rights is None or rights.may_publish(rights_api(f"CONSUMER.MSG.NEXT.{self._stream}.{EACH}"))
 
     async def _listen(self) -> None:
         """Subscribe to what our rights let us hear of the live copies, and to no more: the broker would refuse it."""
