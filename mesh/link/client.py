@@ -9,21 +9,26 @@ and `HMSG` it hands over at once, in the order of the socket, and every other li
 stream reader that nats-py still reads. Sending writes to the transport in the same turn, unless nats-py has something waiting: then
 behind that, so that a subscription and a message after it keep their order.
 
-The lane is taken only between two frames and only on TCP; on a WebSocket, and until then, `Client.msg_class` hands messages over inside
-nats-py's read loop. It uses attributes of nats-py that are not public: tests/test_connection.py holds that they are there, and pyproject
-pins the minor version.
+The lane is taken only between two frames and only on TCP, with TLS or without; on a WebSocket, and until then, `Client.msg_class` hands
+messages over inside nats-py's read loop. It uses attributes of nats-py that are not public: tests/test_connection.py holds that they are
+there, and pyproject pins the minor version.
 
 Source: docs.nats.io, "Client protocol".
 """
 
 import asyncio
+import ssl
 from collections.abc import Callable
 from typing import Any, Final, cast
+from urllib.parse import ParseResult
 
 import structlog
-from nats.aio.client import Client
+from nats.aio.client import Client, Srv
 from nats.aio.transport import TcpTransport
+from nats.errors import Error
 from nats.protocol.parser import AWAITING_CONTROL_LINE
+
+from mesh.link.websocket import WebSocketTransport
 
 _log = structlog.get_logger("mesh.link")
 
@@ -35,11 +40,49 @@ LOOK_SECONDS: Final = 0.02
 """How often, and after how long, to look for a moment between two frames in which the lane can be taken."""
 
 
-class FastClient(Client):
-    """Give `deliver` before connecting; call `take_lane` after each (re)connection."""
+LAST_WORDS: Final = 0.5
+"""Seconds that the end of a connection may take. A peer that is gone takes nothing any more, and says no goodbye as TLS has it; asyncio
+would wait for thirty."""
 
-    def __init__(self, deliver: Deliver) -> None:
+
+class NotSecure(Error):
+    """The broker goes on without TLS, though its address asks for it."""
+
+
+class _Tcp(TcpTransport):
+    """Its end takes a moment, not as long as TCP or TLS have patience."""
+
+    @property
+    def secure(self) -> bool:
+        return self._io_writer is not None and self._io_writer.get_extra_info("ssl_object") is not None
+
+    def __bool__(self) -> bool:
+        """nats-py would replace one that is false, as one is that was not connected yet."""
+        return True
+
+    async def connect_tls(self, uri: str | ParseResult, ssl_context: ssl.SSLContext, buffer_size: int, connect_timeout: int) -> None:
+        await super().connect_tls(uri, ssl_context, buffer_size, connect_timeout)
+        protocol = self._io_writer.transport.get_protocol() if self._io_writer is not None else None
+        if protocol is not None:  # else asyncio warns of each end: half a connection is nothing that TLS has
+            cast(Any, protocol)._over_ssl = True
+
+    async def wait_closed(self) -> None:
+        writer = self._io_writer
+        if writer is None:
+            return
+        try:
+            async with asyncio.timeout(LAST_WORDS):
+                await writer.wait_closed()
+        except TimeoutError:
+            writer.transport.abort()
+
+
+class FastClient(Client):
+    """Give `deliver` before connecting; call `take_lane` after each (re)connection. With `secure` nothing is sent without TLS."""
+
+    def __init__(self, deliver: Deliver, *, secure: bool = False) -> None:
         super().__init__()
+        self._must_be_secure = secure
         self._deliver_to = deliver
         self._wire: asyncio.WriteTransport | None = None
         self._out: list[bytes] = []
@@ -100,6 +143,19 @@ class FastClient(Client):
         self._in_turn, self._crowded = 0, self._in_turn > 1
         if out and self._wire is not None and not self._wire.is_closing():
             self._wire.write(b"".join(out) if len(out) > 1 else out[0])
+
+    async def _connect_to_server(self, s: Srv) -> None:
+        """nats-py makes a transport where there is none; these are ours."""
+        if not self._transport:
+            self._transport = WebSocketTransport() if s.uri.scheme in ("ws", "wss") else _Tcp()  # type: ignore[no-untyped-call]
+        await super()._connect_to_server(s)
+
+    def _connect_command(self) -> bytes:
+        """The first that we send, and who we are. nats-py believes a broker that says, in the clear, that it has no TLS: so might anybody
+        on the way say."""
+        if self._must_be_secure and not cast(_Tcp | WebSocketTransport, self._transport).secure:
+            raise NotSecure("the broker does not speak TLS")
+        return super()._connect_command()
 
     async def _process_connect_init(self) -> None:
         """nats-py starts its tasks anew here, also where an attempt before this one failed halfway and left its own behind."""

@@ -24,6 +24,7 @@ import json
 import random
 import re
 import secrets
+import ssl
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,8 +35,11 @@ import structlog
 
 from mesh.crypto.creds import read_credentials
 from mesh.errors import BrokerError, BrokerUnavailable, CallTimeout, Denied, NoResponders, NotAdmitted, TooLarge
-from mesh.link.client import FastClient
+from mesh.link.address import is_secure, without_userinfo
+from mesh.link.client import FastClient, NotSecure
 from mesh.link.server_program import check_server_info
+from mesh.link.tls import ClientTls
+from mesh.policy.lines import worth_a_line
 from mesh.policy.rights import Permissions
 from mesh.subjects import USER_INFO, client_name, escape
 
@@ -79,10 +83,12 @@ Handler = Callable[[Message], None]
 class Subscription:
     """A subscription that lives until `unsubscribe`, over every reconnection."""
 
-    def __init__(self, connection: "Connection", subject: str, queue: str, handler: Handler) -> None:
+    def __init__(self, connection: "Connection", subject: str, queue: str, handler: Handler, *, pulled: bool) -> None:
         self.subject = subject
         self.queue = queue
         self.handler = handler
+        self.start = "" if pulled else _literal(subject)
+        """What the subject of each message begins with."""
         self._connection = connection
 
     async def unsubscribe(self) -> None:
@@ -98,8 +104,12 @@ class Connection:
         self.token = secrets.token_hex(5)
         """This connection's token in subjects: ours, not the broker's, so it stays over reconnections."""
         self._options = {**options, "name": client_name(name, self.token)}
-        self._client = FastClient(self._deliver)
-        self._handlers: dict[int, Handler] = {}
+        self._client = self._new_client()
+        self._handlers: dict[int, Subscription] = {}
+        self.foreign = 0
+        """Messages that came under a subject that was not subscribed to; they are dropped."""
+        self.failures = 0
+        """Messages whose handler raised."""
         self._subscriptions: dict[Subscription, int] = {}
         self._up: list[Callable[[], None]] = []
         self._down: list[Callable[[], None]] = []
@@ -110,7 +120,9 @@ class Connection:
         self._asking: asyncio.Task[None] | None = None
         self._is_up = False
         self._turned_away = False
-        """Whether the broker has said, while we first connected, that it does not know us."""
+        """Whether the broker has said, since we were last connected, that it does not know us."""
+        self._tls_problem = ""
+        """Why no TLS came about, while we first connected."""
         self._closing = False
         self._last_wait = random.uniform(*LAST_WAIT)
         self._wake = asyncio.Event()
@@ -130,8 +142,10 @@ class Connection:
         name: str,
         connect_timeout: float = 5.0,
         user_credentials: Path | None = None,
+        tls: ClientTls | None = None,
     ) -> Self:
-        """Connect as `name`, and check that the broker can do what the mesh needs.
+        """Connect as `name`, and check that the broker can do what the mesh needs. At a tls:// or wss:// address nothing is sent without
+        TLS; `tls` says whom to trust there.
 
         Raises BrokerUnavailable where nothing answers within `connect_timeout` seconds, NotAdmitted where the broker does not take the
         credentials, BrokerUnsuitable where it is too old or has no JetStream, ConfigError where the file is none of credentials.
@@ -148,6 +162,8 @@ class Connection:
         if user_credentials is not None:
             read_credentials(user_credentials)  # nats-py calls one that it cannot read "no servers available"
             options["user_credentials"] = str(user_credentials)
+        if tls is not None or is_secure(url):
+            options["tls"] = (tls or ClientTls()).context()
         self = cls(url, name, options)
         task = asyncio.current_task()
         cancellations = task.cancelling() if task is not None else 0
@@ -162,13 +178,19 @@ class Connection:
             raise
         except (TimeoutError, OSError, nats.errors.Error) as error:
             await _discard(self._client)
+            where = without_userinfo(url)
             if self._turned_away:
                 raise NotAdmitted(
-                    f"the broker at {url} does not admit {name!r}{'' if user_credentials else ', which brings no credentials'}",
+                    f"the broker at {where} does not admit {name!r}{'' if user_credentials else ', which brings no credentials'}",
                     hint=f"`mesh auth list` shows whom it knows, and `mesh auth issue {name}` makes credentials",
                 ) from None
+            if self._tls_problem:
+                raise BrokerUnavailable(
+                    f"no TLS with the broker at {where}: {self._tls_problem}",
+                    hint="--ca FILE or MESH_CA names the authority that signed its certificate; `mesh auth tls` says where it is",
+                ) from None
             raise BrokerUnavailable(
-                f"no broker answers at {url}: {str(error) or type(error).__name__}",
+                f"no broker answers at {where}: {str(error) or type(error).__name__}",
                 hint="start one with `mesh up`, or say where it is with --broker URL or --state-dir DIR",
             ) from None
         try:
@@ -192,6 +214,11 @@ class Connection:
     @property
     def connected(self) -> bool:
         return self._is_up and self._client.is_connected
+
+    @property
+    def turned_away(self) -> bool:
+        """Whether it is down because the broker does not admit us any more. It is tried again all the same: credentials can be renewed."""
+        return self._turned_away and not self._is_up
 
     @property
     def client_id(self) -> int:
@@ -265,9 +292,13 @@ class Connection:
         if self.congested:
             await self.flush()
 
-    async def subscribe(self, subject: str, on_message: Handler, *, queue: str = "") -> Subscription:
-        """Call `on_message` for each message, in the read loop: it must be quick. What it raises is logged."""
-        subscription = Subscription(self, subject, queue, on_message)
+    async def subscribe(self, subject: str, on_message: Handler, *, queue: str = "", pulled: bool = False) -> Subscription:
+        """Call `on_message` for each message, in the read loop: it must be quick. What it raises is logged.
+
+        `pulled`: it is for what a consumer delivers, which comes under the subjects it is stored under. Anybody who may pull can name any
+        subject for that, so everybody else is shown only what came under a subject of their own.
+        """
+        subscription = Subscription(self, subject, queue, on_message, pulled=pulled)
         try:
             await self._attach(self._client, subscription)
         except nats.errors.Error as error:
@@ -322,19 +353,30 @@ class Connection:
     # what nats-py calls
 
     def _deliver(self, sid: int, subject: str, reply: str, body: bytes, headers: dict[str, str] | None) -> None:
-        handler = self._handlers.get(sid)
-        if handler is None:
+        subscription = self._handlers.get(sid)
+        if subscription is None:
+            return
+        if not subject.startswith(subscription.start):
+            self.foreign += 1
+            if worth_a_line(self.foreign):
+                _log.warning(
+                    "a message under another subject", connection=self.name, asked=subscription.subject, subject=subject, count=self.foreign
+                )
             return
         try:
-            handler(Message(subject, reply, body, headers))
+            subscription.handler(Message(subject, reply, body, headers))
         except Exception:
-            _log.exception("a message handler failed", subject=subject)
+            self.failures += 1
+            if worth_a_line(self.failures):
+                _log.exception("a message handler failed", subject=subject, count=self.failures)
 
     async def _on_error(self, error: Exception) -> None:
         say = _log.warning if self._is_up else _log.debug  # while it is down: one for each attempt, several a second
         say("broker", error=str(error), connection=self.name)
         if not self._is_up:
             self._wait(2 * self._client.options["reconnect_time_wait"])
+            if isinstance(error, (ssl.SSLError, NotSecure)):
+                self._tls_problem = getattr(error, "verify_message", "") or getattr(error, "reason", None) or str(error)
             self._turned_away = self._turned_away or _NOT_ADMITTED.search(str(error)) is not None
         if refused := _PUBLISH_REFUSED.search(str(error)):
             self._refused(refused[1].lower())
@@ -363,6 +405,9 @@ class Connection:
         self._wake.set()
 
     # supervision
+
+    def _new_client(self) -> FastClient:
+        return FastClient(self._deliver, secure=is_secure(self.url))
 
     async def _connect(self, client: FastClient, *, allow_reconnect: bool) -> None:
         await client.connect(
@@ -395,7 +440,7 @@ class Connection:
         await _discard(self._client)
         delay = 0.1
         while True:
-            client = FastClient(self._deliver)
+            client = self._new_client()
             try:
                 async with asyncio.timeout(self._options["connect_timeout"]):
                     await self._connect(client, allow_reconnect=False)
@@ -427,6 +472,7 @@ class Connection:
             return
         self._client.take_lane()
         self._is_up = True
+        self._turned_away = False
         _log.info("the connection to the broker is there again", connection=self.name)
         self._asking = asyncio.create_task(self._ask_rights(), name=f"rights of {self.name}")
         self._tell(self._up)
@@ -465,7 +511,7 @@ class Connection:
     async def _attach(self, client: FastClient, subscription: Subscription) -> None:
         # Without a callback nats-py would queue the message for `next_msg`; `_deliver` has taken it before that.
         made = await client.subscribe(subscription.subject, queue=subscription.queue)
-        self._handlers[made._id] = subscription.handler
+        self._handlers[made._id] = subscription
         self._subscriptions[subscription] = made._id
 
     async def _unsubscribe(self, subscription: Subscription) -> None:
@@ -476,6 +522,11 @@ class Connection:
         made = self._client._subs.get(sid)
         if made is not None and not self._client.is_closed:
             await made.unsubscribe()
+
+
+def _literal(subject: str) -> str:
+    """What a filter says before its first wildcard."""
+    return subject.partition("*")[0].partition(">")[0]
 
 
 def _encode_headers(headers: Mapping[str, str]) -> bytes:

@@ -28,7 +28,8 @@ from types import TracebackType
 from typing import Any, Final, Literal, Self
 
 from mesh.clock import monotonic
-from mesh.errors import BrokerError, BrokerUnavailable
+from mesh.errors import BrokerError, BrokerUnavailable, ConfigError
+from mesh.link.address import is_loopback
 from mesh.link.server_log import LogReader, loss_in, tail
 from mesh.link.server_program import (
     OLDEST_EMBEDDED,
@@ -42,6 +43,7 @@ from mesh.link.server_program import (
 )
 from mesh.link.server_start import failure, loopback, processors, start_file
 from mesh.link.state_dir import StateDir
+from mesh.link.tls import ServerTls
 
 __all__ = ["EmbeddedServer", "Event", "check_server_info"]
 
@@ -86,6 +88,8 @@ class EmbeddedServer:
         port: int | None = None,
         monitor_port: int | None = None,
         websocket_port: int | None = None,
+        host: str | None = None,
+        tls: ServerTls | None = None,
         config: Path | None = None,
         on_event: Callable[[Event, str], None] | None = None,
         start_timeout: float = 30.0,
@@ -101,6 +105,13 @@ class EmbeddedServer:
         self.restarts = 0
         self._trust = {name: json.dumps(value) for name, value in trust.items()}
         self._ports = {"port": port, "http": monitor_port, "websocket": websocket_port}
+        if host is not None and tls is None and not is_loopback(host):
+            raise ConfigError(
+                f"the broker does not listen on {host} without TLS: what travels could be read on the way",
+                hint="`mesh auth tls` makes certificates, and `mesh up --listen` takes them.",
+            )
+        self._host = "127.0.0.1" if host == "localhost" else host
+        self._tls = tls
         self.config = (config or find_config()).resolve()
         self._on_event = on_event
         self._start_timeout = start_timeout
@@ -170,7 +181,8 @@ class EmbeddedServer:
         """One process, from its start to the first connection that it takes. Whatever goes wrong, none is left behind."""
         state = self.state_dir
         try:
-            state.broker_config.write_text(start_file(self.config, state, self._ports), encoding="utf-8")
+            text = start_file(self.config, state, self._ports, self._host, self._tls)
+            state.broker_config.write_text(text, encoding="utf-8")
             for stale in state.path.glob("*.ports"):
                 stale.unlink()
             # It opens its log by itself. What it says before that (a mistake in the configuration), and a panic, go to the same file.

@@ -5,8 +5,7 @@ In a NATS configuration the later of two top-level keys counts. Flags would not 
 refused where a file names a store.
 
 `include` joins every path to the directory of the file that includes, absolute paths too; hence a relative one. A block is replaced as
-a whole, so `websocket` is written only if another port was asked for (its TLS and origins are then the ones of here: none), and nothing
-in `jetstream` is overridden.
+a whole, so `websocket` is written only if another port, another address or TLS was asked for, and nothing in `jetstream` is overridden.
 """
 
 import json
@@ -18,6 +17,7 @@ from typing import Final
 
 from mesh.errors import BrokerError, BrokerUnavailable, PortTaken
 from mesh.link.state_dir import StateDir
+from mesh.link.tls import ServerTls
 
 _LISTENERS: Final = (
     ("Error listening on port", "clients", "--port"),
@@ -36,8 +36,20 @@ def processors() -> str:
     return str(max(1, (os.cpu_count() or 2) // 2))
 
 
-def start_file(config: Path, state: StateDir, ports: Mapping[str, int | None]) -> str:
-    """The text of `broker.conf`. `ports`: "port", "http", "websocket"; None leaves the configuration's own, 0 takes a free one."""
+LOOPBACK: Final = "127.0.0.1"
+
+WEBSOCKET_PORT: Final = 8080
+"""That of nats-server.conf."""
+
+TLS_SECONDS: Final = 5
+"""For a client's handshake. The server's own two are little for a busy Python process."""
+
+
+def start_file(
+    config: Path, state: StateDir, ports: Mapping[str, int | None], host: str | None = None, tls: ServerTls | None = None
+) -> str:
+    """The text of `broker.conf`. `ports`: "port", "http", "websocket"; None leaves the configuration's own, 0 takes a free one. `host`: the
+    address for clients and WebSocket; monitoring stays on loopback."""
     lines = [
         "# Written anew at each start of the mesh. Change the included file instead.",
         f"include {_quoted(os.path.relpath(config, state.path))}",
@@ -51,8 +63,14 @@ def start_file(config: Path, state: StateDir, ports: Mapping[str, int | None]) -
         lines.append(f"port: {asked['port']}")
     if "http" in asked:
         lines.append(f'http: "127.0.0.1:{asked["http"]}"')
-    if "websocket" in asked:
-        lines.append(f'websocket {{ listen: "127.0.0.1:{asked["websocket"]}", no_tls: true, allowed_origins: ["http://localhost"] }}')
+    if host is not None:
+        lines.append(f"host: {_quoted(host)}")
+    if tls is not None:
+        lines.append(f"tls {{ {_tls(tls)} }}")
+    if "websocket" in asked or host is not None or tls is not None:
+        secure = "no_tls: true" if tls is None else f"tls {{ {_tls(tls)} }}"
+        where = f"host: {_quoted(host or LOOPBACK)}, port: {asked.get('websocket', WEBSOCKET_PORT)}"
+        lines.append(f'websocket {{ {where}, {secure}, allowed_origins: ["http{"" if tls is None else "s"}://localhost"] }}')
     return "\n".join([*lines, ""])
 
 
@@ -70,6 +88,11 @@ def failure(what: str, lines: list[str], config: Path, state: StateDir) -> Broke
     said = [line.partition("[FTL] ")[2] or line for line in lines if "[FTL]" in line or line.startswith("nats-server:")]
     because = f": {said[-1]}" if said else ""
     return BrokerUnavailable(f"{what}{because}", hint=f"Read {state.broker_log}.", log=lines[-20:])
+
+
+def _tls(tls: ServerTls) -> str:
+    said = f"cert_file: {_quoted(tls.cert)}, key_file: {_quoted(tls.key)}, timeout: {TLS_SECONDS}"
+    return said if tls.client_ca is None else f"{said}, ca_file: {_quoted(tls.client_ca)}, verify: true"
 
 
 def loopback(urls: list[str]) -> str:
