@@ -181,9 +181,10 @@ async def _connect(options: argparse.Namespace) -> int:
         _say(advice(options.print_config, name, text), sys.stderr)
         return 0
 
-    from bridge.connect import Connected, HostLink
+    from bridge.connect import Connected
     from bridge.gathered.gather import Gathered
     from bridge.gathered.roster import Roster
+    from bridge.host_link import HostLink
     from bridge.ports.host import StdioHost
     from mesh import Mesh
 

@@ -15,12 +15,13 @@ from typing import Any, Final, Protocol
 
 import structlog
 
+from bridge.eras.words import CANCELLED
 from bridge.errors import ServerDied
 from bridge.ports.base import ServerPort
 from mesh.errors import CallError, CallTimeout, MeshError, RemoteError
 from mesh.link.call import Call
 from mesh.wire import control
-from mesh.wire.jsonrpc import Frame, Kind, dumps, scan
+from mesh.wire.jsonrpc import Frame, Kind, dumps, error, scan
 
 OWN_PREFIX: Final = "bridge."
 """Of the ids of the bridge's own requests. A mesh id begins with the caller's token and two dots follow; this has one."""
@@ -64,6 +65,10 @@ class Channel:
     def call_of(self, origin: str | None) -> Call | None:
         """The call that something belongs to which the server says to no call: by the port's knowledge, else the only one there is."""
         return self._calls.get(origin) if origin is not None else next(iter(self._calls.values())) if len(self._calls) == 1 else None
+
+    def only_rider(self) -> Rider | None:
+        """The one request there is, if it is the only one."""
+        return next(iter(self._riders.values())) if len(self._riders) == 1 and not self._calls else None
 
     async def open(self) -> None:
         await self._port.open(self._on_frame, self._on_end)
@@ -164,6 +169,8 @@ class Channel:
             else:
                 _log.debug("an answer to nothing", agent=self.agent, id=frame.id)
             return
+        if frame.method == "notifications/cancelled" and isinstance(frame.cancels, str) and self._on_cancelled(frame, frame.cancels):
+            return
         if frame.kind is Kind.NOTIFICATION:
             progress = frame.method == "notifications/progress"
             owner = frame.token if progress else origin if origin is not None else frame.subscription
@@ -177,6 +184,19 @@ class Channel:
             if progress and isinstance(owner, str):
                 return  # of a call that has ended
         self._on_stray(frame, origin)
+
+    def _on_cancelled(self, frame: Frame, id: str) -> bool:
+        """The server ends a request of ours without an answer, as it may a listen over stdio. Whether it is one of ours.
+
+        Source: MCP 2026-07-28, basic/patterns/cancellation."""
+        said = (CANCELLED, "the server has ended this request", {"mesh": "cancelled"})
+        call, rider = self._calls.pop(id, None), self._riders.pop(id, None)
+        if call is not None:
+            call.emit(frame.raw)
+            call.fail(*said)
+        elif rider is not None:
+            rider.on_final(scan(error(dumps(id), *said)))
+        return call is not None or rider is not None
 
     def _on_end(self, reason: str) -> None:
         if not self.ended:

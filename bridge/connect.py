@@ -22,7 +22,7 @@ import asyncio
 import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Final
 
 import structlog
 
@@ -51,23 +51,6 @@ LASTING: Final = frozenset({"subscriptions/listen"})
 _log = structlog.get_logger("bridge.connect")
 
 
-class HostLink(Protocol):
-    """A host's way to an agent, or to all of them as one: what stands behind a host port."""
-
-    @property
-    def over(self) -> MeshError | None:
-        """Why the host's session is over, until it begins another one."""
-
-    def receive(self, raw: bytes, to: Sink | None = None) -> None:
-        """A message from the host. Frames of a request go to `to`, or else to the connection's `send` like everything else."""
-
-    def take(self, frame: Frame, to: Sink | None = None) -> None:
-        """The same for a message that was read already."""
-
-    async def close(self) -> None:
-        """The host has left."""
-
-
 @dataclass(slots=True, eq=False)
 class Pending:
     """A request of the host: its own id and token as it wrote them, where its frames go, and the exchange, once there is one."""
@@ -75,8 +58,12 @@ class Pending:
     id: bytes
     token: bytes | None
     to: Sink
+    streamed: bool
+    """Whether its frames have a stream of their own, which ends with its response."""
     exchange: Exchange | None = None
     cancelled: str | None = None
+    withdrawn: bool = False
+    """The server has cancelled it, and the host was told so: no response follows."""
 
 
 class Connected:
@@ -157,7 +144,7 @@ class Connected:
             to(error(id, control.MESH_ERROR, f"{MOST_OPEN} requests are under way", {"mesh": "busy", "retry_after": 0.5}), True)
             return
         token = frame.raw[slice(*frame.token_span)] if frame.token_span is not None else None
-        pending = self._pending[frame.id] = Pending(id, token, self._visible.through(frame, to))
+        pending = self._pending[frame.id] = Pending(id, token, self._visible.through(frame, to), to is not self._to_host)
         if self._lost is not None and frame.era is None and frame.method != "initialize":
             self._fail(frame, self._lost)
             return
@@ -243,8 +230,15 @@ class Connected:
             edits.append((frame.token_span, pending.token))
         if frame.subscription_span is not None:
             edits.append((frame.subscription_span, pending.id))
+        if frame.method == "notifications/cancelled" and pending.exchange is not None and frame.cancels == pending.exchange.id:
+            if pending.streamed:
+                return  # its stream ends with the error that follows
+            pending.withdrawn = True
+            edits.append((frame.cancels_span, pending.id))
         if frame.final and request.id is not None:
             self._pending.pop(request.id, None)
+            if pending.withdrawn:
+                return
         pending.to(frame.splice(edits), frame.final)
 
     def _fail(self, request: Frame, problem: MeshError) -> None:

@@ -222,6 +222,7 @@ class Exposed:
                 self._shared.send(b'{"jsonrpc":"2.0","id":' + id + b',"result":{}}')
             else:
                 self._shared.send(error(id, control.METHOD_NOT_FOUND, "no host is behind this connection"))
+                self._face.asked(frame)
             return
         self._face.heard(frame)
         if frame.method in CHANGES:

@@ -179,3 +179,14 @@ async def test_a_state_opens_no_way_to_another_agent_or_instance(plane: str) -> 
             assert (said["id"], said["error"]["code"]) == (number, -32602)
             assert said["error"]["data"] == {"reason": "invalid_request_state"}
         await host.link.close()
+
+
+@pytest.mark.proves("a capability that was not declared")
+async def test_a_server_that_needs_what_its_client_has_not_declared(plane: str) -> None:
+    async with serving(plane, "nosy9"), Mesh(name="host", broker=plane) as mesh:
+        undeclared: list[dict[str, Any]] = [{"_meta": {}}, {"_meta": {CLIENT_CAPABILITIES: {"sampling": {}}}}]
+        for more in undeclared:  # on the shared child, and on one of its own
+            with pytest.raises(RemoteError) as caught:
+                await call(mesh, "nosy9", "ask", more)
+            assert (caught.value.rpc_code, caught.value.data) == (-32021, {"requiredCapabilities": {"elicitation": {}}})
+            assert (await call(mesh, "nosy9", "pid", more))["content"], "the child is not held by what was given up"

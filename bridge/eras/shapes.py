@@ -14,6 +14,7 @@ from bridge.eras.words import (
     HANDSHAKES,
     LEVELS,
     LOG_LEVEL,
+    MISSING_CAPABILITY,
     QUESTIONS,
     SERVER_INFO,
     SUBSCRIPTION_ID,
@@ -124,6 +125,12 @@ def is_logged(frame: Frame, least: str) -> bool:
     """Whether a log message is one that the client wants: at `least` that severe, and none where it named no level."""
     level = find_text(frame.raw, "params", "level")
     return bool(least) and level in LEVELS and LEVELS.index(level) >= LEVELS.index(least)
+
+
+def lacking(method: str) -> tuple[int, str, Any]:
+    """Code, message and data of the error for a client that has not declared what the server asks for with `method`."""
+    capability = QUESTIONS[method]
+    return MISSING_CAPABILITY, f"Missing required client capability: {capability}", {"requiredCapabilities": {capability: {}}}
 
 
 class Filter(NamedTuple):

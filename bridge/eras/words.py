@@ -48,6 +48,11 @@ LEVELS: Final = ("debug", "info", "notice", "warning", "error", "critical", "ale
 """From least to most severe (RFC 5424, section 6.2.1)."""
 
 UNSUPPORTED_VERSION: Final = -32022
+MISSING_CAPABILITY: Final = -32021
+"""The server needs a capability that the client has not declared; `data.requiredCapabilities` names it."""
+
+CANCELLED: Final = -32800
+"""Ends an exchange whose request the server has cancelled, for those who wait for a response; the code is LSP's."""
 
 STATE_REFUSED: Final = (-32602, "Invalid or expired requestState", {"reason": "invalid_request_state"})
 """Code, message and data for request state that cannot be honoured, whatever is wrong with it: the SDK's own servers say the same, and a

@@ -25,6 +25,7 @@ from typing import Any, Final
 import structlog
 
 from bridge.connect import MOST_OPEN
+from bridge.eras.words import LEVELS
 from bridge.gathered import answers, desk
 from bridge.gathered.agent_link import AgentLink
 from bridge.gathered.answers import id_of, read_params
@@ -41,8 +42,6 @@ from mesh.wire.jsonrpc import Frame, Kind, dumps, error, locate, scan
 
 FAN_OUT: Final = 2.0
 """Seconds that something said to all agents waits for the slowest of them."""
-
-LEVELS: Final = ("debug", "info", "notice", "warning", "error", "critical", "alert", "emergency")
 
 _log = structlog.get_logger("bridge.gathered.gather")
 

@@ -14,9 +14,10 @@ import anyio
 from mcp.shared.message import SessionMessage
 from mcp_types import jsonrpc_message_adapter
 
-from bridge.connect import Connected, HostLink
+from bridge.connect import Connected
 from bridge.gathered.gather import Gathered
 from bridge.gathered.roster import Roster
+from bridge.host_link import HostLink
 from mesh import Mesh
 
 MOST_WAITING: Final = 10_000

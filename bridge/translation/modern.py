@@ -9,7 +9,7 @@ call either. Everything else shares the channel that the bridge has initialized 
 from bridge.channel import Channel
 from bridge.eras.shapes import discovered, read_wish, response
 from bridge.eras.state import Sealer
-from bridge.eras.words import GONE, MAY_ASK, UNSUPPORTED_VERSION
+from bridge.eras.words import GONE, MAY_ASK, QUESTIONS, UNSUPPORTED_VERSION
 from bridge.facts import Facts
 from bridge.ports.base import PortFactory
 from bridge.translation.listens import Listens
@@ -48,6 +48,12 @@ class ModernFace:
     def heard(self, frame: Frame) -> None:
         """What the server says on the shared channel to nobody in particular."""
         self._listens.heard(frame)
+
+    def asked(self, frame: Frame) -> None:
+        """The server asks something on the shared channel, where no client has declared that it can be asked."""
+        only = self._channel.only_rider() if self._channel is not None else None
+        if isinstance(only, Passing) and frame.method in QUESTIONS:
+            only.on_question(frame.method)
 
     async def close(self) -> None:
         await self._listens.close()

@@ -9,7 +9,8 @@ from collections.abc import Callable
 from typing import Any
 
 from bridge.channel import Channel
-from bridge.eras.shapes import Wish, complete, to_handshake
+from bridge.eras.shapes import Wish, complete, lacking, to_handshake
+from bridge.eras.words import MAY_ASK
 from bridge.translation.pool import Child, Pool
 from mesh.errors import MeshError
 from mesh.link.call import Call
@@ -29,6 +30,12 @@ class Passing:
         except MeshError as problem:
             call.refuse(problem, **problem.details)
             on_over()
+
+    def on_question(self, method: str) -> None:
+        """The server asks what it may not ask, and nobody else can have caused it: the call cannot go on."""
+        if self._call.frame.method in MAY_ASK:
+            self._call.fail(*lacking(method))
+            self.cancel(self._call, "its client cannot be asked")
 
     def on_frame(self, frame: Frame) -> None:
         self._call.emit(frame.raw, named=frame.method == "notifications/progress")

@@ -13,7 +13,7 @@ import structlog
 from bridge.eras.conversation import Conversation, Do, Event, State
 from bridge.eras.edit import find_text
 from bridge.eras.machine import Impossible
-from bridge.eras.shapes import Wish, complete, input_required, is_logged, read_answers, response, to_handshake
+from bridge.eras.shapes import Wish, complete, input_required, is_logged, lacking, read_answers, response, to_handshake
 from bridge.eras.state import Claim, Sealer, StateRefused
 from bridge.eras.words import LOG, QUESTIONS, STATE_REFUSED
 from bridge.translation.pool import Child, Pool
@@ -185,6 +185,9 @@ class Talk:
             self._early.append(frame)  # some ask for the roots as soon as they are initialized
         elif frame.method not in QUESTIONS or frame.method not in self._wish.asks:
             self._send(error(dumps(frame.id), control.METHOD_NOT_FOUND, "the client has not declared that it can be asked this"))
+            if frame.method in QUESTIONS and self.conversation.state is State.RUNNING:
+                self._call.fail(*lacking(frame.method))
+                self._do(self.conversation.on(Event.CANCELLED))
         else:
             try:
                 do = self.conversation.asked(frame)

@@ -13,7 +13,7 @@ from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
-from bridge.connect import HostLink
+from bridge.host_link import HostLink
 from bridge.ports.param_headers import ParamCheck
 from bridge.web import rules
 from bridge.web.outlet import HeaderList, Message, Outlet, Receive, Send, respond

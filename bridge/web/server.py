@@ -17,9 +17,10 @@ from typing import Any, Final
 import uvicorn
 
 from bridge.config import HttpSpec
-from bridge.connect import Connected, HostLink
+from bridge.connect import Connected
 from bridge.gathered.gather import Gathered
 from bridge.gathered.roster import Roster
+from bridge.host_link import HostLink
 from bridge.ports.param_headers import ParamCheck
 from bridge.web.app import App, Look
 from bridge.web.endpoint import Endpoint

@@ -24,7 +24,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Final
 
-from bridge.connect import HostLink
+from bridge.host_link import HostLink
 from bridge.web.outlet import HeaderList, Outlet, Receive, Send
 from bridge.web.rules import PRIMED, REQUEST_CANCELLED, is_busy, mesh_status
 from mesh import clock

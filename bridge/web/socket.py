@@ -12,7 +12,7 @@ import asyncio
 from collections import deque
 from typing import Final
 
-from bridge.connect import HostLink
+from bridge.host_link import HostLink
 from bridge.web.outlet import MOST_UNSENT, STALL, Message, Receive, Send, respond
 from mesh import clock
 from mesh.errors import MeshError
