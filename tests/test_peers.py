@@ -22,21 +22,8 @@ from bridge.app import expose, make_spec, port_factory
 from mesh import Mesh
 from tests import npm_peers
 from tests.helpers import ROOT, Background
-from tests.peers import (
-    EVERYTHING_SERVER,
-    MODERN,
-    SDK_SERVER,
-    TIME_SERVER,
-    Record,
-    Server,
-    Transport,
-    git_server,
-    listening,
-    over_stdio,
-    over_url,
-    over_websocket,
-    play,
-)
+from tests.peer_servers import EVERYTHING_SERVER, MODERN, SDK_SERVER, TIME_SERVER, Server, git_server, listening
+from tests.peers import Record, Transport, over_stdio, over_url, over_websocket, play
 from tests.web_world import front
 
 pytestmark = [

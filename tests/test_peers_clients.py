@@ -19,7 +19,8 @@ from tests import npm_peers
 from tests.conftest import Broker
 from tests.helpers import ROOT, Background
 from tests.npm_peers import CONFORMANCE, INSPECTOR
-from tests.peers import EVERYTHING_SERVER, OF_AN_ERA, SDK_SERVER, TIME_SERVER, listening
+from tests.peer_servers import EVERYTHING_SERVER, SDK_SERVER, TIME_SERVER, listening
+from tests.peers import OF_AN_ERA
 from tests.web_world import agent, front
 
 pytestmark = pytest.mark.timeout(300)  # the first test may install what npm has
