@@ -116,7 +116,7 @@ class PullLoop:
         self._detach: list[Callable[[], None]] = []
 
     async def __aenter__(self) -> Self:
-        self._subscription = await self._connection.subscribe(self._inbox + ".*", self._on_message)
+        self._subscription = await self._connection.subscribe(self._inbox + ".*", self._on_message, pulled=True)
         self._detach = [self._connection.on_up(self._on_up), self._connection.on_down(self._on_down)]
         self._ask()
         self._watch()

@@ -156,7 +156,9 @@ class BucketSpec:
             replicas=self.replicas,
             republish=self.republish,
             allow_direct=True,
-            allow_rollup_hdrs=True,
+            # A put with `Nats-Rollup: all` empties the whole stream, and whoever may write one key may send it. The server insists on
+            # it where there are markers: so such a bucket must hold only what its writers soon put again.
+            allow_rollup_hdrs=self.marker_ttl > 0,
             allow_msg_ttl=True,
             subject_delete_marker_ttl=self.marker_ttl,
             deny_delete=True,
