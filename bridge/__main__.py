@@ -69,6 +69,8 @@ def _parser() -> argparse.ArgumentParser:
     common.add_argument("--state-dir", help="state directory of the running mesh (default: .mesh, or MESH_STATE_DIR)")
     common.add_argument("--broker", help="address of the broker, instead of the state directory's")
     common.add_argument("--credentials", help="a NATS .creds file")
+    common.add_argument("--ca", help="the authority of a broker at tls:// or wss://, a PEM file")
+    common.add_argument("--client-cert", help="our certificate with its key, one PEM file, for a broker that asks for one")
     common.add_argument("--json", action="store_true", help="events and errors as JSON, one a line")
     common.add_argument("--verbose", action="store_true", help="log more, to stderr")
 
@@ -84,6 +86,7 @@ def _parser() -> argparse.ArgumentParser:
     serve.add_argument("--url", default="", help="a server over streamable HTTP, or over WebSocket where it begins with ws:// or wss://")
     serve.add_argument("--transport", default="", choices=["http", "sse", "ws"], help="how --url is spoken to; sse: HTTP+SSE of 2024-11-05")
     serve.add_argument("--header", action="append", default=[], metavar="NAME=VALUE", help="a header for --url, may be repeated")
+    serve.add_argument("--url-ca", metavar="FILE", help="the authority of an https:// or wss:// --url, PEM; default: this machine's")
     serve.add_argument("--python", default="", metavar="MODULE:NAME", help="an MCPServer object of the SDK")
     serve.add_argument("--role", action="append", default=[], help="a name that other agents may answer to as well; may be repeated")
     serve.add_argument("--journal", default="full", choices=["full", "metadata", "none"], help="what the journal holds of its calls")
@@ -121,7 +124,12 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawTextHelpFormatter,
     )
     http.add_argument("--port", type=int, default=HTTP_PORT, help=f"0 takes a free one (default: {HTTP_PORT})")
-    http.add_argument("--host", default="127.0.0.1", help="a loopback address (default: 127.0.0.1)")
+    http.add_argument("--host", default="127.0.0.1", help="the address to listen on (default: 127.0.0.1); beyond loopback with TLS")
+    http.add_argument("--tls", action="store_true", help="with the certificate of `mesh auth tls`, or that of --tls-cert")
+    http.add_argument("--tls-cert", metavar="FILE", help="a certificate, PEM, whose key is in --tls-key")
+    http.add_argument("--tls-key", metavar="FILE", help="its key, PEM")
+    http.add_argument("--client-ca", metavar="FILE", help="clients must show a certificate of this authority, PEM")
+    http.add_argument("--behind-proxy", action="store_true", help="no TLS beyond loopback either, because a proxy before it has it")
     http.add_argument(
         "--allow-host", action="append", default=[], metavar="NAME", help="may stand in Host besides loopback's; may be repeated"
     )
@@ -141,6 +149,7 @@ async def _serve(options: argparse.Namespace) -> int:
         url=options.url,
         transport=options.transport,
         headers=dict(_pair(each, "--header") for each in options.header),
+        ca=options.url_ca,
         python=options.python,
         roles=tuple(options.role),
         journal=options.journal,
@@ -215,6 +224,8 @@ async def _http(options: argparse.Namespace) -> int:
     spec = make_http(
         port=options.port,
         host=options.host,
+        tls=_tls(options),
+        behind_proxy=options.behind_proxy,
         hosts=tuple(options.allow_host),
         origins=tuple(options.allow_origin),
         caller=options.caller,
@@ -230,6 +241,15 @@ async def _http(options: argparse.Namespace) -> int:
     return 0
 
 
+def _tls(options: argparse.Namespace) -> "bool | dict[str, str | None]":
+    """What [http] says as `tls`."""
+    if options.tls_cert is None and options.tls_key is None and options.client_ca is None:
+        return bool(options.tls)
+    if options.tls_cert is None or options.tls_key is None:
+        raise ConfigError("--tls-cert, --tls-key and --client-ca go together", hint="give certificate and key, and --client-ca if you like")
+    return {"cert": options.tls_cert, "key": options.tls_key, "client_ca": options.client_ca}
+
+
 def _settled() -> None:
     """The start is over. What it has made stays, so the collector need not go through it again and again; and since a call makes and drops
     some hundred objects, it need not look for cycles at every other call either."""
@@ -239,7 +259,14 @@ def _settled() -> None:
 
 
 def _settings(options: argparse.Namespace, name: str) -> Settings:
-    return make_settings(name=name, state_dir=options.state_dir, broker=options.broker, credentials=options.credentials)
+    return make_settings(
+        name=name,
+        state_dir=options.state_dir,
+        broker=options.broker,
+        credentials=options.credentials,
+        ca=options.ca,
+        client_cert=options.client_cert,
+    )
 
 
 def _pair(text: str, option: str) -> tuple[str, str]:

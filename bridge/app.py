@@ -27,6 +27,7 @@ from mesh import Mesh, clock
 from mesh.errors import ConfigError, MeshError
 from mesh.identity.finding import find_credentials
 from mesh.link.heart import Heart
+from mesh.link.tls import ClientTls
 from mesh.node import new_instance
 from mesh.registry.presence import Presence
 from mesh.settings import Settings
@@ -155,7 +156,8 @@ async def port_factory(spec: AgentSpec) -> AsyncIterator[PortFactory]:
     elif spec.url:
         from bridge.ports.remote import remote
 
-        async with remote(spec.name, spec.url, spec.speaks, spec.headers) as server:
+        tls = None if spec.ca is None else ClientTls(spec.ca).context()
+        async with remote(spec.name, spec.url, spec.speaks, spec.headers, tls=tls) as server:
             yield server.port
     else:
         argv = spec.argv()
@@ -241,16 +243,20 @@ class Host:
     async def _run_process(self, spec: AgentSpec) -> str:
         """One life of `mesh-bridge serve`, and how it ended."""
         command = [sys.executable, "-m", "bridge", "serve", spec.name, "--python", spec.python, "--json", "--sessions", spec.sessions]
-        command += ["--with-stdin", "--broker", self._settings.broker_url(), "--journal", spec.journal, "--at-once", str(spec.at_once)]
+        command += ["--with-stdin", "--journal", spec.journal, "--at-once", str(spec.at_once)]
         command += [part for role in spec.roles for part in ("--role", role)]
         command += [part for tool, said in spec.tools.items() for part in ("--tool-journal", f"{tool}={said.journal}")]
         given = self._settings
         credentials = given.credentials or await find_credentials(
-            given.state_dir, spec.name, given.broker_url(), ("agent", *spec.roles), prefix=given.prefix
+            given.state_dir, spec.name, given.broker_url(), ("agent", *spec.roles), prefix=given.prefix, tls=given.broker_tls()
         )
         if credentials:
             command += ["--credentials", str(credentials.absolute())]
-        env = {**os.environ, **spec.env, "MESH_PREFIX": self._settings.prefix}
+        # Not on the command line, which every user of this machine can read: an address may hold a password.
+        env = {**os.environ, **spec.env, "MESH_PREFIX": given.prefix, "MESH_BROKER": given.broker_url()}
+        if (tls := given.broker_tls()) is not None:
+            files = {"MESH_CA": tls.ca, "MESH_CLIENT_CERT": tls.cert}
+            env |= {name: str(file.absolute()) for name, file in files.items() if file is not None}
         process = await asyncio.create_subprocess_exec(
             *command, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, env=env, cwd=spec.cwd, start_new_session=True
         )

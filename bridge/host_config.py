@@ -42,8 +42,8 @@ def make_entry(
         args += ["--broker", settings.broker]
     else:
         args += ["--state-dir", str(settings.state_dir.absolute())]
-    if settings.credentials is not None:
-        args += ["--credentials", str(settings.credentials.absolute())]
+    files = {"--credentials": settings.credentials, "--ca": settings.ca, "--client-cert": settings.client_cert}
+    args += [part for option, file in files.items() if file is not None for part in (option, str(file.absolute()))]
     args += ["--as", settings.name]
     if timeout is not None:
         args += ["--timeout", f"{timeout:g}"]

@@ -5,6 +5,7 @@ A running `mesh up` leaves its address in `mesh.json` in its state directory, an
 """
 
 import json
+import os
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Final
@@ -12,7 +13,11 @@ from typing import Any, Final
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from mesh.crypto.creds import read_credentials
 from mesh.errors import BrokerUnavailable, ConfigError
+from mesh.link.address import is_secure
+from mesh.link.tls import ClientTls
+from mesh.subjects import unescape
 
 STATE_DIR: Final = Path(".mesh")
 RUNTIME_FILE: Final = "mesh.json"
@@ -32,12 +37,16 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="MESH_", extra="ignore", frozen=True)
 
     broker: str | None = Field(
-        None, description="Address of the broker, nats://host:port, several with commas. Without it: the one of the state directory."
+        None,
+        description="Address of the broker, nats://, tls:// or wss://host:port, several with commas. "
+        "Without it: the one of the state directory.",
     )
     state_dir: Path = Field(STATE_DIR, description="State directory of the mesh on this machine.")
     name: str = Field("local", description="The name that this process has on the mesh as a caller.")
     prefix: str = Field("mesh", description="First token of every subject.", pattern=r"^[A-Za-z0-9_-]+$")
     credentials: Path | None = Field(None, description="A NATS .creds file.")
+    ca: Path | None = Field(None, description="The authority whose certificate the broker must have, PEM.")
+    client_cert: Path | None = Field(None, description="Our own certificate with its key, PEM, for a broker that asks for one.")
     timeout: float = Field(60.0, gt=0, description="Seconds that a call may take, if the call does not say it.")
 
     def broker_url(self) -> str:
@@ -46,11 +55,33 @@ class Settings(BaseSettings):
             return self.broker
         return str(read_runtime(self.state_dir)["broker"])
 
+    def broker_tls(self) -> ClientTls | None:
+        """Whom to trust there: as the settings say, or as `mesh up` said where the broker is its own, or the authority of the state
+        directory. None: whom this machine trusts. Raises as `broker_url`."""
+        said = {} if self.broker else read_runtime(self.state_dir)
+        ca, cert = self.ca or _path(said.get("ca")), self.client_cert or _path(said.get("client_cert"))
+        own = self.state_dir / "auth" / "tls" / "ca.pem"
+        if ca is None and is_secure(self.broker_url()) and os.access(own, os.R_OK):
+            ca = own
+        return ClientTls(ca, cert) if ca or cert else None
 
-def make_settings(**given: Any) -> Settings:
-    """Settings from arguments (None: not given) and the environment. Raises ConfigError that names the setting."""
+
+def _path(said: Any) -> Path | None:
+    return Path(said) if isinstance(said, str) else None
+
+
+def make_settings(usually: str | None = None, /, **given: Any) -> Settings:
+    """Settings from arguments (None: not given) and the environment. Raises ConfigError that names the setting.
+
+    Where no name is given it is the one in the credentials, then `usually`, then the default.
+    """
     try:
-        return Settings(**{key: value for key, value in given.items() if value is not None})
+        settings = Settings(**{key: value for key, value in given.items() if value is not None})
+        if "name" in settings.model_fields_set:
+            return settings
+        if settings.credentials is not None:
+            usually = unescape(read_credentials(settings.credentials).name)
+        return settings if usually is None else settings.model_copy(update={"name": usually})
     except ValueError as error:
         details: list[Any] = getattr(error, "errors", list)()
         where = ", ".join(f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in details) or str(error)
@@ -77,5 +108,8 @@ def write_runtime(state_dir: Path, facts: dict[str, Any]) -> None:
     """Leave word of a running mesh, whole or not at all."""
     path = state_dir / RUNTIME_FILE
     new = path.with_suffix(".new")
-    new.write_text(json.dumps(facts, indent=2) + "\n")
+    new.unlink(missing_ok=True)
+    descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    with os.fdopen(descriptor, "w") as file:
+        file.write(json.dumps(facts, indent=2) + "\n")
     new.replace(path)

@@ -1,14 +1,14 @@
-"""The front as a running server: uvicorn on a loopback port, a participant of the mesh behind it.
+"""The front as a running server: uvicorn on one port, a participant of the mesh behind it.
 
-It listens on this machine only. Whoever reaches it may call everything, so there is nothing to open it further with yet.
+Beyond this machine it listens with TLS only (`bridge.web.tls`).
 """
 
 import asyncio
 import contextlib
 import errno
-import ipaddress
 import logging
 import socket
+import ssl
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager
 from functools import partial
@@ -25,6 +25,7 @@ from bridge.ports.param_headers import ParamCheck
 from bridge.web.app import App, Look
 from bridge.web.endpoint import Endpoint
 from bridge.web.guard import Guard
+from bridge.web.tls import Place, place_of
 from mesh import Mesh
 from mesh.errors import ConfigError, MeshError, PortTaken
 from mesh.registry.directory import Directory
@@ -46,7 +47,9 @@ async def serving(spec: HttpSpec, settings: Settings, look: Look | None = None) 
 
     Raises ConfigError, PortTaken, BrokerUnavailable.
     """
-    listener = _listen(spec)
+    place = place_of(spec, settings.state_dir)
+    context = None if place.tls is None else place.tls.context()
+    listener = _listen(place, spec.port)
     try:
         async with Mesh(settings=settings.model_copy(update={"name": spec.caller})) as mesh, Roster(mesh) as roster:
             params = ParamCheck(lambda agent: _tools(roster.directory, agent))
@@ -55,9 +58,9 @@ async def serving(spec: HttpSpec, settings: Settings, look: Look | None = None) 
                 partial(_make_link, roster), caller=lambda _: spec.caller, params=params, most_sessions=spec.most_sessions, idle=spec.idle
             )
             ready = look or (lambda: {"ready": mesh.connection.connected})
-            app = App(endpoint, ready, Guard(spec.hosts, spec.origins), most_bytes=spec.most_bytes)
-            async with _running(app, endpoint, listener, spec):
-                yield f"http://{_shown(spec.host)}:{listener.getsockname()[1]}"
+            app = App(endpoint, ready, Guard((*spec.hosts, *place.names), spec.origins), most_bytes=spec.most_bytes)
+            async with _running(app, endpoint, listener, spec, context):
+                yield place.url(listener.getsockname()[1])
     finally:
         listener.close()
 
@@ -76,34 +79,20 @@ def _tools(directory: Directory, name: str) -> tuple[Mapping[str, Any], ...]:
     return found.newest.tools if found is not None else ()
 
 
-def _listen(spec: HttpSpec) -> socket.socket:
-    """A listening socket. Raises ConfigError where it would be reached from elsewhere, PortTaken."""
-    host = "127.0.0.1" if spec.host == "localhost" else spec.host.strip("[]")
-    try:
-        address = ipaddress.ip_address(host)
-    except ValueError:
-        raise ConfigError(f"{spec.host!r} is no address to listen on", hint="give 127.0.0.1 or ::1") from None
-    if not address.is_loopback:
-        raise ConfigError(
-            f"HTTP is served on this machine only, and {spec.host} can be reached from others",
-            hint="listen on 127.0.0.1, and let a proxy that knows who asks stand before it",
-        )
-    listener = socket.socket(socket.AF_INET6 if address.version == 6 else socket.AF_INET)
+def _listen(place: Place, port: int) -> socket.socket:
+    """A listening socket. Raises ConfigError, PortTaken."""
+    listener = socket.socket(socket.AF_INET6 if place.version == 6 else socket.AF_INET)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind((host, spec.port or 0))
+        listener.bind((place.host, port))
         listener.setblocking(False)
     except OSError as error:
         listener.close()
         hint = "stop what listens there, or choose another port with --http-port PORT"
         if error.errno == errno.EADDRINUSE:
-            raise PortTaken(f"port {spec.port} for HTTP is taken", hint=hint, port=spec.port, listener="HTTP") from None
-        raise ConfigError(f"cannot listen for HTTP on {spec.host}:{spec.port}: {error.strerror}", hint=hint) from None
+            raise PortTaken(f"port {port} for HTTP is taken", hint=hint, port=port, listener="HTTP") from None
+        raise ConfigError(f"cannot listen for HTTP on {place.host}:{port}: {error.strerror}", hint=hint) from None
     return listener
-
-
-def _shown(host: str) -> str:
-    return f"[{host.strip('[]')}]" if ":" in host else host
 
 
 class _Server(uvicorn.Server):
@@ -122,7 +111,9 @@ class _Server(uvicorn.Server):
 
 
 @asynccontextmanager
-async def _running(app: App, endpoint: Endpoint, listener: socket.socket, spec: HttpSpec) -> AsyncIterator[None]:
+async def _running(
+    app: App, endpoint: Endpoint, listener: socket.socket, spec: HttpSpec, context: ssl.SSLContext | None
+) -> AsyncIterator[None]:
     config = uvicorn.Config(
         app,
         interface="asgi3",
@@ -140,6 +131,7 @@ async def _running(app: App, endpoint: Endpoint, listener: socket.socket, spec: 
         limit_concurrency=MOST_CONNECTIONS,
         timeout_keep_alive=int(KEEP_ALIVE),
         timeout_graceful_shutdown=2,
+        ssl_context_factory=None if context is None else lambda *_: context,
     )
     for name in ("uvicorn.error", "uvicorn.asgi", "websockets"):
         logging.getLogger(name).setLevel(logging.CRITICAL)  # the front logs what fails in it, and clients that misbehave are no news

@@ -95,11 +95,12 @@ def apply(
         found = preview(authority, policy)
         authority.apply_policy(policy)
         try:
-            url = make_settings(state_dir=state_dir, broker=broker).broker_url()
+            settings = make_settings(state_dir=state_dir, broker=broker)
+            url, tls = settings.broker_url(), settings.broker_tls()
         except BrokerUnavailable:
-            url = ""
+            url, tls = "", None
         if url:
-            await push(authority, url)
+            await push(authority, url, tls)
         _print(found, as_json=as_json, told=bool(url))
         if not as_json and not url:
             render.print_text("no broker runs here; the next one is told when it starts", stderr=True)

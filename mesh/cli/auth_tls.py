@@ -24,6 +24,7 @@ def tls(
     ] = None,
     days: Annotated[int, typer.Option("--days", min=1, max=3650, metavar="N", help="How long certificates count.")] = 397,
     state_dir: options.StateDir = None,
+    broker: options.Broker = None,
     as_json: options.Json = False,
 ) -> None:
     """Make a private authority and this machine's certificate, or sign it anew. The authority and its key stay."""
@@ -36,7 +37,7 @@ def tls(
 
         if hosts and clients:
             raise ConfigError("--host is for a server's certificate, and --client makes another", hint="Make them one after the other.")
-        there = Certificates(make_settings(state_dir=state_dir).state_dir)
+        there = Certificates(make_settings(state_dir=state_dir, broker=broker).state_dir)
         made = [there.make_client(name, days) for name in clients] if clients else [there.make_server(hosts or (), days)]
         authority = there.authority()
         assert authority is not None

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from mesh.errors import BrokerUnavailable, MeshError, StateDirInUse
+from mesh.link.address import without_userinfo
 from mesh.link.server_program import OLDEST_EMBEDDED, check_version, find_binary, find_config, version_of
 from mesh.link.state_dir import StateDir
 from mesh.settings import Settings, read_runtime
@@ -127,7 +128,7 @@ def mesh_here(settings: Settings) -> Check:
     """Whether a mesh is said to run where the commands look for it."""
     name = "mesh"
     if settings.broker is not None:
-        return ok(name, f"the broker is said to be {settings.broker}")
+        return ok(name, f"the broker is said to be {without_userinfo(settings.broker)}")
     try:
         facts = read_runtime(settings.state_dir)
     except BrokerUnavailable as error:

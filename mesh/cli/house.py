@@ -7,7 +7,8 @@ everything stored. The state directory is locked all the time, with a broker of 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, Final, Protocol
 
@@ -18,8 +19,11 @@ from mesh.identity.authority import Authority
 from mesh.identity.finding import roles_of
 from mesh.identity.keeper import Keeper
 from mesh.identity.serving import server_trust
+from mesh.identity.tls import Certificates
+from mesh.link.address import is_loopback, without_userinfo
 from mesh.link.server import EmbeddedServer
 from mesh.link.state_dir import StateDir
+from mesh.link.tls import ServerTls
 from mesh.node import VERSION, Mesh
 from mesh.policy.rights import Policy
 from mesh.registry.directory import Directory
@@ -32,17 +36,27 @@ AGAIN: Final = 0.02
 
 @dataclass(frozen=True, slots=True)
 class Ports:
-    """None takes what nats-server.conf says, 0 a free one."""
+    """How the broker listens. Ports: None takes what nats-server.conf says, 0 a free one."""
 
     broker: int | None = None
     monitor: int | None = None
     websocket: int | None = None
+    address: str | None = None
+    """Instead of loopback. Beyond it there is TLS, asked for or not."""
+    tls: bool = False
+    verify_clients: bool = False
+    """Whether clients must show a certificate too. It includes TLS."""
+
+    @property
+    def beyond(self) -> bool:
+        """Whether others than this machine reach it. Raises ConfigError."""
+        return self.address is not None and not is_loopback(self.address)
 
     def beside(self) -> "Ports":
         """Free ports for what was not said, once the broker's own was: a second mesh on a machine must not stumble over them."""
         if self.broker is None:
             return self
-        return Ports(self.broker, self.monitor or 0, self.websocket or 0)
+        return replace(self, monitor=self.monitor or 0, websocket=self.websocket or 0)
 
 
 class Hosted(Protocol):
@@ -102,7 +116,7 @@ async def running(
         runtime = state.path / RUNTIME_FILE
         runtime.unlink(missing_ok=True)  # of a mesh that was killed
         logging.configure(file=state.path / logging.LOG_FILE)
-        settings = settings.model_copy(update={"broker": facts["broker"], "state_dir": state.path})
+        settings = settings.model_copy(update={"state_dir": state.path, **_found(settings, facts)})
         mesh = await stack.enter_async_context(Mesh(settings=settings.model_copy(update={"name": CONTROL_PLANE})))
         plane = await stack.enter_async_context(mesh.control_plane())
         _keep_identities(stack, settings, plan, plane.directory)
@@ -135,7 +149,8 @@ def _keep_identities(stack: AsyncExitStack, settings: Settings, plan: Plan, dire
             found.setdefault(tool.agent, []).append(tool.name)
         return found
 
-    task = asyncio.create_task(Keeper(authority, settings.broker_url(), plan.policy, tools).run(), name="keeper of identities")
+    keeper = Keeper(authority, settings.broker_url(), plan.policy, tools, settings.broker_tls())
+    task = asyncio.create_task(keeper.run(), name="keeper of identities")
     stack.push_async_callback(_end, task)
 
 
@@ -169,16 +184,46 @@ async def _broker(
         state = StateDir(Path(settings.state_dir))
         state.acquire()
         stack.callback(state.release)
-        return state, {"broker": settings.broker, **facts}
+        return state, {"broker": without_userinfo(settings.broker), **facts}
     ports = ports.beside()
+    tls, files = _tls(settings, ports)
     server = EmbeddedServer(
         settings.state_dir,
         trust=server_trust(_identities(settings, plan)),
         port=ports.broker,
         monitor_port=ports.monitor,
         websocket_port=ports.websocket,
+        host=ports.address,
+        tls=tls,
         on_event=lambda kind, detail: on_event(kind, "", detail),
     )
     await stack.enter_async_context(server)
     where = {"broker": server.url, "monitor": server.monitor_url, "websocket": server.websocket_url}
-    return server.state_dir, {key: url for key, url in where.items() if url} | facts
+    return server.state_dir, {key: url for key, url in where.items() if url} | files | facts
+
+
+def _tls(settings: Settings, ports: Ports) -> tuple[ServerTls | None, dict[str, str]]:
+    """The broker's certificate, where one is needed, and what `mesh.json` says to those who connect. Raises ConfigError."""
+    if not (ports.tls or ports.verify_clients or ports.beyond):
+        return None, {}
+    certificates = Certificates(settings.state_dir)
+    found = certificates.renew_server()
+    hint = "`mesh auth tls --host NAME` makes one, for the names and addresses that others reach this machine by."
+    if found is None:
+        where = f"listens on {ports.address} only with TLS" if ports.beyond else "has no TLS yet"
+        raise ConfigError(f"the broker {where}, and there is no certificate in {certificates.path}", hint=hint)
+    if found.expired:
+        raise ConfigError(f"{found.path} has expired", hint=hint)
+    if ports.beyond and ports.address not in found.names and not ip_address(str(ports.address).strip("[]")).is_unspecified:
+        raise ConfigError(f"{found.path} is not for {ports.address}, but for {', '.join(found.names)}", hint=hint)
+    files = {"ca": str(certificates.ca)} if certificates.authority() else {}
+    if ports.verify_clients:
+        files["client_cert"] = str(certificates.client(settings.name).path)
+    return ServerTls(found.path, certificates.server_key, certificates.ca if ports.verify_clients else None), files
+
+
+def _found(settings: Settings, facts: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of everybody here: of our own broker as it was started, of another as they are."""
+    if settings.broker:
+        return {}
+    return {"broker": facts["broker"], **{key: Path(facts[key]) for key in ("ca", "client_cert") if key in facts}}

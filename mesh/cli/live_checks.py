@@ -9,6 +9,7 @@ from mesh import admin
 from mesh.audit.journal import Journal
 from mesh.cli.checks import Check, fail, failed, ok, warn
 from mesh.errors import BrokerUnavailable, MeshError
+from mesh.link.address import without_userinfo
 from mesh.link.jetstream import JetStream
 from mesh.link.reconcile import read_actual
 from mesh.link.server_log import loss_in, tail
@@ -16,7 +17,7 @@ from mesh.link.server_program import monitor_page
 from mesh.link.state_dir import StateDir
 from mesh.node import Mesh
 from mesh.settings import Settings, read_runtime
-from mesh.subjects import CONTROL_PLANE, OPERATOR
+from mesh.subjects import CONTROL_PLANE
 from mesh.topology import Kind, declare, plan
 
 JOURNAL_SECONDS: Final = 60.0
@@ -33,12 +34,12 @@ async def live(settings: Settings) -> AsyncIterator[Check]:
     except MeshError:
         return
     try:
-        mesh = await Mesh(settings=settings.model_copy(update={"name": OPERATOR})).__aenter__()
+        mesh = await Mesh(settings=settings).__aenter__()
     except MeshError as error:
         yield _unreachable(url, error, settings)
         return
     try:
-        yield ok("broker", f"nats-server {mesh.connection.server_version} with JetStream at {url}")
+        yield ok("broker", f"nats-server {mesh.connection.server_version} with JetStream at {without_userinfo(url)}")
         yield await _pins(settings)
         yield await _topology(mesh)
         async for check in _present(mesh):
@@ -52,7 +53,8 @@ async def live(settings: Settings) -> AsyncIterator[Check]:
 
 def _unreachable(url: str, error: MeshError, settings: Settings) -> Check:
     if isinstance(error, BrokerUnavailable) and settings.broker is None:
-        return fail("broker", f"nothing answers at {url}: {error.message}", "the mesh that ran here was killed: start `mesh up` again")
+        said = f"nothing answers at {without_userinfo(url)}: {error.message}"
+        return fail("broker", said, "the mesh that ran here was killed: start `mesh up` again")
     return failed("broker", error)
 
 
@@ -129,7 +131,7 @@ async def _journal(mesh: Mesh) -> Check:
     name = "journal"
     try:
         async with asyncio.timeout(JOURNAL_SECONDS):
-            found = await Journal(mesh.connection, mesh.subjects).check()
+            found = await Journal(mesh.connection, mesh.subjects, mesh.readers.of_stream).check()
     except TimeoutError:
         return warn(name, f"reading all of it takes longer than {JOURNAL_SECONDS:g} s", "mesh journal check")
     except MeshError as error:

@@ -39,19 +39,21 @@ async def tell(authority: "Authority", state_dir: Path | None, broker: str | Non
     if offline:
         return {"told": False, "note": OFFLINE}
     try:
-        url = make_settings(state_dir=state_dir, broker=broker).broker_url()
+        settings = make_settings(state_dir=state_dir, broker=broker)
+        url, tls = settings.broker_url(), settings.broker_tls()
     except BrokerUnavailable:
         return {"told": False, "note": AT_ITS_START}
     from mesh.cli.logging import configure
     from mesh.identity.push import push
+    from mesh.link.address import without_userinfo
 
     configure(stderr=None if quiet else logging.WARNING)
     try:
-        await push(authority, url)
+        await push(authority, url, tls)
     except BrokerError as error:
-        error.hint = f"The files are changed, and the broker at {url} was not told. {error.hint}"
+        error.hint = f"The files are changed, and the broker at {without_userinfo(url)} was not told. {error.hint}"
         raise
-    return {"told": True, "broker": url}
+    return {"told": True, "broker": without_userinfo(url)}
 
 
 def say(lines: list[str], told: dict[str, Any]) -> None:

@@ -72,10 +72,27 @@ def up(
             min=0,
             max=65535,
             metavar="N",
-            help=f"Serve the agents over HTTP and WebSocket, on loopback{_PORT}.",
+            help=f"Serve the agents over HTTP and WebSocket, on this machine unless --listen says more{_PORT}.",
             show_default="that of [http] in FILE, or none",
         ),
     ] = None,
+    listen: Annotated[
+        str | None,
+        typer.Option(
+            "--listen",
+            metavar="ADDRESS",
+            help="For broker, WebSocket and HTTP; 0.0.0.0 is every address of this machine. Beyond loopback with TLS only: mesh auth tls.",
+            show_default="127.0.0.1",
+        ),
+    ] = None,
+    tls: Annotated[bool, typer.Option("--tls", help="TLS on loopback too, with the certificate of `mesh auth tls`.")] = False,
+    verify_clients: Annotated[
+        bool,
+        typer.Option("--verify-clients", help="TLS, and clients of the broker must show a certificate too: mesh auth tls --client NAME."),
+    ] = False,
+    behind_proxy: Annotated[
+        bool, typer.Option("--behind-proxy", help="HTTP without TLS beyond loopback, because a proxy before it has TLS.")
+    ] = False,
     state_dir: options.StateDir = None,
     broker: options.Broker = None,
     as_json: options.Json = False,
@@ -96,9 +113,11 @@ def up(
         said = read_file(chosen) if chosen is not None else MeshFile()
         agents = said.agents
         http = said.http if http_port is None else (said.http or HttpSpec()).model_copy(update={"port": http_port})
+        if http is not None:
+            http = http.placed(listen, tls=tls or verify_clients, behind_proxy=behind_proxy)
         names = sorted(agent.name for agent in agents)
         plan = house.Plan({agent.name: ("agent", *agent.roles) for agent in agents}, Policy.of(said.roles) if said.roles else None)
-        ports = house.Ports(broker_port, monitor_port, websocket_port)
+        ports = house.Ports(broker_port, monitor_port, websocket_port, listen, tls, verify_clients)
         logging.configure()
         out = Output(1)
         told = (

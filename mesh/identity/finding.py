@@ -13,6 +13,7 @@ from mesh.crypto.creds import read_credentials
 from mesh.errors import ConfigError
 from mesh.identity.authority import Authority
 from mesh.identity.push import push
+from mesh.link.tls import ClientTls
 from mesh.subjects import CONTROL_PLANE, GATEWAY, OPERATOR
 
 _ROLES: Final = {CONTROL_PLANE: ("plane",), OPERATOR: (OPERATOR,), GATEWAY: (GATEWAY,)}
@@ -26,7 +27,7 @@ def roles_of(name: str) -> tuple[str, ...]:
 
 
 async def find_credentials(
-    state_dir: Path, name: str, broker_url: str, roles: Collection[str] | None = None, *, prefix: str = "mesh"
+    state_dir: Path, name: str, broker_url: str, roles: Collection[str] | None = None, *, prefix: str = "mesh", tls: ClientTls | None = None
 ) -> Path | None:
     """The credentials file for `name`; None where there is none, and nothing to make one with.
 
@@ -42,7 +43,7 @@ async def find_credentials(
         return found
     issued = authority.issue(name, roles or roles_of(name))
     if issued.account_changed:
-        await push(authority, broker_url)
+        await push(authority, broker_url, tls)
     return issued.path
 
 

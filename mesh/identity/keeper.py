@@ -11,6 +11,7 @@ from mesh import clock
 from mesh.errors import MeshError
 from mesh.identity.authority import Authority
 from mesh.identity.push import push
+from mesh.link.tls import ClientTls
 from mesh.policy.rights import Policy
 
 LOOK_SECONDS: Final = 2.0
@@ -29,9 +30,10 @@ _log = structlog.get_logger("mesh.identity")
 class Keeper:
     """`run` it while the broker at `broker_url` runs. `wanted`: a policy whose patterns are to be kept resolved; None: there is none."""
 
-    def __init__(self, authority: Authority, broker_url: str, wanted: Policy | None, tools: Tools) -> None:
+    def __init__(self, authority: Authority, broker_url: str, wanted: Policy | None, tools: Tools, tls: ClientTls | None = None) -> None:
         self._authority = authority
         self._broker_url = broker_url
+        self._tls = tls
         self._wanted = wanted if wanted is not None and wanted.patterns else None
         self._tools = tools
         self._resolved: Policy | None = None
@@ -59,5 +61,5 @@ class Keeper:
         if resolved != self._resolved:
             if resolved != self._authority.policy:
                 self._authority.apply_policy(resolved)
-                await push(self._authority, self._broker_url)
+                await push(self._authority, self._broker_url, self._tls)
             self._resolved = resolved

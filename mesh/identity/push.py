@@ -12,6 +12,7 @@ from mesh.crypto import jwt
 from mesh.errors import BrokerError, BrokerUnsuitable, CallTimeout, ConfigError, NoResponders
 from mesh.identity.authority import Authority
 from mesh.link.connection import Connection
+from mesh.link.tls import ClientTls
 
 UPDATE: Final = "$SYS.REQ.CLAIMS.UPDATE"
 STATUS: Final = "$SYS.REQ.SERVER.PING.VARZ"
@@ -19,7 +20,7 @@ STATUS: Final = "$SYS.REQ.SERVER.PING.VARZ"
 ANSWER_SECONDS: Final = 5.0
 
 
-async def push(authority: Authority, broker_url: str) -> None:
+async def push(authority: Authority, broker_url: str, tls: ClientTls | None = None) -> None:
     """Raises BrokerUnavailable, BrokerUnsuitable where the broker keeps no accounts that can be told, BrokerError where it refuses."""
     credentials = authority.system_credentials()
     if credentials is None:
@@ -28,7 +29,7 @@ async def push(authority: Authority, broker_url: str) -> None:
             hint="`mesh auth init --system-creds FILE`, or load what `mesh auth export --account-template` prints with your own tools.",
         )
     token = authority.account_jwt()
-    async with await Connection.open(broker_url, name="mesh-push", user_credentials=credentials) as connection:
+    async with await Connection.open(broker_url, name="mesh-push", user_credentials=credentials, tls=tls) as connection:
         try:
             status = await connection.request(STATUS, b"", timeout=ANSWER_SECONDS)
             if jwt.read(token, "account").issuer not in _trusted(status.body):

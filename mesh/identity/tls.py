@@ -61,6 +61,10 @@ class Certificate:
     expires: datetime
 
     @property
+    def expired(self) -> bool:
+        return self.expires <= _now()
+
+    @property
     def due(self) -> bool:
         """Whether it is time for a new one."""
         return self.expires - _now() < DUE * (self.expires - self.begins)
@@ -118,6 +122,11 @@ class Certificates:
         assert made is not None
         return made
 
+    def client(self, name: str) -> Certificate:
+        """A client's certificate: the one that is there, or a new one where there is none or it is due."""
+        found = self._there(f"clients/{escape(name)}.pem")
+        return found if found is not None and not found.due else self.make_client(name)
+
     def renew_server(self) -> Certificate | None:
         """The server's certificate, signed anew where it is due and was made here."""
         found = self.server()
@@ -139,8 +148,7 @@ class Certificates:
         text = self.keyring.read(f"{DIRECTORY}/{file}")
         if text is None:
             return None
-        found = _parse(text, self.path / file)
-        return Certificate(self.path / file, _names_of(found), found.not_valid_before_utc, found.not_valid_after_utc)
+        return _read(text, self.path / file)
 
     def _sign(self, key: ec.EllipticCurvePublicKey, common: str, names: tuple[str, ...], use: x509.ObjectIdentifier, days: int) -> str:
         """A certificate as PEM."""
@@ -193,6 +201,19 @@ class Certificates:
 
 def _pem(key: ec.EllipticCurvePrivateKey) -> str:
     return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode()
+
+
+def certificate_at(path: Path) -> Certificate:
+    """One that was made elsewhere. Raises ConfigError."""
+    try:
+        return _read(path.read_text(), path)
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} cannot be read: {getattr(error, 'strerror', None) or 'it is no text'}") from None
+
+
+def _read(text: str, path: Path) -> Certificate:
+    found = _parse(text, path)
+    return Certificate(path, _names_of(found), found.not_valid_before_utc, found.not_valid_after_utc)
 
 
 def _builder(

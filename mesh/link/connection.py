@@ -187,7 +187,7 @@ class Connection:
             if self._tls_problem:
                 raise BrokerUnavailable(
                     f"no TLS with the broker at {where}: {self._tls_problem}",
-                    hint="--ca FILE or MESH_CA names the authority that signed its certificate; `mesh auth tls` says where it is",
+                    hint="MESH_CA names the file of the authority that signed its certificate: ca.pem of `mesh auth tls`",
                 ) from None
             raise BrokerUnavailable(
                 f"no broker answers at {where}: {str(error) or type(error).__name__}",
