@@ -33,7 +33,11 @@ class Lines:
         self._parts, self._size, self._dropping = [], 0, False
         if rest:
             *whole, tail = rest.split(b"\n")
-            lines += whole
+            for line in whole:
+                if len(line) <= self._longest:
+                    lines.append(line)
+                else:
+                    self.dropped += len(line)
             if tail:
                 self._keep(tail)
         return [line for line in (each.rstrip(b"\r") for each in lines) if line]

@@ -156,13 +156,18 @@ def tail(method: str, name: str | None) -> str:
 
 def read_tail(tokens: list[str]) -> tuple[str, str | None]:
     """Method and name from a subject's last tokens. The name is None where the method has none, and `#` with the digest where it was too
-    long."""
+    long. Raises Refused for tokens that `tail` never makes: one message has one subject."""
     for named in NAME_KEYS:
         known = named.split("/")
         if tokens[:-1] == known:
             last = tokens[-1]
+            if len(last) > LONGEST_NAME:
+                raise Refused("a subject that spells out a name which is told by its digest", method=named)
             return named, "#" + last[3:] if last.startswith("_x_") and len(last) > 3 else unescape(last)
-    return "/".join(map(unescape, tokens)), None
+    method = "/".join(map(unescape, tokens))
+    if tail(method, None) != ".".join(tokens):
+        raise Refused("a subject whose method is not written as it should be", method=method)
+    return method, None
 
 
 @dataclass(frozen=True, slots=True)

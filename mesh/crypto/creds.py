@@ -27,7 +27,8 @@ NKEYs are sensitive and should be treated as secrets.
 *************************************************************
 """
 
-_parts: Final = re.compile(r"-{3,}[^\n]*-{3,}\r?\n([A-Za-z0-9._=-]+)\r?\n-{3,}[^\n]*-{3,}").findall
+_dashes: Final = "---"
+_value: Final = re.compile(r"[A-Za-z0-9._=-]+").fullmatch
 
 LARGEST: Final = 64 * 1024
 """Bytes of a file that may be credentials. A JWT must pass through one control line of the protocol, 4 KB."""
@@ -58,7 +59,12 @@ def read_credentials(path: Path) -> Credentials:
 
 def parse_credentials(text: str, where: str = "the text") -> Credentials:
     """The text of a `.creds` file; `where` names it in errors. Raises ConfigError."""
-    found = _parts(text)
+    lines = [line.strip() for line in text.splitlines()]
+    found = [
+        line
+        for before, line, after in zip(lines, lines[1:], lines[2:], strict=False)
+        if before.startswith(_dashes) and after.startswith(_dashes) and not line.startswith(_dashes) and _value(line)
+    ]
     if len(found) != 2:
         raise ConfigError(f"{where} is no NATS credentials file", hint="It holds a user's JWT and the seed of its key.")
     token, seed = found
