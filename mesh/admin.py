@@ -9,6 +9,7 @@ from typing import Any, Final
 from mesh import clock
 from mesh.clock import iso
 from mesh.errors import NoSuchAgent
+from mesh.link.reach import Reach
 from mesh.registry.directory import Agent, Directory, Instance
 from mesh.subjects import CONTROL_PLANE
 from mesh.wire.entries import InstanceEntry
@@ -120,20 +121,20 @@ class ToolView:
         }
 
 
-def agents(directory: Directory, *, everything: bool = False) -> tuple[AgentView, ...]:
-    """All agents, by name; the control plane among them only if `everything` is asked for."""
+def agents(directory: Directory, *, everything: bool = False, reach: Reach | None = None) -> tuple[AgentView, ...]:
+    """All agents, by name; the control plane among them only if `everything` is asked for. With `reach` the tools are those within it."""
     now = clock.wall_ns()
-    return tuple(_agent(each, now) for each in directory.agents() if everything or each.name != CONTROL_PLANE)
+    return tuple(_agent(each, now, reach) for each in directory.agents() if everything or each.name != CONTROL_PLANE)
 
 
-def tools(directory: Directory, name: str | None = None) -> tuple[ToolView, ...]:
-    """The tools of all live agents, or of those that have this name or role. Raises NoSuchAgent."""
+def tools(directory: Directory, name: str | None = None, *, reach: Reach | None = None) -> tuple[ToolView, ...]:
+    """The tools of all live agents, or of those that have this name or role; with `reach` those within it. Raises NoSuchAgent."""
     live = [each for each in directory.agents() if each.instances and each.name != CONTROL_PLANE]
     if name is not None:
         live = [each for each in live if name == each.name or name in each.roles]
         if not live:
             raise no_such_agent(directory, name)
-    return tuple(_tool(each.name, said) for each in live for said in each.newest.tools)
+    return tuple(_tool(each.name, said) for each in live for said in _tools(each, reach))
 
 
 def no_such_agent(directory: Directory, name: str) -> NoSuchAgent:
@@ -143,7 +144,14 @@ def no_such_agent(directory: Directory, name: str) -> NoSuchAgent:
     return NoSuchAgent(f"nobody answers to {name!r}", hint=hint, close=list(close))
 
 
-def _agent(agent: Agent, now: int) -> AgentView:
+def _tools(agent: Agent, reach: Reach | None) -> tuple[dict[str, Any], ...]:
+    said = agent.newest.tools
+    if reach is None or reach.all_of(agent.name, "tools/call"):
+        return said
+    return tuple(each for each in said if reach.may_call(agent.name, "tools/call", str(each.get("name", ""))))
+
+
+def _agent(agent: Agent, now: int, reach: Reach | None) -> AgentView:
     newest = agent.newest
     return AgentView(
         name=agent.name,
@@ -152,7 +160,7 @@ def _agent(agent: Agent, now: int) -> AgentView:
         version=newest.version,
         roles=agent.roles,
         protocol_versions=newest.protocol_versions,
-        tools=len(newest.tools),
+        tools=len(_tools(agent, reach)),
         instances=tuple(view for each in agent.instances if (view := _instance(each, now)) is not None),
         lost=tuple(_lost(each, now) for each in sorted(agent.lost, key=lambda entry: entry.lost.at_ns if entry.lost else 0)),
     )

@@ -20,10 +20,10 @@ from mesh.audit.pairing import Pairing
 from mesh.audit.parts import PartReader, What
 from mesh.audit.reading import follow as follow_journal
 from mesh.audit.reading import read_history
-from mesh.errors import MalformedMessage, Refused, TooLarge
+from mesh.errors import Denied, MalformedMessage, Refused, TooLarge
 from mesh.link.connection import Connection
 from mesh.link.jetstream import JetStream
-from mesh.link.reader import Stored
+from mesh.link.reader import MakeConsumer, Stored
 from mesh.subjects import Subjects
 from mesh.topology import JOURNAL
 from mesh.wire.bodies import Outcome
@@ -33,11 +33,12 @@ WINDOW: Final = 8
 
 
 class Journal:
-    """Reads the journal of the mesh that `connection` is on."""
+    """Reads the journal of the mesh that `connection` is on. `make` makes the consumers (`mesh.registry.readers`): an auditor may not."""
 
-    def __init__(self, connection: Connection, subjects: Subjects) -> None:
+    def __init__(self, connection: Connection, subjects: Subjects, make: MakeConsumer | None = None) -> None:
         self._connection = connection
         self._subjects = subjects
+        self._make = make
         self._js = JetStream(connection)
 
     async def calls(
@@ -62,7 +63,7 @@ class Journal:
         made (wall time of the broker). `limit` ends it after so many; `last` begins with the newest so many. With `follow` it goes on,
         each call comes when it ends, and only the caller's leaving ends it: use `contextlib.aclosing`.
 
-        Raises BrokerUnavailable, and ApiError where the broker has no journal.
+        Raises BrokerUnavailable, Denied, and ApiError where the broker has no journal.
         """
         wanted = Wanted(
             agent=agent, caller=caller, target=target, tool=tool, outcome=outcome,
@@ -88,7 +89,7 @@ class Journal:
         call: JournalCall | None = None
         messages: list[JournalMessage] = []
         _, end = await self._bounds()
-        async with aclosing(read_history(self._connection, self._subjects.journal_filters(caller=caller), end)) as batches:
+        async with aclosing(read_history(self._connection, self._subjects.journal_filters(caller=caller), end, make=self._make)) as batches:
             async for batch in batches:
                 for message in batch:
                     if name not in message.body and b"\\u" not in message.body and not message.headers:
@@ -109,7 +110,7 @@ class Journal:
         outcomes: dict[Outcome, int] = dict.fromkeys(OUTCOMES, 0)
         expected = int(before["state"]["first_seq"])
         skipped = first_ns = last_ns = 0
-        async with aclosing(read_history(self._connection, (), int(before["state"]["last_seq"]))) as batches:
+        async with aclosing(read_history(self._connection, (), int(before["state"]["last_seq"]), make=self._make)) as batches:
             async for batch in batches:
                 for message in batch:
                     if message.seq != expected:
@@ -156,7 +157,7 @@ class Journal:
         if last is None:
             pairing = Pairing(self._subjects, choose=wanted.starts)
             order = Order(pairing, wanted, at_once=follow)
-            async with aclosing(read_history(self._connection, filters, end, start_time_ns=wanted.since_ns)) as batches:
+            async with aclosing(read_history(self._connection, filters, end, start_time_ns=wanted.since_ns, make=self._make)) as batches:
                 async for batch in batches:
                     for call in order.take(batch):
                         yield call
@@ -171,7 +172,7 @@ class Journal:
                 yield call
         if follow:
             order = Order(pairing, wanted, at_once=True)
-            async with aclosing(follow_journal(self._connection, end + 1)) as batches:
+            async with aclosing(follow_journal(self._connection, end + 1, make=self._make)) as batches:
                 async for batch in batches:
                     for call in order.take(batch):
                         yield call
@@ -183,7 +184,7 @@ class Journal:
             start = max(first, end - window + 1)
             pairing, newest = Pairing(self._subjects, choose=wanted.starts), deque[JournalCall](maxlen=count)
             order = Order(pairing, wanted)
-            async with aclosing(read_history(self._connection, filters, end, start_seq=start)) as batches:
+            async with aclosing(read_history(self._connection, filters, end, start_seq=start, make=self._make)) as batches:
                 async for batch in batches:
                     newest.extend(order.take(batch))
             newest.extend(order.rest(with_open=with_open))
@@ -197,7 +198,12 @@ class Journal:
         return int(state["first_seq"]), int(state["last_seq"])
 
     async def _state(self) -> dict[str, Any]:
-        return await self._js.api(f"STREAM.INFO.{JOURNAL}")
+        try:
+            return await self._js.api(f"STREAM.INFO.{JOURNAL}")
+        except Denied as problem:
+            who, action = self._connection.name, "read journal"
+            hint = f"`mesh auth explain {who} '{action}'` says which roles would"
+            raise Denied(f"{who!r} may not {action}: no rule of its roles allows it", hint=hint, **problem.details) from None
 
 
 def _what(reader: PartReader, message: Stored, exchange: str) -> What | None:

@@ -15,7 +15,7 @@ from operator import attrgetter
 from typing import Final
 
 from mesh.link.connection import Connection
-from mesh.link.reader import Stored, read_stream
+from mesh.link.reader import MakeConsumer, Stored, read_stream
 from mesh.topology import JOURNAL
 
 PATIENCE: Final = 30.0
@@ -26,7 +26,13 @@ _seq: Final = attrgetter("seq")
 
 
 def read_history(
-    connection: Connection, filters: Sequence[str], until_seq: int, *, start_seq: int | None = None, start_time_ns: int | None = None
+    connection: Connection,
+    filters: Sequence[str],
+    until_seq: int,
+    *,
+    start_seq: int | None = None,
+    start_time_ns: int | None = None,
+    make: MakeConsumer | None = None,
 ) -> Batches:
     """Lists of messages that any of `filters` takes (none: all), up to `until_seq`. `filters` may not overlap. Errors as `read_stream`."""
 
@@ -39,14 +45,15 @@ def read_history(
             start_time_ns=start_time_ns if start_seq is None else None,
             until_seq=until_seq,
             patience=PATIENCE,
+            make=make,
         )
 
     return merge([read(filter) for filter in filters]) if filters else read()
 
 
-def follow(connection: Connection, start_seq: int) -> Batches:
+def follow(connection: Connection, start_seq: int, *, make: MakeConsumer | None = None) -> Batches:
     """Lists of all messages from `start_seq` on, without end."""
-    return read_stream(connection, JOURNAL, start_seq=start_seq, follow=True, patience=None)
+    return read_stream(connection, JOURNAL, start_seq=start_seq, follow=True, patience=None, make=make)
 
 
 async def merge(readings: Sequence[Batches]) -> Batches:

@@ -29,15 +29,21 @@ def agents(
     everything: Annotated[bool, typer.Option("--all", "-a", help="Show the control plane's own agent too.")] = False,
     state_dir: options.StateDir = None,
     broker: options.Broker = None,
+    name: options.Name = None,
+    credentials: options.Credentials = None,
     as_json: options.Json = False,
 ) -> None:
-    """Show who is on the mesh, how they are, and who was lost within the last hour."""
+    """Show who is on the mesh, how they are, how many of their tools you may call, and who was lost within the last hour."""
 
     async def work() -> None:
         from mesh import admin
 
-        async with joined(state_dir, broker, quiet=as_json) as mesh:
-            await _show(mesh, lambda directory: admin.agents(directory, everything=everything), agents_table, watch=watch, as_json=as_json)
+        async with joined(state_dir, broker, name, credentials, quiet=as_json) as mesh:
+
+            def look(directory: "Directory") -> "tuple[AgentView, ...]":
+                return admin.agents(directory, everything=everything, reach=mesh.reach)
+
+            await _show(mesh, look, agents_table, watch=watch, as_json=as_json)
 
     execute(work, as_json=as_json)
 
@@ -47,26 +53,29 @@ def tools(
     watch: options.Watch = False,
     state_dir: options.StateDir = None,
     broker: options.Broker = None,
+    name: options.Name = None,
+    credentials: options.Credentials = None,
     as_json: options.Json = False,
 ) -> None:
-    """Show the tools that agents offer; of one agent with their parameters."""
+    """Show the tools that agents offer and that you may call; of one agent with their parameters."""
 
     async def work() -> None:
         from mesh import admin
         from mesh.errors import NoSuchAgent
 
-        def look(directory: "Directory") -> "tuple[ToolView, ...]":
-            try:
-                return admin.tools(directory, agent)
-            except NoSuchAgent:
-                if watch:
-                    return ()  # it may come
-                raise
-
         def draw(views: "Sequence[ToolView]") -> "RenderableType":
             return tools_table(views, parameters=agent is not None)
 
-        async with joined(state_dir, broker, quiet=as_json) as mesh:
+        async with joined(state_dir, broker, name, credentials, quiet=as_json) as mesh:
+
+            def look(directory: "Directory") -> "tuple[ToolView, ...]":
+                try:
+                    return admin.tools(directory, agent, reach=mesh.reach)
+                except NoSuchAgent:
+                    if watch:
+                        return ()  # it may come
+                    raise
+
             await _show(mesh, look, draw, watch=watch, as_json=as_json)
 
     execute(work, as_json=as_json)
@@ -146,7 +155,7 @@ def tools_table(views: "Sequence[ToolView]", *, parameters: bool) -> "Renderable
     from mesh.cli.render import first_line, table
 
     if not views:
-        return Text("no tools are here. `mesh agents` shows who is")
+        return Text("no tools are here that you may call. `mesh agents` shows who is here")
     if not parameters:
         return table(
             ("agent", "tool", "what it does"), [(view.agent, view.name, view.title or first_line(view.description)) for view in views]

@@ -47,6 +47,8 @@ def call(
     ] = None,
     state_dir: options.StateDir = None,
     broker: options.Broker = None,
+    name: options.Name = None,
+    credentials: options.Credentials = None,
     as_json: options.Json = False,
 ) -> None:
     """Call a tool of an agent and print its result."""
@@ -62,7 +64,7 @@ def call(
         from mesh.cli.arguments import build, needs_schema
         from mesh.cli.render import content_text, print_json, print_text
 
-        async with joined(state_dir, broker, quiet=as_json, timeout=timeout) as mesh:
+        async with joined(state_dir, broker, name, credentials, quiet=as_json, timeout=timeout) as mesh:
             schema = await _schema(mesh, agent, tool) if needs_schema(pairs) else None
             arguments = build(pairs, schema, start)
             line = ProgressLine()

@@ -6,6 +6,7 @@ import typer
 
 from mesh.cli import options
 from mesh.cli.running import execute
+from mesh.subjects import OPERATOR
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -19,7 +20,13 @@ Example: mesh doctor --broker nats://127.0.0.1:4222 --json
 """
 
 
-def doctor(state_dir: options.StateDir = None, broker: options.Broker = None, as_json: options.Json = False) -> None:
+def doctor(
+    state_dir: options.StateDir = None,
+    broker: options.Broker = None,
+    name: options.Name = None,
+    credentials: options.Credentials = None,
+    as_json: options.Json = False,
+) -> None:
     """Check Python, nats-server, state directory, broker, topology, agents and journal. Exit code 1 if something fails."""
 
     async def work() -> int:
@@ -27,7 +34,7 @@ def doctor(state_dir: options.StateDir = None, broker: options.Broker = None, as
         from mesh.settings import make_settings
 
         logging.configure(stderr=None)
-        settings = make_settings(state_dir=state_dir, broker=broker)
+        settings = make_settings(OPERATOR, state_dir=state_dir, broker=broker, name=name, credentials=credentials)
         found: list[checks.Check] = []
         console = render.console()
 

@@ -55,6 +55,8 @@ def calls(
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on and show each call as it ends, until Ctrl-C.")] = False,
     state_dir: options.StateDir = None,
     broker: options.Broker = None,
+    name: options.Name = None,
+    credentials: options.Credentials = None,
     as_json: options.Json = False,
 ) -> None:
     """Show calls: time, who called whom, duration, outcome, correlation id. JSON is one object a line."""
@@ -68,8 +70,8 @@ def calls(
         from mesh.cli import render
 
         console = render.console()
-        async with joined(state_dir, broker, quiet=as_json, name=OPERATOR) as mesh:
-            found = Journal(mesh.connection, mesh.subjects).calls(
+        async with joined(state_dir, broker, name, credentials, quiet=as_json, usually=OPERATOR) as mesh:
+            found = Journal(mesh.connection, mesh.subjects, mesh.readers.of_stream).calls(
                 agent=agent, caller=caller, target=target, tool=tool, outcome=outcome.value if outcome else None,
                 since_ns=since_ns, until_ns=until_ns, correlation_id=correlation_id, last=last, follow=follow,
             )  # fmt: skip
@@ -89,6 +91,8 @@ def show(
     correlation_id: Annotated[str, typer.Argument(metavar="ID", help="Correlation id, as `mesh journal` shows it.", show_default=False)],
     state_dir: options.StateDir = None,
     broker: options.Broker = None,
+    name: options.Name = None,
+    credentials: options.Credentials = None,
     as_json: options.Json = False,
 ) -> None:
     """Show one call in full: the request and every frame that came back."""
@@ -98,8 +102,8 @@ def show(
         from mesh.cli import render
         from mesh.errors import ConfigError
 
-        async with joined(state_dir, broker, quiet=as_json, name=OPERATOR) as mesh:
-            exchange = await Journal(mesh.connection, mesh.subjects).show(correlation_id)
+        async with joined(state_dir, broker, name, credentials, quiet=as_json, usually=OPERATOR) as mesh:
+            exchange = await Journal(mesh.connection, mesh.subjects, mesh.readers.of_stream).show(correlation_id)
         if exchange is None:
             raise ConfigError(
                 f"the journal holds no call {correlation_id!r}", hint="`mesh journal` lists calls; its oldest go when it is full"
@@ -112,15 +116,21 @@ def show(
     execute(work, as_json=as_json)
 
 
-def check(state_dir: options.StateDir = None, broker: options.Broker = None, as_json: options.Json = False) -> None:
+def check(
+    state_dir: options.StateDir = None,
+    broker: options.Broker = None,
+    name: options.Name = None,
+    credentials: options.Credentials = None,
+    as_json: options.Json = False,
+) -> None:
     """Read the whole journal and say what is missing or does not belong there. Exit code 1 if anything does."""
 
     async def work() -> int:
         from mesh.audit.journal import Journal
         from mesh.cli import render
 
-        async with joined(state_dir, broker, quiet=as_json, name=OPERATOR) as mesh:
-            found = await Journal(mesh.connection, mesh.subjects).check()
+        async with joined(state_dir, broker, name, credentials, quiet=as_json, usually=OPERATOR) as mesh:
+            found = await Journal(mesh.connection, mesh.subjects, mesh.readers.of_stream).check()
         if as_json:
             render.print_json(found.as_dict())
         else:

@@ -78,12 +78,22 @@ def error_dict(error: MeshError) -> dict[str, Any]:
 
 @asynccontextmanager
 async def joined(
-    state_dir: Path | None, broker: str | None, *, quiet: bool, timeout: float | None = None, name: str | None = None
+    state_dir: Path | None,
+    broker: str | None,
+    name: str | None = None,
+    credentials: Path | None = None,
+    *,
+    quiet: bool,
+    timeout: float | None = None,
+    usually: str | None = None,
 ) -> "AsyncIterator[Mesh]":
-    """On the mesh that the options name. `quiet`: no log line on stderr, whatever happens. `name`: as whom, if not as the settings say."""
+    """On the mesh that the options name. `quiet`: no log line on stderr, whatever happens. `usually`: as whom, where neither an option nor
+    a variable says it."""
     from mesh.cli.logging import configure
     from mesh.node import Mesh
+    from mesh.settings import make_settings
 
     configure(stderr=None if quiet else logging.WARNING)
-    async with Mesh(name=name, state_dir=state_dir, broker=broker, timeout=timeout) as mesh:
+    settings = make_settings(usually, state_dir=state_dir, broker=broker, name=name, credentials=credentials, timeout=timeout)
+    async with Mesh(settings=settings) as mesh:
         yield mesh

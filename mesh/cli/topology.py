@@ -21,6 +21,8 @@ def plan(
     check: Annotated[bool, typer.Option("--check", help="Exit with 1 if anything has to be done.")] = False,
     state_dir: options.StateDir = None,
     broker: options.Broker = None,
+    name: options.Name = None,
+    credentials: options.Credentials = None,
     as_json: options.Json = False,
 ) -> None:
     """Show what `apply` would do. Changes nothing."""
@@ -31,7 +33,7 @@ def plan(
         from mesh.topology import Kind, declare
         from mesh.topology import plan as make_plan
 
-        async with joined(state_dir, broker, quiet=as_json, name=OPERATOR) as mesh:
+        async with joined(state_dir, broker, name, credentials, quiet=as_json, usually=OPERATOR) as mesh:
             declared = declare(mesh.settings.prefix)
             actions = make_plan(declared, await read_actual(JetStream(mesh.connection), declared), prune=prune)
         _print(actions, as_json=as_json)
@@ -45,6 +47,8 @@ def apply(
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask before something is deleted.")] = False,
     state_dir: options.StateDir = None,
     broker: options.Broker = None,
+    name: options.Name = None,
+    credentials: options.Credentials = None,
     as_json: options.Json = False,
 ) -> None:
     """Make the broker have what the mesh declares. Nothing is deleted but with --prune."""
@@ -56,7 +60,7 @@ def apply(
         from mesh.topology import Kind, declare
         from mesh.topology import plan as make_plan
 
-        async with joined(state_dir, broker, quiet=as_json, name=OPERATOR) as mesh:
+        async with joined(state_dir, broker, name, credentials, quiet=as_json, usually=OPERATOR) as mesh:
             js, declared = JetStream(mesh.connection), declare(mesh.settings.prefix)
             actions = make_plan(declared, await read_actual(js, declared), prune=prune)
             doomed = [action.name for action in actions if action.kind is Kind.DELETE]

@@ -19,7 +19,8 @@ Traps answered:
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from functools import partial
 from typing import Final, NamedTuple
 
 import structlog
@@ -29,6 +30,7 @@ from mesh.errors import ApiError, BrokerUnavailable
 from mesh.link.connection import Connection, Message
 from mesh.link.jetstream import API, PASSING, JetStream, parse_delivery
 from mesh.link.pull import PullLoop
+from mesh.subjects import rights_api
 from mesh.topology import ConsumerSpec
 
 BATCH: Final = 2000
@@ -53,6 +55,16 @@ class Stored(NamedTuple):
     time_ns: int
 
 
+MakeConsumer = Callable[[ConsumerSpec], Awaitable[str]]
+"""Has such a consumer made, and returns its name, which may be another. BrokerUnavailable where that cannot be done now."""
+
+
+async def make_consumer(js: JetStream, spec: ConsumerSpec) -> str:
+    """Raises ApiError, BrokerUnavailable, Denied."""
+    await js.api(f"CONSUMER.CREATE.{spec.stream}.{spec.name}", {"stream_name": spec.stream, "config": spec.config()})
+    return spec.name
+
+
 async def read_stream(
     connection: Connection,
     stream: str,
@@ -63,13 +75,16 @@ async def read_stream(
     until_seq: int | None = None,
     follow: bool = False,
     patience: float | None = 30.0,
+    make: MakeConsumer | None = None,
 ) -> AsyncGenerator[list[Stored], None]:
     """Yield lists of messages: those that are there, up to `until_seq` if given, and with `follow` those that come.
 
-    `subjects` are filters that must not overlap; none means all. Raises BrokerUnavailable after `patience` seconds without the broker
-    (None: never), and ApiError where the stream is not there. Leave early through `contextlib.aclosing`: it removes the consumer at once.
+    `subjects` are filters that must not overlap; none means all. `make` makes the consumers for who has no right to.
+
+    Raises BrokerUnavailable after `patience` seconds without the broker (None: never), and ApiError where the stream is not there. Leave
+    early through `contextlib.aclosing`: it removes the consumer at once.
     """
-    reader = _Reader(connection, stream, subjects, start_seq, start_time_ns)
+    reader = _Reader(connection, stream, subjects, start_seq, start_time_ns, make)
     delay, lost_since = _FIRST_DELAY, None
     while True:
         try:
@@ -106,13 +121,20 @@ class _Reader:
     """Where the reading stands, over several consumers."""
 
     def __init__(
-        self, connection: Connection, stream: str, subjects: tuple[str, ...], start_seq: int | None, start_time_ns: int | None
+        self,
+        connection: Connection,
+        stream: str,
+        subjects: tuple[str, ...],
+        start_seq: int | None,
+        start_time_ns: int | None,
+        make: MakeConsumer | None,
     ) -> None:
         self.position = (start_seq or 1) - 1
         """The last stream sequence that was handed on, or skipped."""
         self.consumer = ""
         self._connection = connection
         self._js = JetStream(connection)
+        self._make = make or partial(make_consumer, self._js)
         self._stream = stream
         self._subjects = subjects
         self._start_time_ns = start_time_ns
@@ -139,8 +161,7 @@ class _Reader:
             memory=True,
             replicas=1,
         )
-        await self._js.api(f"CONSUMER.CREATE.{spec.stream}.{spec.name}", {"stream_name": spec.stream, "config": spec.config()})
-        self.consumer, self._next = spec.name, 1
+        self.consumer, self._next = await self._make(spec), 1
         return int(info["state"]["last_seq"])
 
     def accept(self, messages: list[Message], last: int | None) -> tuple[list[Stored], bool]:
@@ -159,8 +180,9 @@ class _Reader:
         return found, True
 
     def end(self) -> None:
-        """Remove the consumer, without waiting for the answer. If this is lost the server removes it itself a little later."""
-        if self.consumer and self._connection.connected:
+        """Remove the consumer, without waiting for the answer. If this is lost, or is not ours to do, the server does it a little later."""
+        verb, rights = f"CONSUMER.DELETE.{self._stream}.{self.consumer}", self._connection.rights
+        if self.consumer and self._connection.connected and (rights is None or rights.may_publish(rights_api(verb))):
             with contextlib.suppress(BrokerUnavailable):
-                self._connection.send(f"{API}CONSUMER.DELETE.{self._stream}.{self.consumer}", b"", self._connection.new_inbox())
+                self._connection.send(API + verb, b"", self._connection.new_inbox())
         self.consumer = ""

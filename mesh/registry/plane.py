@@ -7,12 +7,12 @@ Calls and deliveries go on while none runs; several may run side by side, since 
   is marked as lost for an hour, so that people see who died. A heartbeat that expired is a hung instance and is marked the same way.
 - **Callers that are gone.** The same events say that a caller is gone; the instances are told, and stop its work (`mesh.registry.gone`).
 - **Questions.** A probe to `mesh` with a name in its body gets the live instances of that name, or the names that come close. Readers of
-  buckets are made for those who may not make consumers. Micro discovery is answered from the directory.
+  buckets, and of the journal for auditors, are made for those who may not make consumers (`mesh.registry.readers`). Micro discovery is
+  answered from the directory.
 """
 
 import asyncio
 import json
-import secrets
 from contextlib import AsyncExitStack
 from functools import partial
 from typing import Any, Final, Self
@@ -25,16 +25,19 @@ from mesh.link.buckets import Bucket
 from mesh.link.call import Call
 from mesh.link.connection import Connection, Message
 from mesh.link.jetstream import JetStream
-from mesh.link.reconcile import ensure, reconcile
+from mesh.link.reader import INACTIVE, make_consumer
+from mesh.link.reconcile import reconcile
+from mesh.policy.lines import worth_a_line
 from mesh.registry import micro
 from mesh.registry.directory import Directory
 from mesh.registry.gone import GRACE, Departures, caller_of
+from mesh.registry.readers import make_reader, secret_name
 from mesh.registry.sight import RightsOf, Sight
 from mesh.subjects import CONTROL_PLANE, Subjects
-from mesh.topology import HEALTH, REGISTRY, declare, reader_spec
+from mesh.topology import HEALTH, JOURNAL, REGISTRY, ConsumerSpec, declare
 from mesh.wire import control
-from mesh.wire.entries import JournalPolicy, Loss, ProbeAnswer, ProbeQuestion, read
-from mesh.wire.jsonrpc import Frame, dumps
+from mesh.wire.entries import JournalPolicy, Loss, ProbeAnswer, ProbeQuestion, ReaderQuestion, read
+from mesh.wire.jsonrpc import Frame, dumps, locate
 
 SWEEP: Final = 5.0
 """Seconds between two looks for entries without a heartbeat. One that is found twice counts as lost."""
@@ -48,16 +51,6 @@ LOST_SECONDS: Final = 3600
 """How long the registry shows an instance that went without a word."""
 
 _log = structlog.get_logger("mesh.plane")
-
-
-async def make_reader(js: JetStream, bucket: str, keys: tuple[str, ...] = (">",)) -> str:
-    """Make a reader of these keys of a bucket, and return its name. For those who may create consumers; others ask the control plane.
-
-    Who knows the name may pull, and the broker cannot hold a reader to one user. So the name is a secret that cannot be guessed.
-    """
-    name = f"reader-{secrets.token_hex(16)}"
-    await ensure(js, reader_spec(bucket, name, keys))
-    return name
 
 
 class ControlPlane:
@@ -74,6 +67,7 @@ class ControlPlane:
         self._health = Bucket(self._js, HEALTH)
         self.directory = Directory(self._js, subjects, partial(make_reader, self._js), self._on_change)
         self._departures = Departures(connection, subjects)
+        self.refused = 0
         self._tasks: set[asyncio.Task[None]] = set()
         self._stack = AsyncExitStack()
 
@@ -128,17 +122,22 @@ class ControlPlane:
 
     async def _make_reader(self, call: Call) -> None:
         try:
-            bucket = json.loads(call.frame.raw)["params"]["bucket"]
-        except (ValueError, KeyError, RecursionError) as problem:
-            call.fail(control.INVALID_PARAMS, f"which bucket? {problem}")
-            return
-        if bucket not in (REGISTRY, HEALTH):
-            call.fail(control.INVALID_PARAMS, f"there is no bucket {bucket!r} to read")
-            return
-        try:
-            self._answer(call, {"consumer": await make_reader(self._js, bucket, self._sight.keys(call.caller, bucket))})
-        except MeshError as error:
-            call.refuse(error)
+            params = locate(call.frame.raw, "params")
+            asked = read(ReaderQuestion, b"{}" if params is None else call.frame.raw[slice(*params)])
+            if asked.bucket in (REGISTRY, HEALTH):
+                consumer = await make_reader(self._js, asked.bucket, self._sight.keys(call.caller, asked.bucket))
+            elif asked.stream == JOURNAL:
+                self._sight.check_reads(call.caller, asked.stream)
+                consumer = await make_consumer(self._js, _stream_reader(asked))
+            else:
+                call.fail(control.INVALID_PARAMS, f"nobody may read {asked.bucket or asked.stream!r}")
+                return
+        except MalformedMessage as problem:
+            call.fail(control.INVALID_PARAMS, problem.message)
+        except MeshError as problem:
+            call.refuse(problem)
+        else:
+            self._answer(call, {"consumer": consumer})
 
     def _answer(self, call: Call, result: dict[str, Any]) -> None:
         call.finish(b'{"jsonrpc":"2.0","id":' + dumps(call.id) + b',"result":' + dumps(result) + b"}")
@@ -157,7 +156,10 @@ class ControlPlane:
             client, server, reason = int(event["client"]["id"]), str(event["server"]["id"]), str(event.get("reason", ""))
             caller = caller_of(event["client"])
         except (ValueError, KeyError, TypeError):
-            _log.warning("a disconnect event that cannot be read", body=message.body[:200].decode("utf-8", "replace"))
+            self.refused += 1
+            if worth_a_line(self.refused):
+                said = message.body[:200].decode("utf-8", "replace")
+                _log.warning("a disconnect event that cannot be read", body=said, count=self.refused)
             return
         if caller is not None:
             self._departures.left(caller, reason)
@@ -230,3 +232,18 @@ class ControlPlane:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+
+
+def _stream_reader(asked: ReaderQuestion) -> ConsumerSpec:
+    return ConsumerSpec(
+        stream=asked.stream,
+        name=secret_name(),
+        filters=asked.filters,
+        durable=False,
+        ack="none",
+        start_seq=asked.start_seq,
+        start_time_ns=None if asked.start_seq is not None else asked.start_time_ns,
+        inactive_threshold=INACTIVE,
+        memory=True,
+        replicas=1,
+    )

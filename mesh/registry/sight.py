@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 from mesh.errors import Denied
 from mesh.policy.rights import Permissions
-from mesh.subjects import Subjects
+from mesh.subjects import EACH, Subjects, rights_api
 from mesh.topology import REGISTRY
 
 RightsOf = Callable[[str], Permissions]
@@ -33,3 +33,16 @@ class Sight:
         if not keys:
             raise Denied(f"{caller!r} may not read {bucket!r}: no rule of its roles lets it see an agent")
         return (">",) if "*.*" in keys else keys
+
+    def check_reads(self, caller: str, stream: str) -> None:
+        """Raises Denied where `caller` may not pull from readers of a stream."""
+        if self._rights_of is None:
+            return
+        subject = rights_api(f"CONSUMER.MSG.NEXT.{stream}.{EACH}")
+        if not self._rights_of(caller).may_publish(subject):
+            action = f"read {stream.lower()}"
+            raise Denied(
+                f"{caller!r} may not {action}: no rule of its roles allows it",
+                hint=f"`mesh auth explain {caller} '{action}'` says which roles would",
+                subject=subject,
+            )

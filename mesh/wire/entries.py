@@ -67,6 +67,17 @@ class ProbeAnswer(_Wire):
     """Where nobody has that name: the names that come close."""
 
 
+class ReaderQuestion(_Wire):
+    """The params of `mesh/reader`: a reader of a bucket, as far as the asker may see it, or of a stream, from a sequence or a time on."""
+
+    bucket: str = ""
+    stream: str = ""
+    filters: Annotated[tuple[str, ...], Field(max_length=16)] = ()
+    """Subjects of the stream, which may not overlap; none: all."""
+    start_seq: Annotated[int, Field(ge=1, lt=2**63)] | None = None
+    start_time_ns: Annotated[int, Field(ge=0, lt=2**63)] | None = None
+
+
 class Client(_Wire):
     """The broker's own name for a connection: how a disconnect event is matched to an instance."""
 
