@@ -15,6 +15,7 @@ from functools import partial
 from typing import Any, Final
 
 import uvicorn
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from bridge.config import HttpSpec
 from bridge.connect import Connected
@@ -25,6 +26,7 @@ from bridge.ports.param_headers import ParamCheck
 from bridge.web.app import App, Look
 from bridge.web.endpoint import Endpoint
 from bridge.web.guard import Guard
+from bridge.web.one_write import OneWrite
 from bridge.web.tls import Place, place_of
 from mesh import Mesh
 from mesh.errors import ConfigError, MeshError, PortTaken
@@ -110,6 +112,11 @@ class _Server(uvicorn.Server):
         yield
 
 
+class _Http(HttpToolsProtocol):
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(OneWrite(transport))  # type: ignore[arg-type]
+
+
 @asynccontextmanager
 async def _running(
     app: App, endpoint: Endpoint, listener: socket.socket, spec: HttpSpec, context: ssl.SSLContext | None
@@ -118,7 +125,7 @@ async def _running(
         app,
         interface="asgi3",
         lifespan="off",
-        http="httptools",
+        http=_Http,
         ws="websockets-sansio",
         ws_max_size=spec.most_bytes,
         ws_ping_interval=PING,
