@@ -27,7 +27,7 @@ T = TypeVar("T")
 class Broker:
     """A broker on free ports, with a state directory of its own. All methods are synchronous."""
 
-    def __init__(self, state_dir: Path, *, bare: bool = False) -> None:
+    def __init__(self, state_dir: Path, *, bare: bool = False, **options: Any) -> None:
         self._environment = pytest.MonkeyPatch()
         trust: dict[str, str] = {}
         config: Path | None = None
@@ -38,7 +38,7 @@ class Broker:
             for name in ("mesh", "operator", "local"):
                 self.authority.issue(name, roles_of(name))
             trust = server_trust(self.authority)
-        self.server = EmbeddedServer(state_dir, trust=trust, config=config, port=0, monitor_port=0, websocket_port=0)
+        self.server = EmbeddedServer(state_dir, trust=trust, config=config, port=0, monitor_port=0, websocket_port=0, **options)
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="test-broker")
         self._thread.start()

@@ -9,7 +9,7 @@ from mesh import admin
 from mesh.audit.journal import Journal
 from mesh.cli.checks import Check, fail, failed, ok, warn
 from mesh.errors import BrokerUnavailable, MeshError
-from mesh.link.address import without_userinfo
+from mesh.link.address import hosts, is_loopback, without_userinfo
 from mesh.link.jetstream import JetStream
 from mesh.link.reconcile import read_actual
 from mesh.link.server_log import loss_in, tail
@@ -40,7 +40,10 @@ async def live(settings: Settings) -> AsyncIterator[Check]:
         return
     try:
         yield ok("broker", f"nats-server {mesh.connection.server_version} with JetStream at {without_userinfo(url)}")
-        yield await _pins(settings)
+        if not (mesh.connection.secure or all(map(_here, hosts(url)))):
+            yield warn("TLS", "what is said to the broker travels in the clear", "let it listen with TLS, and name it tls://…")
+        async for check in _server(settings):
+            yield check
         yield await _topology(mesh)
         async for check in _present(mesh):
             yield check
@@ -58,21 +61,46 @@ def _unreachable(url: str, error: MeshError, settings: Settings) -> Check:
     return failed("broker", error)
 
 
-async def _pins(settings: Settings) -> Check:
-    """What the server itself says of the settings that the mesh relies on."""
+async def _server(settings: Settings) -> AsyncIterator[Check]:
+    """What the server itself says: of the settings that the mesh relies on, and of who reaches it."""
     name = "broker's settings"
     conf = "use nats-server.conf of this project, or take over its `feature_flags` block"
     try:
         monitor = "" if settings.broker is not None else str(read_runtime(settings.state_dir).get("monitor", ""))
         if not monitor:
-            return warn(name, "unknown: the address of its monitoring is not known here", f"see that js_ack_fc_v2 is false there: {conf}")
+            yield warn(name, "unknown: the address of its monitoring is not known here", f"see that js_ack_fc_v2 is false there: {conf}")
+            return
         said = await asyncio.to_thread(monitor_page, monitor, "/varz", 5.0)
     except BrokerUnavailable as error:
-        return warn(name, error.message, f"see that js_ack_fc_v2 is false there: {conf}")
+        yield warn(name, error.message, f"see that js_ack_fc_v2 is false there: {conf}")
+        return
     flags = said.get("feature_flags") or {}
     if flags.get("js_ack_fc_v2") is not False:
-        return fail(name, "js_ack_fc_v2 is not pinned to false", conf)
-    return ok(name, f"js_ack_fc_v2 is off, max_payload {said.get('max_payload')}")
+        yield fail(name, "js_ack_fc_v2 is not pinned to false", conf)
+    else:
+        yield ok(name, f"js_ack_fc_v2 is off, max_payload {said.get('max_payload')}")
+    if listeners := in_the_clear(said):
+        what = f"it listens beyond this machine without TLS: {', '.join(listeners)}"
+        yield fail("broker's listeners", what, "`mesh auth tls`, then `mesh up --listen`; or the tls block of nats-server.conf")
+
+
+def in_the_clear(varz: dict[str, Any]) -> list[str]:
+    """The listeners that others reach without TLS, as the server says it of itself."""
+    socket = varz.get("websocket") or {}
+    found = {
+        f"clients on {varz.get('host')}": _here(str(varz.get("host", ""))) or varz.get("tls_required"),
+        f"WebSocket on {socket.get('host')}": not socket.get("port") or _here(str(socket.get("host", ""))) or not socket.get("no_tls"),
+        f"monitoring on {varz.get('http_host')}": not varz.get("http_port") or _here(str(varz.get("http_host", ""))),
+    }
+    return [where for where, good in found.items() if not good]
+
+
+def _here(host: str) -> bool:
+    """Whether only this machine is reached there; of a name that is not said."""
+    try:
+        return is_loopback(host)
+    except MeshError:
+        return False
 
 
 async def _topology(mesh: Mesh) -> Check:

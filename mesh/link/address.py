@@ -3,6 +3,7 @@
 import ipaddress
 import re
 from typing import Final
+from urllib.parse import urlsplit
 
 from mesh.errors import ConfigError
 
@@ -26,6 +27,11 @@ def is_loopback(host: str) -> bool:
     except ValueError:
         hint = "give 127.0.0.1, 0.0.0.0 (every address of this machine), or one of its addresses"
         raise ConfigError(f"{host!r} is no address to listen on", hint=hint) from None
+
+
+def hosts(url: str) -> list[str]:
+    """The hosts of an address, or of several."""
+    return [urlsplit(each if "://" in each else f"nats://{each}").hostname or "" for each in url.split(",")]
 
 
 def without_userinfo(url: str) -> str:

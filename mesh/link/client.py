@@ -70,11 +70,16 @@ class _Tcp(TcpTransport):
         writer = self._io_writer
         if writer is None:
             return
+        # A task of its own: a timeout around the writer's future would cancel that future, for everybody who ever waits for it.
+        closed = asyncio.create_task(writer.wait_closed(), name="end of a connection")
         try:
-            async with asyncio.timeout(LAST_WORDS):
-                await writer.wait_closed()
-        except TimeoutError:
-            writer.transport.abort()
+            await asyncio.wait({closed}, timeout=LAST_WORDS)
+        finally:
+            if not closed.done():
+                writer.transport.abort()
+        await asyncio.wait({closed}, timeout=LAST_WORDS)
+        if closed.done():
+            closed.result()
 
 
 class FastClient(Client):
@@ -150,10 +155,14 @@ class FastClient(Client):
             self._transport = WebSocketTransport() if s.uri.scheme in ("ws", "wss") else _Tcp()  # type: ignore[no-untyped-call]
         await super()._connect_to_server(s)
 
+    @property
+    def secure(self) -> bool:
+        return isinstance(self._transport, _Tcp | WebSocketTransport) and self._transport.secure
+
     def _connect_command(self) -> bytes:
         """The first that we send, and who we are. nats-py believes a broker that says, in the clear, that it has no TLS: so might anybody
         on the way say."""
-        if self._must_be_secure and not cast(_Tcp | WebSocketTransport, self._transport).secure:
+        if self._must_be_secure and not self.secure:
             raise NotSecure("the broker does not speak TLS")
         return super()._connect_command()
 

@@ -237,6 +237,11 @@ class Connection:
     def max_payload(self) -> int:
         return self._client.max_payload
 
+    @property
+    def secure(self) -> bool:
+        """Whether it goes over TLS."""
+        return self._client.secure
+
     def on_up(self, callback: Callable[[], None]) -> Callable[[], None]:
         """Call `callback` after each reconnection, when the subscriptions are in place again. What is returned takes it off again."""
         self._up.append(callback)
