@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Final, Self
 
 from mesh import clock
-from mesh.errors import ApiError, CallError, ConfigError, Denied, NoSuchAgent
+from mesh.errors import CallError, ConfigError
 from mesh.identity.book import RightsBook
 from mesh.identity.finding import find_credentials
 from mesh.link.call import Handler
@@ -31,8 +31,9 @@ from mesh.link.responder import Responder
 from mesh.link.targets import Target
 from mesh.policy.admission import AT_ONCE
 from mesh.registry.directory import Directory
-from mesh.registry.plane import PLANE_JOURNAL, ControlPlane, make_reader
+from mesh.registry.plane import PLANE_JOURNAL, ControlPlane
 from mesh.registry.presence import Presence
+from mesh.registry.readers import Readers
 from mesh.rpc import Progress, build_request, read_response
 from mesh.settings import Settings, installed_version, make_settings
 from mesh.subjects import ANY, CONTROL_PLANE, NAME_KEYS, Subjects
@@ -40,6 +41,9 @@ from mesh.wire.entries import InstanceEntry, JournalPolicy, ProbeAnswer
 from mesh.wire.jsonrpc import Frame
 
 VERSION: Final = installed_version()
+
+READER_SECONDS: Final = 5.0
+"""For the control plane to make a reader, which takes it milliseconds."""
 
 
 class Mesh:
@@ -72,6 +76,7 @@ class Mesh:
         self.connection: Connection
         self.exchanges: Exchanges
         self.reach: Reach
+        self.readers: Readers
         self._shared_heart = heart
         self._heart: Heart
         self._stack = AsyncExitStack()
@@ -82,6 +87,7 @@ class Mesh:
             self.connection = await stack.enter_async_context(await self._open_connection())
             self.exchanges = Exchanges(self.connection, self.subjects, self.name)
             self.reach = Reach(self.connection, self.subjects, self.name)
+            self.readers = Readers(self.connection, partial(self.request, CONTROL_PLANE, "mesh/reader", timeout=READER_SECONDS))
             await self.exchanges.start()
             stack.push_async_callback(self.exchanges.close)
             self._heart = self._shared_heart or Heart()
@@ -244,23 +250,7 @@ class Mesh:
 
     def directory(self, on_change: Callable[[str, str, str], None] | None = None) -> Directory:
         """A live copy of who is there: `async with mesh.directory() as directory`."""
-        return Directory(JetStream(self.connection), self.subjects, self._make_reader, on_change)
-
-    async def _make_reader(self, bucket: str) -> str:
-        """Only the control plane may make consumers. Where none runs and nothing forbids it, we make our own."""
-        try:
-            result = await self.request(CONTROL_PLANE, "mesh/reader", {"bucket": bucket}, timeout=5.0)
-            return str(result["consumer"])
-        except NoSuchAgent as nobody:
-            try:
-                return await make_reader(JetStream(self.connection), bucket)
-            except ApiError as error:
-                raise ConfigError(
-                    f"the broker has no bucket {bucket!r}: {error}", hint="start `mesh up`, or run `mesh topology apply`"
-                ) from None
-            except Denied:
-                nobody.hint = "no control plane runs that could show who is there: start `mesh up`"
-                raise nobody from None
+        return Directory(JetStream(self.connection), self.subjects, self.readers.of_bucket, on_change)
 
     async def _open_connection(self) -> Connection:
         url, tls = self.settings.broker_url(), self.settings.broker_tls()

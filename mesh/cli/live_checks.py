@@ -17,7 +17,7 @@ from mesh.link.server_program import monitor_page
 from mesh.link.state_dir import StateDir
 from mesh.node import Mesh
 from mesh.settings import Settings, read_runtime
-from mesh.subjects import CONTROL_PLANE, OPERATOR
+from mesh.subjects import CONTROL_PLANE
 from mesh.topology import Kind, declare, plan
 
 JOURNAL_SECONDS: Final = 60.0
@@ -34,7 +34,7 @@ async def live(settings: Settings) -> AsyncIterator[Check]:
     except MeshError:
         return
     try:
-        mesh = await Mesh(settings=settings.model_copy(update={"name": OPERATOR})).__aenter__()
+        mesh = await Mesh(settings=settings).__aenter__()
     except MeshError as error:
         yield _unreachable(url, error, settings)
         return
@@ -159,7 +159,7 @@ async def _journal(mesh: Mesh) -> Check:
     name = "journal"
     try:
         async with asyncio.timeout(JOURNAL_SECONDS):
-            found = await Journal(mesh.connection, mesh.subjects).check()
+            found = await Journal(mesh.connection, mesh.subjects, mesh.readers.of_stream).check()
     except TimeoutError:
         return warn(name, f"reading all of it takes longer than {JOURNAL_SECONDS:g} s", "mesh journal check")
     except MeshError as error:
