@@ -66,10 +66,10 @@ async def expose(mesh: Mesh, spec: AgentSpec, make_port: PortFactory, *, on_even
     )
     answer = ProbeAnswer(agent=spec.name, instance=instance, journal=spec.journal_policy).encode()
 
-    def on_probe(_caller: str, body: bytes) -> bytes:
+    def on_probe(caller: str, body: bytes) -> bytes:
         if body:
             with contextlib.suppress(MeshError):
-                exposed.heard_session(read(ProbeQuestion, body))
+                exposed.heard_session(caller, read(ProbeQuestion, body))
         return answer
 
     try:

@@ -112,7 +112,7 @@ class Exposed:
             self._waiting.remove(call)
 
     def on_message(self, caller: str, reply: str, frame: Frame) -> None:
-        session = self._sessions.get(reply)
+        session = self._sessions.get(caller, reply)
         if frame.method == control.CLOSED:
             if session is not None:
                 self._sessions.end(session, "the host has left")
@@ -125,9 +125,9 @@ class Exposed:
         """A host is gone, and with it its sessions."""
         self._sessions.end_of(caller, connection)
 
-    def heard_session(self, question: ProbeQuestion) -> None:
-        """The host of a session gave a sign of life."""
-        self._sessions.heard(question.session, back=question.back)
+    def heard_session(self, caller: str, question: ProbeQuestion) -> None:
+        """The host of a session gave a sign of life. That of another caller's session is none."""
+        self._sessions.heard(caller, question.session, back=question.back)
 
     def _wait(self, call: Call) -> None:
         if len(self._waiting) >= MOST_WAITING:

@@ -60,8 +60,10 @@ class Sessions:
         if self._shared is not None:
             await self._shared.close()
 
-    def get(self, reply: str) -> AnySession | None:
-        return self._sessions.get(reply)
+    def get(self, caller: str, reply: str) -> AnySession | None:
+        """One of the caller's own."""
+        session = self._sessions.get(reply)
+        return session if session is not None and session.opener.caller == caller else None
 
     def open(self, call: Call, facts: Facts | None) -> None:
         """For an `initialize` call. `facts`: None where the server has not been reached yet."""
@@ -82,9 +84,9 @@ class Sessions:
             else:
                 self._begin(Session(self._agent, call, self._make_port(), self._connected, self.end, on_answer), call)
 
-    def heard(self, reply: str, *, back: bool) -> None:
+    def heard(self, caller: str, reply: str, *, back: bool) -> None:
         """The host of a session gave a sign of life. `back`: it was away, and may have missed what was said."""
-        if (session := self._sessions.get(reply)) is not None:
+        if (session := self.get(caller, reply)) is not None:
             session.heard_at = clock.monotonic()
             if back or session.outgoing.cut:
                 session.outgoing.say_again()

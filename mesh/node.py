@@ -37,6 +37,7 @@ from mesh.registry.readers import Readers
 from mesh.rpc import Progress, build_request, read_response
 from mesh.settings import Settings, installed_version, make_settings
 from mesh.subjects import ANY, CONTROL_PLANE, NAME_KEYS, Subjects
+from mesh.topology import REGISTRY
 from mesh.wire.entries import InstanceEntry, JournalPolicy, ProbeAnswer
 from mesh.wire.jsonrpc import Frame
 
@@ -222,7 +223,9 @@ class Mesh:
             on_probe=on_probe or (lambda _caller, _body: answer),
             on_gone=on_gone,
         )
-        presence = Presence(self.connection, self._heart, self._open_connection, said, responder)
+        presence = Presence(
+            self.connection, self._heart, self._open_connection, said, responder, self.subjects.bucket_copy(REGISTRY, agent)
+        )
         try:
             await presence.enter()
             yield presence

@@ -139,7 +139,7 @@ def test_who_may_not_follow_all_agents_follows_those_that_it_calls() -> None:
     few, every = (expand(compile_scope(policy, roles, SUBJECTS), "me", ()) for roles in (["r"], ["r", "host"]))
     assert few.narrow(wanted) == ("mesh.v1.registry.git.*", "mesh.v1.registry.time.*")
     assert every.narrow(wanted) == (wanted,)
-    assert permissions_of("agent").narrow(wanted) == ()
+    assert permissions_of("agent").narrow(wanted) == ("mesh.v1.registry.me.*",)
 
 
 # rules as they are written

@@ -7,7 +7,7 @@ import pytest
 
 from mesh import Mesh
 from mesh.errors import InstanceLost, OutcomeUnknown
-from mesh.wire.entries import ProbeAnswer, ProbeQuestion, read
+from mesh.wire.entries import ProbeQuestion
 from tests.helpers import CUT_WARNINGS, Proxy, Recorder, back, finish, hold, live, lost, serving, watching
 
 
@@ -31,7 +31,7 @@ def holders() -> tuple[Recorder, Recorder]:
 async def known(mesh: Mesh, name: str) -> None:
     """Wait until the control plane knows who answers to a name."""
     question = ProbeQuestion(about=name).encode()
-    while not read(ProbeAnswer, await mesh.exchanges.probes.ask("mesh", question, 5)).instances:  # noqa: ASYNC110
+    while not (await mesh.exchanges.probes.ask("mesh", question, 5)).instances:  # noqa: ASYNC110
         await asyncio.sleep(0.01)
 
 

@@ -218,7 +218,7 @@ STREAM_CHANGES = {
     "subject_transform": ("s.*", "u.{{wildcard(1)}}"),
     "republish": ("s.>", "copy.>"),
     "allow_direct": True,
-    "allow_rollup_hdrs": False,
+    "allow_rollup_hdrs": True,
     "allow_msg_ttl": True,
     "deny_delete": True,
     "deny_purge": True,

@@ -49,7 +49,7 @@ from mesh.policy.lines import worth_a_line
 from mesh.policy.repeat import safe_to_repeat
 from mesh.subjects import ANY, Call, Subjects, escape
 from mesh.wire import control
-from mesh.wire.jsonrpc import Frame, peek_final, scan
+from mesh.wire.jsonrpc import Frame, of_the_broker, peek_final, scan
 
 SILENCE: Final = 3.5
 """Seconds without any frame after which a caller asks. Working frames come every two; with `ASKED` a hung instance is known in under
@@ -231,6 +231,8 @@ class Exchanges:
                 _check_belongs(exchange.id, frame, message.headers)
         except MalformedMessage as error:
             self._refuse(exchange, str(error))
+            if of_the_broker(message.body):
+                return
             self._fail(exchange, CallError(f"{exchange.target.name} answered what is no JSON-RPC message: {error}"))
             return
         except Refused as error:
@@ -277,7 +279,8 @@ class Exchanges:
                 channel.on_frame(frame)
         except (MalformedMessage, Refused) as error:
             self.refused += 1
-            _log.warning("frame refused", session=message.subject, why=str(error))
+            if worth_a_line(self.refused):
+                _log.warning("frame refused", session=message.subject, why=str(error), count=self.refused)
 
     def _on_own(self, exchange: Exchange, frame: Frame) -> None:
         holder = control.read_holder(frame.raw)

@@ -38,6 +38,9 @@ LIMIT: Final = 64 * 1024 * 1024
 MOST_BYTES: Final = 256 * 1024 * 1024
 """Bytes that one end holds for all its bodies, sent and received. Over it a body is refused as busy."""
 
+MOST_BYTES_EACH: Final = 128 * 1024 * 1024
+"""Of these, what it receives from one name: one that announces bodies and never sends them leaves room for the others."""
+
 PATIENCE: Final = 2.0
 ATTEMPTS: Final = 5
 """After so many seconds without a chunk it is asked for again, so many times in a row."""
@@ -171,6 +174,9 @@ class Parts:
             if stub.size > self.limit:
                 raise TooLarge(f"a body of {stub.size} bytes is over the mesh's limit", limit=self.limit)
             self._hold(stub.size)
+            if sum(each.stub.size for each in self._fetches.values() if each.peer == peer) + stub.size > MOST_BYTES_EACH:
+                self._held -= stub.size
+                raise Busy(f"too many large bodies of {peer} at once", retry_after=1.0)
         except MeshError as problem:
             done(problem)
             return

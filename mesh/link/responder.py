@@ -34,7 +34,7 @@ from mesh.link.wheel import Wheel
 from mesh.policy.admission import AT_ONCE, Admission, Verdict
 from mesh.policy.lines import worth_a_line
 from mesh.policy.memory import Fate, Memory, Peer
-from mesh.subjects import ANSWER, ANY, Gone, Record, Subjects, escape, tail, unescape
+from mesh.subjects import ANSWER, ANY, Gone, Record, Subjects, client_name, escape, tail, unescape
 from mesh.wire import control
 from mesh.wire.bodies import End, read_end
 from mesh.wire.entries import JournalPolicy
@@ -62,6 +62,12 @@ MOST_UNSENT: Final = 10_000
 
 MOST_PEERS: Final = 10_000
 """Connections remembered at once."""
+
+MOST_EACH: Final = 750
+"""Of these, connections of one caller; and calls of one caller that are held at once, so that of 1,000 places to wait in it leaves some."""
+
+LONGEST_ID: Final = 2_048
+"""Characters of an exchange's id: the caller's name, and two short tokens."""
 
 MOST_CANCELLED: Final = 1_000
 KEEP_CANCELLED: Final = 30.0
@@ -102,6 +108,8 @@ class Responder:
         self._admission: Admission[Call] = Admission(at_once)
         self._memory = Memory()
         self._running: dict[str, Call] = {}
+        self._held: dict[str, int] = {}
+        """How many of those each caller has."""
         self._cancelled: dict[str, OrderedDict[str, float]] = {}
         self._parts = Parts(connection, subjects, agent, instance)
         self._wheel: Wheel[Call] = Wheel(self._on_due)
@@ -186,18 +194,20 @@ class Responder:
             self._tell_fate(prefix + exchange, call_id, fate)
             return
         if prefix[:-1] not in self._memory.peers:
-            if len(self._memory.peers) >= MOST_PEERS:
+            if len(self._memory.peers) >= MOST_PEERS or self._memory.peers_of(caller) >= MOST_EACH:
                 self._expire(now)
-            if len(self._memory.peers) >= MOST_PEERS:
-                why = f"{self.agent} remembers {MOST_PEERS} connections and takes no more"
+            most = MOST_PEERS if len(self._memory.peers) >= MOST_PEERS else MOST_EACH if self._memory.peers_of(caller) >= MOST_EACH else 0
+            if most:
+                why = f"{self.agent} remembers {most} connections{f' of {caller}' * (most == MOST_EACH)} and takes no more"
                 self.emit(message.reply, error(dumps(call_id), control.MESH_ERROR, why, {"mesh": Busy.code, "retry_after": 10.0}))
                 return
-            self._memory.peers[prefix[:-1]] = peer
+            self._memory.remember(prefix[:-1], peer)
         self._memory.begin(peer, exchange, now)
         call = Call(self, frame, caller, target, prefix, exchange, peer)
         call.started_ns = clock.wall_ns()
         call.heard_at, call.timeout = now, timeout
         self._running[call_id] = call
+        self._held[caller] = self._held.get(caller, 0) + 1
         call.mode = self.journal.mode(frame.method or "", frame.name)
         if quiet is (call.mode == "full"):
             call.refuse(
@@ -205,7 +215,7 @@ class Responder:
             )
         elif self._take_cancelled(caller, call_id, now):
             call.fail(control.REQUEST_TIMEOUT, "cancelled before it arrived", {"mesh": "cancelled"})
-        elif len(self._running) > MOST_HELD:
+        elif len(self._running) > MOST_HELD or self._held.get(caller, 0) > MOST_EACH:
             self._refuse_busy(call)
         else:
             self._wheel.add(call, min(now + FIRST_WORKING, self._next_look(call, now)))
@@ -267,12 +277,15 @@ class Responder:
                 raise Refused("a notice whose body is not the notification in its subject")
             if frame.method == "notifications/cancelled":
                 self._cancel(caller, frame)
-            elif frame.method == control.RESUME:
-                hushed = message.reply.startswith(f"{self._subjects.root}hush.")
+                return
+            hushed = message.reply.startswith(f"{self._subjects.root}hush.")
+            if frame.method == control.RESUME:
                 peer, prefix, _ = self._peer(caller, target, hushed, message)
                 self._resume(peer, prefix, control.read_resume(frame.raw))
-            else:
-                self._handler.on_message(caller, message.reply, frame)
+                return
+            if message.reply:  # it names the session that the notice belongs to: one of the caller's own
+                self._peer(caller, target, hushed, message)
+            self._handler.on_message(caller, message.reply, frame)
         except (Refused, MalformedMessage, TooLarge) as problem:
             self._refuse(message, problem)
 
@@ -292,10 +305,11 @@ class Responder:
         """The control plane says that a caller is gone (ADR 6): nobody waits for what runs for it."""
         try:
             gone = self._subjects.parse(message.subject)
+            if not isinstance(gone, Gone) or not control.says_gone(message.body, client_name(gone.agent, gone.connection)):
+                raise Refused("not the control plane's word that a caller is gone")
         except Refused as problem:
             self._refuse(message, problem)
             return
-        assert isinstance(gone, Gone)
         for call in list(self._running.values()):
             if call.caller == gone.agent and call.peer.connection == escape(gone.connection):
                 self._give_up(call, "its caller is gone", Disconnected.code)
@@ -338,8 +352,8 @@ class Responder:
 
     def _cancel(self, caller: str, frame: Frame) -> None:
         call_id = str(frame.cancels)
-        if not call_id.startswith(escape(caller) + "."):
-            raise Refused("the cancellation of another caller's exchange", exchange=call_id)
+        if not call_id.startswith(escape(caller) + ".") or len(call_id) > LONGEST_ID:
+            raise Refused("the cancellation of another caller's exchange", exchange=call_id[:LONGEST_ID])
         call = self._running.get(call_id)
         if call is not None:
             call.cancellation = frame.raw
@@ -431,7 +445,11 @@ class Responder:
     def _remember(self, call: Call, raw: bytes) -> None:
         call.ended = True
         self.served += 1
-        self._running.pop(call.id, None)
+        if self._running.pop(call.id, None) is not None:
+            if left := self._held[call.caller] - 1:
+                self._held[call.caller] = left
+            else:
+                del self._held[call.caller]
         self._wheel.remove(call)
         if call.timeout is not None and (following := self._admission.end(call.caller, call)) is not None:
             asyncio.get_running_loop().call_soon(self._run, following)

@@ -14,10 +14,12 @@ from typing import Final
 
 from mesh import clock
 from mesh.errors import BrokerUnavailable, CallTimeout, InstanceLost, MalformedMessage, NoResponders, NoSuchAgent
+from mesh.link.buckets import gone
 from mesh.link.connection import Connection, Message, Subscription
 from mesh.link.probes import Probes
 from mesh.subjects import CONTROL_PLANE, Subjects
-from mesh.wire.entries import HEALTH_TTL_SECONDS, HEARTBEAT_SECONDS, JournalPolicy, ProbeAnswer, ProbeQuestion, read
+from mesh.topology import HEALTH, bucket_subject
+from mesh.wire.entries import HEALTH_TTL_SECONDS, HEARTBEAT_SECONDS, Health, JournalPolicy, ProbeAnswer, ProbeQuestion, read
 
 MOST_TARGETS: Final = 1_000
 """Names watched at once; the one that was called longest ago makes room."""
@@ -152,7 +154,7 @@ class Targets:
     async def _probe(self, name: str) -> ProbeAnswer:
         for patience in PROBES:
             try:
-                return read(ProbeAnswer, await self._probes.ask(name, b"", patience))
+                return await self._probes.ask(name, b"", patience)
             except NoResponders:
                 raise NoSuchAgent(f"nobody answers to {name!r}", hint="`mesh agents` shows who is there") from None
             except CallTimeout:
@@ -163,8 +165,8 @@ class Targets:
         """What the control plane knows of a name: its instances, or the names that come close. Nothing, where no control plane runs."""
         question = ProbeQuestion(about=name).encode()
         try:
-            return read(ProbeAnswer, await self._probes.ask(CONTROL_PLANE, question, PLANE))
-        except (NoResponders, CallTimeout, BrokerUnavailable, MalformedMessage):
+            return await self._probes.ask(CONTROL_PLANE, question, PLANE)
+        except (NoResponders, CallTimeout, BrokerUnavailable):
             return ProbeAnswer(agent=CONTROL_PLANE, instance="")
 
     async def _drop(self, name: str) -> None:
@@ -173,16 +175,18 @@ class Targets:
             await watch.unsubscribe()
 
     def _on_health(self, agent: str, message: Message) -> None:
-        instance = message.subject.rpartition(".")[2]
+        owner, instance = message.subject.split(".")[-2:]
         headers = message.headers or {}
+        if headers.get("Nats-Subject") != bucket_subject(HEALTH, f"{owner}.{instance}"):
+            return  # not the broker's copy of the bucket
         target = self._targets.get(agent)
-        if not message.body or "Nats-Marker-Reason" in headers or "KV-Operation" in headers:
+        if gone(headers):
             if target is not None:
                 target.instances -= {instance}
                 if not target.instances:
                     target.fresh_until = 0.0
             self._on_gone(agent, instance)
-        elif target is not None:
+        elif target is not None and _beats(message.body):
             now = clock.monotonic()
             target.fresh_until = now + BEATEN
             if instance not in target.instances:
@@ -197,3 +201,12 @@ class Targets:
             target.fresh_until = target.watched_since = 0.0
             target.instances = frozenset()
             target.complete = False
+
+
+def _beats(body: bytes) -> bool:
+    """Whether it is a heartbeat. The broker can be made to put an answer of its own under anybody's key (docs/security.md)."""
+    try:
+        read(Health, body)
+    except MalformedMessage:
+        return False
+    return True

@@ -5,7 +5,7 @@ seconds and `MOST_IDS`. Where a bound cut something off, the memory says so (`FO
 for "it never ran". A connection counts its exchanges, so everything after the last number that was cut off is still known for sure.
 """
 
-from collections import deque
+from collections import Counter, deque
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Final
@@ -43,11 +43,20 @@ class Memory:
 
     def __init__(self, *, most_bytes: int = MOST_BYTES, most_ids: int = MOST_IDS) -> None:
         self.peers: dict[str, Peer] = {}
+        self._of_caller: Counter[str] = Counter()
         self._most_bytes = most_bytes
         self._most_ids = most_ids
         self._bytes = 0
         self._frames: deque[tuple[float, Peer, str]] = deque()
         self._ids: deque[tuple[float, Peer, str]] = deque()
+
+    def peers_of(self, caller: str) -> int:
+        return self._of_caller[caller]
+
+    def remember(self, key: str, peer: Peer) -> None:
+        """A connection that is not known yet."""
+        self.peers[key] = peer
+        self._of_caller[peer.caller] += 1
 
     def begin(self, peer: Peer, exchange: str, now: float) -> None:
         """Note that an exchange runs. Ask `fate` first."""
@@ -82,7 +91,10 @@ class Memory:
             self._drop_id()
         if len(self.peers) > 64:
             for key in [key for key, peer in self.peers.items() if not peer.ids and now >= peer.kept_until]:
-                del self.peers[key]
+                caller = self.peers.pop(key).caller
+                self._of_caller[caller] -= 1
+                if not self._of_caller[caller]:
+                    del self._of_caller[caller]
 
     def _trim(self) -> None:
         while self._bytes > self._most_bytes and self._frames:

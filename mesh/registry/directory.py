@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from functools import partial
-from typing import Self, TypeVar
+from typing import Final, Self, TypeVar
 
 import structlog
 
@@ -14,13 +14,17 @@ from mesh.errors import MalformedMessage
 from mesh.link.buckets import Entry
 from mesh.link.jetstream import JetStream
 from mesh.link.view import BucketView
+from mesh.policy.lines import worth_a_line
 from mesh.subjects import CONTROL_PLANE, Subjects, key_of
 from mesh.topology import HEALTH, REGISTRY
-from mesh.wire.entries import Health, InstanceEntry, read
+from mesh.wire.entries import HEALTH_TTL_SECONDS, Health, InstanceEntry, read
 
 T = TypeVar("T", InstanceEntry, Health)
 
 _log = structlog.get_logger("mesh.registry")
+
+OVERDUE_NS: Final = 2 * HEALTH_TTL_SECONDS * 1_000_000_000
+"""A heartbeat that is so much older than the newest one of anybody has expired, whatever keeps its key."""
 
 MakeReader = Callable[[str], Awaitable[str]]
 """Has a reader of a bucket made for this process, and returns its name."""
@@ -66,6 +70,10 @@ class Directory:
         self._stack = AsyncExitStack()
         self._entries: dict[str, InstanceEntry] = {}
         self._health: dict[str, tuple[Health, int]] = {}
+        self._latest_ns = 0
+        """When the newest heartbeat of anybody was stored."""
+        self.refused = 0
+        """Values that were no entries, or under another's key."""
 
     async def __aenter__(self) -> Self:
         async with AsyncExitStack() as stack:
@@ -128,44 +136,54 @@ class Directory:
         return found[0] if found else None
 
     def silent(self) -> tuple[str, ...]:
-        """Entries that are not marked as lost and have no heartbeat."""
-        return tuple(key for key, entry in self._entries.items() if entry.lost is None and key not in self._health)
+        """Entries that are not marked as lost and have no heartbeat, or none since others have beaten for long."""
+        since = self._latest_ns - OVERDUE_NS
+        found = self._health
+        return tuple(key for key, entry in self._entries.items() if entry.lost is None and (key not in found or found[key][1] < since))
 
     def keys_of_client(self, server: str, client: int) -> tuple[str, ...]:
         """Whose heartbeats name this connection of the broker."""
         return tuple(key for key, (health, _) in self._health.items() if health.client.id == client and health.client.server == server)
 
     def _on_registry(self, key: str, entry: Entry | None, reason: str) -> None:
-        found = _read(InstanceEntry, key, entry)
-        if found is None:
+        found = self._read(InstanceEntry, key, entry)
+        if found is not None:
+            self._entries[key] = found
+        elif entry is None:
             self._entries.pop(key, None)
         else:
-            self._entries[key] = found
+            return
         self._tell(REGISTRY, key, reason)
 
     def _on_health(self, key: str, entry: Entry | None, reason: str) -> None:
-        found = _read(Health, key, entry)
-        if found is None or entry is None:
+        found = self._read(Health, key, entry)
+        self._latest_ns = max(self._latest_ns, entry.time_ns if entry is not None else 0)
+        if found is not None and entry is not None:
+            self._health[key] = (found, entry.time_ns)
+        elif entry is None:
             self._health.pop(key, None)
         else:
-            self._health[key] = (found, entry.time_ns)
+            return
         self._tell(HEALTH, key, reason)
+
+    def _read(self, model: type[T], key: str, entry: Entry | None) -> T | None:
+        """A value that says another name than its key is nobody's: the key is what the broker enforces. What cannot be read is no word of
+        its owner's (the broker can be made to put an answer of its own under any key), so what the owner has said before goes on."""
+        if entry is None:
+            return None
+        try:
+            found = read(model, entry.value)
+            if key_of(found.agent, found.instance) != key:
+                raise MalformedMessage("an entry under another's key")
+        except MalformedMessage as error:
+            self.refused += 1
+            if worth_a_line(self.refused):
+                _log.warning("a bucket holds what is no entry", key=key, why=str(error), count=self.refused)
+            return None
+        return found
 
     def _tell(self, what: str, key: str, reason: str) -> None:
         if self._on_change is not None:
             self._on_change(what, key, reason)
 
 
-def _read(model: type[T], key: str, entry: Entry | None) -> T | None:
-    """A value that says another name than its key is nobody's: the key is what the broker enforces."""
-    if entry is None:
-        return None
-    try:
-        found = read(model, entry.value)
-    except MalformedMessage as error:
-        _log.warning("a bucket holds what is no entry", key=key, why=str(error))
-        return None
-    if key_of(found.agent, found.instance) != key:
-        _log.warning("an entry under another's key", key=key, agent=found.agent)
-        return None
-    return found

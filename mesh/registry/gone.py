@@ -14,7 +14,8 @@ import structlog
 from mesh.crypto import jwt
 from mesh.errors import BrokerUnavailable, CallTimeout, ConfigError, NoResponders, Refused
 from mesh.link.connection import Connection
-from mesh.subjects import CONTROL_PLANE, Gone, Subjects, read_client_name, unescape
+from mesh.subjects import CONTROL_PLANE, Gone, Subjects, client_name, read_client_name, unescape
+from mesh.wire import control
 
 GRACE: Final = 0.6
 """Seconds to come back for a connection that the broker ended (rights that were renewed, a client that was too slow): the client lives, and
@@ -81,7 +82,7 @@ class Departures:
             await self._connection.request(f"{replies}there", b"", timeout=ANSWER_SECONDS)
         except NoResponders:
             await asyncio.sleep(SETTLE)
-            self._connection.send(self._subjects.build(Gone(agent, token)), b"")
+            self._connection.send(self._subjects.build(Gone(agent, token)), control.gone(client_name(agent, token)))
             _log.debug("caller gone", agent=agent, connection=token, why=reason)
         except (CallTimeout, BrokerUnavailable):
             return  # it is there, and answers nothing; or we are not

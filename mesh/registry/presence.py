@@ -11,15 +11,16 @@ from typing import Final, Literal
 import structlog
 
 from mesh import clock
-from mesh.errors import BrokerError, MeshError
-from mesh.link.buckets import Bucket
-from mesh.link.connection import Connection
+from mesh.errors import BrokerError, MalformedMessage, MeshError
+from mesh.link.buckets import Bucket, gone
+from mesh.link.connection import Connection, Message, Subscription
 from mesh.link.heart import Heart, OpenConnection
 from mesh.link.jetstream import JetStream
 from mesh.link.responder import Responder
+from mesh.policy.lines import worth_a_line
 from mesh.subjects import key_of
 from mesh.topology import HEALTH, REGISTRY, bucket_subject
-from mesh.wire.entries import HEALTH_TTL_SECONDS, Client, Health, InstanceEntry
+from mesh.wire.entries import HEALTH_TTL_SECONDS, Client, Health, InstanceEntry, read
 
 BUCKET_SECONDS: Final = 3.0
 """How long to wait for buckets that are not there. A control plane makes them within one."""
@@ -31,9 +32,11 @@ class Presence:
     """One instance. `enter` once, `leave` once; `update` when what the server offers has changed."""
 
     def __init__(
-        self, connection: Connection, heart: Heart, open_connection: OpenConnection, entry: InstanceEntry, responder: Responder
+        self, connection: Connection, heart: Heart, open_connection: OpenConnection, entry: InstanceEntry, responder: Responder, copies: str
     ) -> None:
+        """`copies`: where the broker says what it has stored of this agent in the registry."""
         self.entry = entry
+        self.overwritten = 0
         self.state: Literal["up", "degraded"] = "up"
         self._connection = connection
         self._heart = heart
@@ -44,11 +47,15 @@ class Presence:
         self._registry = Bucket(js, REGISTRY)
         self._key = key_of(entry.agent, entry.instance)
         self._subject = bucket_subject(HEALTH, self._key)
+        self._copies = copies
+        self._copy: Subscription | None = None
         self._detach: Callable[[], None] | None = None
         self._again: asyncio.Task[None] | None = None
 
     async def enter(self) -> None:
         """Be there. Raises BrokerError where the buckets are missing (`mesh topology apply`, or no control plane has run yet)."""
+        if self._connection.rights is None or self._connection.rights.may_subscribe(self._copies):
+            self._copy = await self._connection.subscribe(self._copies, self._on_copy)
         await self._write_first()
         self._heart.add(self._subject, self._beat, self._open_connection)
         self._detach = self._connection.on_up(self._rewrite)
@@ -68,6 +75,8 @@ class Presence:
             await asyncio.gather(self._again, return_exceptions=True)
         self._heart.remove(self._subject)
         try:
+            if self._copy is not None:
+                await self._copy.unsubscribe()
             await self._responder.stop()
             await self._registry.delete(self._key)
             await self._health.delete(self._key)
@@ -106,6 +115,20 @@ class Presence:
                 await asyncio.sleep(0.2)
             else:
                 return
+
+    def _on_copy(self, message: Message) -> None:
+        """The broker can be made to put an answer of its own under our key. Then we say again what belongs there; a heartbeat does so by
+        itself."""
+        headers = message.headers or {}
+        if headers.get("Nats-Subject") != bucket_subject(REGISTRY, self._key) or gone(headers):
+            return
+        try:
+            read(InstanceEntry, message.body)
+        except MalformedMessage:
+            self.overwritten += 1
+            if worth_a_line(self.overwritten):
+                _log.warning("our registry entry was overwritten", agent=self.entry.agent, count=self.overwritten)
+            self._rewrite()
 
     def _rewrite(self) -> None:
         if self._again is None or self._again.done():

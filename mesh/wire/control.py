@@ -1,4 +1,4 @@
-"""The mesh's own words on the wire: four notifications, two headers, one error code.
+"""The mesh's own words on the wire: five notifications, two headers, one error code.
 
 The notifications are JSON-RPC like everything else, so that the journal reads one language. They travel between bridges and never reach
 an MCP client or server.
@@ -9,6 +9,7 @@ an MCP client or server.
 | resume                          | calling → serving | exchanges                            | "my connection broke; what of these?"    |
 | unknown                         | serving → calling | exchange, agent, instance, forgotten | "it never ran here", unless `forgotten`   |
 | closed                          | calling → serving |                                      | "the host has left: end its session"     |
+| gone                            | plane → instances | caller                               | "nobody waits for its calls any more"    |
 """
 
 import json
@@ -23,6 +24,7 @@ WORKING: Final = OWN + "working"
 RESUME: Final = OWN + "resume"
 UNKNOWN: Final = OWN + "unknown"
 CLOSED: Final = OWN + "closed"
+GONE: Final = OWN + "gone"
 
 EXCHANGE_HEADER: Final = "Mesh-Exchange"
 """The exchange of a frame whose body does not name it (a log message, a server's request)."""
@@ -70,6 +72,16 @@ def resume(exchanges: list[str]) -> bytes:
 
 def closed() -> bytes:
     return _notification(CLOSED, {})
+
+
+def gone(caller: str) -> bytes:
+    """The control plane's word on `gone.{caller}`: agent and connection, as tokens. The broker can be made to write its own answers to any
+    subject, with or without a body, but not to write this."""
+    return _notification(GONE, {"caller": caller})
+
+
+def says_gone(raw: bytes, caller: str) -> bool:
+    return raw == gone(caller)
 
 
 def cancelled(exchange: str, reason: str) -> bytes:

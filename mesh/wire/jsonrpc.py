@@ -150,6 +150,16 @@ def peek_final(line: bytes) -> Frame | None:
     return Frame(line, kind, id=found.group(1).decode(), id_span=(found.start(1) - 1, found.end(1) + 1))
 
 
+def of_the_broker(body: bytes) -> bool:
+    """Whether it may be an answer of the broker's own, which it can be made to write to any subject: nothing, or an object without
+    `jsonrpc`. So it says nothing of who owns the subject."""
+    try:
+        said = json.loads(body) if body else {}
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(said, dict) and "jsonrpc" not in said
+
+
 def dumps(value: Any) -> bytes:
     """JSON bytes as the mesh writes them: compact, and ASCII, so that reading them again is fastest."""
     return _encode(value).encode()

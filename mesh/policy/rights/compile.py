@@ -12,7 +12,7 @@ What each holder gets, and why. In the table `me` is the user's name and R each 
 |             | ask the broker what it may do                                    | the bridge checks by the same table              |
 | `ANSWER`    | take what is addressed to me (any instance), and to R (`any`)    | being called                                     |
 |             | publish `reply.*.me.…`, `hush.*.me.…`, `record.me.*`, those of R | frames, probes' answers, records                 |
-|             | write its keys in `registry` and `health`                        | being seen                                       |
+|             | write its keys in `registry` and `health`; hear `registry.me.*`  | being seen; repairing what is written over them  |
 | a rule on T | publish `call/quiet.T.*.me.…`, `probe.T.*.me`, `note.T.me.…`     | calls, their targets, cancelling, resuming       |
 |             | hear `health.T.*`, `registry.T.*`                                | a loss is known at once; its tools               |
 |             | pull from readers of the two buckets                             | who there is, as far as the reader's filter goes |
@@ -201,6 +201,7 @@ def _answer(subjects: Subjects) -> Entries:
     for name in (ME, MEMBER):
         yield from _publish(*subjects.rights_replies(EACH, name), subjects.rights_record(name))
     yield from _publish(*(bucket_subject(bucket, rights_key(ME)) for bucket in BUCKETS))
+    yield from _subscribe(subjects.rights_copy(REGISTRY, ME))
 
 
 def _browse(subjects: Subjects) -> Entries:
