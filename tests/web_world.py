@@ -26,8 +26,8 @@ BOTH = "application/json, text/event-stream"
 
 @asynccontextmanager
 async def front(broker_url: str, **spec: Any) -> AsyncIterator[str]:
-    """A front of its own; its base URL."""
-    async with serving(make_http(**spec), make_settings(broker=broker_url)) as url:
+    """A front of its own; its base URL. It asks for no tokens where `auth` does not say so."""
+    async with serving(make_http(**{"auth": "none", **spec}), make_settings(broker=broker_url)) as url:
         yield url
 
 

@@ -5,7 +5,8 @@
 | `/agents/{name}/mcp` | POST, GET, DELETE | MCP over streamable HTTP, the agent as if it were here |
 | `/agents/{name}/ws` | WebSocket | the same, one message a text frame |
 | `/mcp`, `/ws` | | the same for all agents as one |
-| `/health`, `/ready` | GET, HEAD | for supervisors |
+| `/health`, `/ready` | GET, HEAD | for supervisors; without a token |
+| `/.well-known/oauth-protected-resource`, and with one of the paths above behind it | GET, HEAD | how to get in; without a token |
 
 A plain ASGI callable: no framework stands between the server and the bytes, since each layer costs on every call.
 
@@ -15,12 +16,15 @@ Source: MCP basic/transports; observable behaviour follows the Python SDK's serv
 import asyncio
 import json
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Final
 from urllib.parse import unquote
 
 import structlog
 
 from bridge.web import rules
+from bridge.web.challenge import WELL_KNOWN
+from bridge.web.door import Door
 from bridge.web.endpoint import Asked, Endpoint
 from bridge.web.guard import Guard
 from bridge.web.outlet import Message, Receive, Send, respond
@@ -42,53 +46,85 @@ Look = Callable[[], dict[str, Any]]
 class App:
     """The application. `most_bytes`: of one body."""
 
-    def __init__(self, endpoint: Endpoint, look: Look, guard: Guard, *, most_bytes: int) -> None:
+    def __init__(self, endpoint: Endpoint, look: Look, guard: Guard, door: Door, *, most_bytes: int) -> None:
         self._endpoint = endpoint
+        self._door = door
         self._look = look
         self._guard = guard
         self._most_bytes = most_bytes
         self._routes: dict[bytes, tuple[str, str | None]] = {}
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
+        asked: Asked | None = None
         try:
             path: bytes = scope["raw_path"]
             kind, agent = self._routes.get(path) or self._route(path)
             asked = Asked(agent, scope["headers"], receive, send)
             refusal = self._guard.refusal(asked.headers.get(b"host"), asked.headers.get(b"origin"))
-            if scope["type"] == "websocket":
-                await self._endpoint.serve_socket(asked, scope, refusal or (None if kind == "ws" else (404, "Not Found")))
-                return
             problem = None if refusal is None else Problem(refusal[0], control.INVALID_REQUEST, refusal[1])
+            if problem is None and kind in ("mcp", "ws"):
+                problem = await self._let_in(asked, path, scope)
+            if scope["type"] == "websocket":
+                if problem is None and kind != "ws":
+                    problem = Problem(404, control.INVALID_REQUEST, "Not Found")
+                await self._endpoint.serve_socket(asked, scope, problem)
+                return
             if problem is None:
-                problem = await (self._on_mcp(scope["method"], asked) if kind == "mcp" else self._on_other(kind, scope["method"], send))
+                problem = await (self._on_mcp(scope["method"], asked) if kind == "mcp" else self._on_other(kind, scope["method"], asked))
             if problem is not None:
-                await respond(send, problem.status, list(problem.headers), problem.body())
+                await respond(asked.send, problem.status, list(problem.headers), problem.body())
         except Exception:
             _log.exception("a request failed", path=scope.get("path"))
             raise
+        finally:
+            if asked is not None and asked.guest is not None:
+                asked.guest.held -= 1
+
+    async def _let_in(self, asked: Asked, path: bytes, scope: Message) -> Problem | None:
+        """Find out who asks, and count it. From then on the user is held until the request ends."""
+        said = path.partition(b"?")[0].decode("latin-1")
+        gathered = asked.agent is None
+        entered = self._door.known(asked.headers, asked.pairs, said, gathered) or await self._door.enter(
+            asked.headers, asked.pairs, said, gathered, scope.get("client")
+        )
+        if isinstance(entered, Problem):
+            return entered
+        asked.guest, asked.until = entered
+        asked.guest.held += 1
+        if self._door.protected:
+            asked.denied = partial(self._door.denied, asked.headers, said)
+        problem, asked.send = self._door.limit(asked.guest, asked.send)
+        return problem
 
     def _route(self, path: bytes) -> tuple[str, str | None]:
-        """What a path is: its kind (`mcp`, `ws`, `health`, `ready`, or empty) and the agent's name."""
-        parts = path.partition(b"?")[0].decode("latin-1").split("/")[1:]
+        """What a path is: its kind (`mcp`, `ws`, `health`, `ready`, `metadata`, or empty) and the agent's name, or the path that metadata
+        is about."""
+        said = path.partition(b"?")[0].decode("latin-1")
+        parts = said.split("/")[1:]
         found: tuple[str, str | None] = ("", None)
         if len(parts) == 3 and parts[0] == "agents" and parts[1] and parts[2] in ("mcp", "ws"):
             found = (parts[2], unquote(parts[1]))
         elif len(parts) == 1 and parts[0] in ("health", "ready", "mcp", "ws"):
             found = (parts[0], None)
+        elif said == WELL_KNOWN or (said.startswith(WELL_KNOWN + "/") and self._route(path[len(WELL_KNOWN) :])[0] in ("mcp", "ws")):
+            found = ("metadata", said[len(WELL_KNOWN) :])
         if len(self._routes) >= MOST_ROUTES:
             self._routes.clear()
         self._routes[path] = found
         return found
 
-    async def _on_other(self, kind: str, method: str, send: Send) -> Problem | None:
-        if not kind:
+    async def _on_other(self, kind: str, method: str, asked: Asked) -> Problem | None:
+        if not kind or (kind == "metadata" and not self._door.protected):
             return Problem(404, control.INVALID_REQUEST, "Not Found: there is /agents/{name}/mcp, /mcp, /health and /ready")
         if kind == "ws":
             return Problem(426, control.INVALID_REQUEST, "Upgrade Required", headers=((b"upgrade", b"websocket"),))
         if method not in ("GET", "HEAD"):
             return Problem(405, control.INVALID_REQUEST, "Method Not Allowed", headers=((b"allow", b"GET, HEAD"),))
+        if kind == "metadata":
+            await respond(asked.send, 200, [(b"cache-control", b"max-age=60")], self._door.metadata(asked.headers, asked.agent or ""))
+            return None
         said = {"status": "ok"} if kind == "health" else self._look()
-        await respond(send, 200 if said.get("ready", True) else 503, [(b"cache-control", b"no-store")], json.dumps(said).encode())
+        await respond(asked.send, 200 if said.get("ready", True) else 503, [(b"cache-control", b"no-store")], json.dumps(said).encode())
         return None
 
     async def _body(self, headers: Headers, receive: Receive) -> bytes | Problem | None:

@@ -9,17 +9,20 @@ Source: MCP basic/transports; observable behaviour follows the Python SDK's serv
 """
 
 import asyncio
+import math
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
-from typing import Any, Final, Protocol
+from functools import partial
+from typing import Any, Final
 
-from bridge.host_link import HostLink
+from bridge.connect import LASTING
 from bridge.ports.param_headers import ParamCheck
 from bridge.web import rules
+from bridge.web.guests import Guest
 from bridge.web.outlet import HeaderList, Message, Outlet, Receive, Send, respond
 from bridge.web.rules import Headers, Problem
 from bridge.web.session import Session
-from bridge.web.socket import TRY_LATER, Socket
+from bridge.web.socket import POLICY, TRY_LATER, Socket
 from mesh import clock
 from mesh.errors import MalformedMessage, MeshError
 from mesh.wire import control
@@ -28,25 +31,32 @@ from mesh.wire.jsonrpc import Frame, Kind, scan
 WINDOW: Final = 2.0
 """Seconds for which an answer of the modern era may still become JSON, and an error have its status."""
 
+LONGEST_STREAM: Final = 86_400.0
+"""Seconds after which a client takes its stream up anew. A token that expires before ends it then."""
+
 SWEEP: Final = 5.0
 """Seconds between two looks for what is idle."""
 
 
-class MakeLink(Protocol):
-    """Makes a way to an agent, or to all of them (`agent` is None), for a caller. Raises MeshError."""
-
-    def __call__(self, caller: str, agent: str | None, send: Callable[[bytes], None], on_over: Callable[[MeshError], None]) -> HostLink: ...
-
-
 @dataclass(slots=True, eq=False)
 class Asked:
-    """A request: of which agent, with which headers, and the ways in and out."""
+    """A request: of which agent (None: all of them as one), with which headers, the ways in and out; and who asks, once that is known."""
 
     agent: str | None
     pairs: list[tuple[bytes, bytes]]
     receive: Receive
     send: Send
     headers: Headers = field(init=False)
+    guest: Guest | None = None
+    until: float = math.inf
+    """When the token expires that it came with, in seconds since 1970."""
+    denied: Callable[[], HeaderList] = list
+    """What an answer says besides, where the caller may not do what it asks for."""
+
+    @property
+    def user(self) -> Guest:
+        assert self.guest is not None
+        return self.guest
 
     def __post_init__(self) -> None:
         self.headers = dict(self.pairs)
@@ -55,18 +65,15 @@ class Asked:
 class Endpoint:
     """All that hosts have open: requests, sessions, sockets. `close` ends them."""
 
-    def __init__(
-        self, make_link: MakeLink, *, caller: Callable[[Headers], str], params: ParamCheck, most_sessions: int, idle: float
-    ) -> None:
-        """`caller` says who asks, by the request's headers. `idle`: seconds without a word, for sessions and sockets."""
-        self._make_link = make_link
-        self._caller = caller
+    def __init__(self, *, params: ParamCheck, most_sessions: int, idle: float) -> None:
+        """`idle`: seconds without a word, for sessions and sockets."""
         self._params = params
         self._most_sessions = most_sessions
         self._idle = idle
         self._sessions: dict[str, Session] = {}
-        self._sockets: set[Socket] = set()
-        self._outlets: set[Outlet] = set()
+        self._sockets: dict[Socket, Asked] = {}
+        self._outlets: dict[Outlet, tuple[Asked, bool]] = {}
+        """Responses of the modern era, and whether they last until somebody ends them."""
         self._ending: dict[Session, asyncio.Task[None]] = {}
 
     @property
@@ -81,9 +88,15 @@ class Endpoint:
             for session in list(self._sessions.values()):
                 if not session.requests and session.idle_since < before:
                     session.end("nothing happened on it for long")
-            for socket in list(self._sockets):
+            now = clock.wall_ns() / 1e9
+            for socket, asked in list(self._sockets.items()):
                 if socket.heard_at < before:
                     socket.end(1001, "nothing happened on it for long")
+                elif asked.until <= now:
+                    socket.end(POLICY, "the token has expired")
+            for outlet, (asked, lasts) in list(self._outlets.items()):
+                if lasts and asked.until <= now:
+                    outlet.end()
 
     async def close(self) -> None:
         for session in list(self._sessions.values()):
@@ -94,6 +107,21 @@ class Endpoint:
             outlet.end()
         if self._ending:
             await asyncio.wait(self._ending.values(), timeout=5.0)
+
+    async def dismiss(self, guest: Guest) -> None:
+        """A user is there no more: end all that is open for it."""
+        ending = [session for session in self._sessions.values() if session.guest is guest]
+        for session in ending:
+            session.end("its user is not admitted any more")
+        for socket, asked in list(self._sockets.items()):
+            if asked.guest is guest:
+                socket.end(POLICY, "this user is not admitted any more")
+        for outlet, (asked, _) in list(self._outlets.items()):
+            if asked.guest is guest:
+                outlet.end()
+        closing = [self._ending[session] for session in ending if session in self._ending]
+        if closing:
+            await asyncio.wait(closing, timeout=5.0)
 
     # HTTP
 
@@ -142,16 +170,16 @@ class Endpoint:
         if asked.agent is not None and (why := self._params.problem(asked.agent, frame, asked.pairs)) is not None:
             return Problem(400, rules.HEADER_MISMATCH, why, id=rules.id_of(frame))
         try:
-            link = self._make_link(self._caller(asked.headers), asked.agent, _drop, _ignore)
+            link = asked.user.link(asked.agent, _drop, _ignore)
         except MeshError as error:
             return _unavailable(frame, error)
         outlet = Outlet(asked.receive, asked.send)
-        self._outlets.add(outlet)
+        self._outlets[outlet] = asked, frame.method in LASTING
         try:
             link.take(frame, outlet.put)
-            await outlet.run(WINDOW, _modern_answer)
+            await outlet.run(WINDOW, partial(_modern_answer, asked))
         finally:
-            self._outlets.discard(outlet)
+            del self._outlets[outlet]
             await link.close()
         return None
 
@@ -165,7 +193,12 @@ class Endpoint:
         last = asked.headers.get(rules.LAST_EVENT)
         stream = session.resume(None if last is None else last.decode("latin-1"))
         if stream is not None:
-            await _served(session, session.listen(stream, asked.receive, asked.send))
+            left = min(max(asked.until - clock.wall_ns() / 1e9, 0.0), LONGEST_STREAM)
+            ending = asyncio.get_running_loop().call_later(left, session.hang_up, stream)
+            try:
+                await _served(session, session.listen(stream, asked.receive, asked.send))
+            finally:
+                ending.cancel()
             return None
         if last is None:
             return Problem(409, control.INVALID_REQUEST, "Conflict: Only one SSE stream is allowed per session")
@@ -183,12 +216,12 @@ class Endpoint:
     # sessions and sockets
 
     def _session(self, asked: Asked, id: bytes = b"null") -> Session | Problem:
-        """The session that a request names; only with the agent and the caller that it was made for."""
+        """The session that a request names; only with the agent and by the user that it was made for."""
         said = asked.headers.get(rules.SESSION)
         if said is None:
             return Problem(400, control.INVALID_REQUEST, "Bad Request: Missing session ID", id=id)
         session = self._sessions.get(said.decode("latin-1"))
-        if session is None or session.agent != asked.agent or session.caller != self._caller(asked.headers):
+        if session is None or session.agent != asked.agent or session.guest is not asked.guest:
             return Problem(404, control.INVALID_REQUEST, "Session not found", id=id)
         return session
 
@@ -196,12 +229,13 @@ class Endpoint:
         if len(self._sessions) >= self._most_sessions and self._end_one(list(self._sessions.values())) is None:
             data = {"mesh": "busy", "retry_after": 10.0}
             return Problem(503, control.MESH_ERROR, f"{self._most_sessions} sessions are open", data, rules.id_of(frame))
-        session = Session(asked.agent, self._caller(asked.headers), self._on_session_end, self._make_room)
+        session = Session(asked.agent, asked.user, self._on_session_end, self._make_room, asked.denied)
         try:
-            session.link = self._make_link(session.caller, asked.agent, session.on_message, session.on_over)
+            session.link = asked.user.link(asked.agent, session.on_message, session.on_over)
         except MeshError as error:
             return _unavailable(frame, error)
         self._sessions[session.id] = session
+        asked.user.held += 1
         return session
 
     def _make_room(self, session: Session, then: Callable[[], None]) -> bool:
@@ -222,22 +256,26 @@ class Endpoint:
     def _on_session_end(self, session: Session) -> None:
         self._sessions.pop(session.id, None)
         self._ending[session] = task = asyncio.create_task(session.link.close(), name="end of a session")
-        task.add_done_callback(lambda _: self._ending.pop(session))
+        task.add_done_callback(partial(self._on_session_closed, session))
 
-    async def serve_socket(self, asked: Asked, scope: Message, refusal: tuple[int, str] | None) -> None:
-        """A WebSocket, from its handshake to its end. `refusal`: why it is not to be."""
-        if refusal is None and len(self._sockets) >= self._most_sessions:
-            refusal = (503, "too many WebSockets are open")
+    def _on_session_closed(self, session: Session, _: asyncio.Task[None]) -> None:
+        del self._ending[session]
+        session.guest.held -= 1
+
+    async def serve_socket(self, asked: Asked, scope: Message, problem: Problem | None) -> None:
+        """A WebSocket, from its handshake to its end. `problem`: why it is not to be."""
+        if problem is None and len(self._sockets) >= self._most_sessions:
+            problem = Problem(503, control.MESH_ERROR, "too many WebSockets are open", {"mesh": "busy"})
         socket = Socket(asked.receive, asked.send)
-        if not await socket.accept(scope, refusal):
+        if not await socket.accept(scope, problem):
             return
-        self._sockets.add(socket)
+        self._sockets[socket] = asked
         try:
-            await socket.run(self._make_link(self._caller(asked.headers), asked.agent, socket.put, socket.on_over))
+            await socket.run(asked.user.link(asked.agent, socket.put, socket.on_over))
         except MeshError as error:
             await asked.send({"type": "websocket.close", "code": TRY_LATER, "reason": error.code})
         finally:
-            self._sockets.discard(socket)
+            del self._sockets[socket]
 
 
 async def _served(session: Session, work: Coroutine[Any, Any, None]) -> None:
@@ -249,8 +287,9 @@ async def _served(session: Session, work: Coroutine[Any, Any, None]) -> None:
         session.idle_since = clock.monotonic()
 
 
-def _modern_answer(raw: bytes) -> tuple[int, HeaderList]:
-    return rules.status_of(raw), []
+def _modern_answer(asked: Asked, raw: bytes) -> tuple[int, HeaderList]:
+    status = rules.status_of(raw)
+    return status, [] if status == 200 else rules.headers_of(raw, status, asked.denied)
 
 
 def _unavailable(frame: Frame, error: MeshError) -> Problem:

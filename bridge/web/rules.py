@@ -7,7 +7,8 @@ Source: MCP basic/transports, streamable HTTP, of 2025-11-25 and 2026-07-28. Cod
 """
 
 import json
-from collections.abc import Iterable, Mapping
+import math
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -53,7 +54,7 @@ STATUS: Final = {
 }
 """Of an error response that is the whole answer, in the modern era. Others have 200."""
 
-MESH_STATUS: Final = {"no_such_agent": 404, "too_large": 413, "busy": 503}
+MESH_STATUS: Final = {"permission_denied": 403, "no_such_agent": 404, "too_large": 413, "rate_limited": 429, "busy": 503}
 """The same for errors of the mesh, by `error.data.mesh`."""
 
 Headers = Mapping[bytes, bytes]
@@ -163,6 +164,15 @@ def mesh_status(raw: bytes) -> int:
     """The same where only errors of the mesh have a status of their own: before a session, in the handshake era."""
     data = _error(raw).get("data")
     return MESH_STATUS.get(str(data.get("mesh")), 200) if isinstance(data, dict) else 200
+
+
+def headers_of(raw: bytes, status: int, denied: Callable[[], list[tuple[bytes, bytes]]]) -> list[tuple[bytes, bytes]]:
+    """What an answer with such a status says besides: when to come again, or what the caller would have to bring."""
+    if status == 403:
+        return denied()
+    data = _error(raw).get("data")
+    wait = data.get("retry_after") if isinstance(data, dict) else None
+    return [(b"retry-after", b"%d" % max(1, math.ceil(wait)))] if isinstance(wait, int | float) and 0 <= wait < 1e6 else []
 
 
 def is_busy(raw: bytes) -> bool:

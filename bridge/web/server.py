@@ -1,4 +1,4 @@
-"""The front as a running server: uvicorn on one port, a participant of the mesh behind it.
+"""The front as a running server: uvicorn on one port, and behind it the participant `gateway` and those of its users.
 
 Beyond this machine it listens with TLS only (`bridge.web.tls`).
 """
@@ -9,29 +9,35 @@ import errno
 import logging
 import socket
 import ssl
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from contextlib import asynccontextmanager
-from functools import partial
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any, Final
 
+import structlog
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from bridge.config import HttpSpec
-from bridge.connect import Connected
-from bridge.gathered.gather import Gathered
-from bridge.gathered.roster import Roster
-from bridge.host_link import HostLink
+from bridge.ports.jwks import fetch_keys
 from bridge.ports.param_headers import ParamCheck
 from bridge.web.app import App, Look
+from bridge.web.challenge import Resource
+from bridge.web.door import Door
 from bridge.web.endpoint import Endpoint
-from bridge.web.guard import Guard
+from bridge.web.guard import LOOPBACK, Guard
+from bridge.web.guests import Guests
 from bridge.web.one_write import OneWrite
 from bridge.web.tls import Place, place_of
 from mesh import Mesh
-from mesh.errors import ConfigError, MeshError, PortTaken
+from mesh.errors import ConfigError, PortTaken
+from mesh.identity.issuers import Provider
+from mesh.identity.keyring import DIRECTORY, USERS
+from mesh.identity.tokens import Verifier
+from mesh.link.address import is_loopback
 from mesh.registry.directory import Directory
 from mesh.settings import Settings
+from mesh.subjects import GATEWAY
+from mesh.topology import REGISTRY
 
 MOST_CONNECTIONS: Final = 2_000
 """Connections at once; one more is answered with 503. Each open stream is one."""
@@ -42,36 +48,61 @@ KEEP_ALIVE: Final = 60.0
 PING: Final = 20.0
 """Seconds between pings of a WebSocket, and for its pong."""
 
+_log = structlog.get_logger("bridge.web")
+
 
 @asynccontextmanager
 async def serving(spec: HttpSpec, settings: Settings, look: Look | None = None) -> AsyncIterator[str]:
     """Serve until the block ends; yields the base URL. `look` says what `/ready` does; without it, whether the mesh is there.
 
-    Raises ConfigError, PortTaken, BrokerUnavailable.
+    The front itself is the participant `gateway`. Raises ConfigError, PortTaken, BrokerUnavailable.
     """
     place = place_of(spec, settings.state_dir)
     context = None if place.tls is None else place.tls.context()
     listener = _listen(place, spec.port)
     try:
-        async with Mesh(settings=settings.model_copy(update={"name": spec.caller})) as mesh, Roster(mesh) as roster:
-            params = ParamCheck(lambda agent: _tools(roster.directory, agent))
-            roster.listen(params.forget)
-            endpoint = Endpoint(
-                partial(_make_link, roster), caller=lambda _: spec.caller, params=params, most_sessions=spec.most_sessions, idle=spec.idle
+        async with AsyncExitStack() as stack:
+            mesh = await stack.enter_async_context(Mesh(settings=settings.model_copy(update={"name": GATEWAY})))
+            params = ParamCheck(lambda agent: _tools(directory, agent))
+            directory = mesh.directory(lambda what, *_: params.forget() if what == REGISTRY else None)
+            await stack.enter_async_context(directory)
+            bases = _bases(spec, place, listener.getsockname()[1])
+            guests = Guests(settings)
+            stack.push_async_callback(guests.close)
+            endpoint = Endpoint(params=params, most_sessions=spec.most_sessions, idle=spec.idle)
+            guests.on_leave = endpoint.dismiss
+            app = App(
+                endpoint,
+                look or (lambda: {"ready": mesh.connection.connected}),
+                Guard((*spec.hosts, *place.names), spec.origins),
+                _door(spec, settings, guests, bases),
+                most_bytes=spec.most_bytes,
             )
-            ready = look or (lambda: {"ready": mesh.connection.connected})
-            app = App(endpoint, ready, Guard((*spec.hosts, *place.names), spec.origins), most_bytes=spec.most_bytes)
-            async with _running(app, endpoint, listener, spec, context):
-                yield place.url(listener.getsockname()[1])
+            await stack.enter_async_context(_running(app, listener, spec, context, endpoint, guests))
+            yield bases[0]
     finally:
         listener.close()
 
 
-def _make_link(
-    roster: Roster, caller: str, agent: str | None, send: Callable[[bytes], None], on_over: Callable[[MeshError], None]
-) -> HostLink:
-    """A way to one agent, or to all of them as one. One participant calls for everybody, under one name."""
-    return Gathered(roster, send, on_over=on_over) if agent is None else Connected(roster.mesh, agent, send, on_over=on_over)
+def _door(spec: HttpSpec, settings: Settings, guests: Guests, bases: Sequence[str]) -> Door:
+    resource = Resource(bases, [each.issuer for each in spec.issuers])
+    if spec.auth == "none":
+        if not is_loopback(spec.host):
+            raise ConfigError(f"HTTP without tokens is served on this machine only, not on {spec.host}", hint='leave auth = "none" out')
+        _log.warning(
+            "HTTP asks nobody for a token: whoever reaches it calls as a participant of the mesh", url=bases[0], caller=spec.caller
+        )
+        return Door(None, guests, resource, nobody=spec.caller, rate=spec.rate)
+    providers = [Provider(each.as_issuer(), fetch_keys) for each in spec.issuers]
+    verifier = Verifier(spec.credentials or settings.state_dir / DIRECTORY / USERS, bases, providers)
+    return Door(verifier, guests, resource, rate=spec.rate)
+
+
+def _bases(spec: HttpSpec, place: Place, port: int) -> list[str]:
+    """The URLs of this front, the first one for clients: tokens are made for it. This machine has several names for itself."""
+    url = place.url(port)
+    names = (*LOOPBACK, *place.names)
+    return list(dict.fromkeys([*([spec.url] if spec.url else []), url, *(f"{url.partition(':')[0]}://{name}:{port}" for name in names)]))
 
 
 def _tools(directory: Directory, name: str) -> tuple[Mapping[str, Any], ...]:
@@ -119,7 +150,7 @@ class _Http(HttpToolsProtocol):
 
 @asynccontextmanager
 async def _running(
-    app: App, endpoint: Endpoint, listener: socket.socket, spec: HttpSpec, context: ssl.SSLContext | None
+    app: App, listener: socket.socket, spec: HttpSpec, context: ssl.SSLContext | None, endpoint: Endpoint, guests: Guests
 ) -> AsyncIterator[None]:
     config = uvicorn.Config(
         app,
@@ -144,14 +175,15 @@ async def _running(
         logging.getLogger(name).setLevel(logging.CRITICAL)  # the front logs what fails in it, and clients that misbehave are no news
     server = _Server(config)
     serving = asyncio.create_task(server.serve(sockets=[listener]), name="HTTP server")
-    sweeping = asyncio.create_task(endpoint.run(), name="HTTP sweeper")
+    sweeping = [asyncio.create_task(each.run(), name="HTTP sweeper") for each in (endpoint, guests)]
     try:
         await server.listens.wait()
         yield
     finally:
-        sweeping.cancel()
+        for task in sweeping:
+            task.cancel()
         for each in getattr(server, "servers", ()):
             each.close()
         await endpoint.close()
         server.should_exit = True
-        await asyncio.gather(serving, sweeping, return_exceptions=True)
+        await asyncio.gather(serving, *sweeping, return_exceptions=True)

@@ -25,8 +25,9 @@ from functools import partial
 from typing import Final
 
 from bridge.host_link import HostLink
+from bridge.web.guests import Guest
 from bridge.web.outlet import HeaderList, Outlet, Receive, Send
-from bridge.web.rules import PRIMED, REQUEST_CANCELLED, is_busy, mesh_status
+from bridge.web.rules import PRIMED, REQUEST_CANCELLED, headers_of, is_busy, mesh_status
 from mesh import clock
 from mesh.errors import MeshError
 from mesh.wire import control
@@ -73,14 +74,16 @@ class Session:
     def __init__(
         self,
         agent: str | None,
-        caller: str,
+        guest: Guest,
         on_end: "Callable[[Session], None]",
         make_room: "Callable[[Session, Callable[[], None]], bool]",
+        denied: Callable[[], HeaderList],
     ) -> None:
-        """`make_room` is asked when the agent takes no more sessions: whether another one ends for it, and what to do when it has."""
+        """`make_room` is asked when the agent takes no more sessions: whether another one ends for it, and what to do when it has.
+        `denied` is what an answer says besides where the user may not begin one."""
         self.id = secrets.token_urlsafe(24)
         self.agent = agent
-        self.caller = caller
+        self.guest = guest
         self.link: HostLink
         self.version = ""
         self.ended = False
@@ -89,6 +92,7 @@ class Session:
         self.idle_since = clock.monotonic()
         self._on_end = on_end
         self._make_room = make_room
+        self._denied = denied
         self._listened = False
         """Whether there was a GET once."""
         self._get = Stream(0)
@@ -213,6 +217,11 @@ class Session:
             if stream.outlet is outlet:
                 stream.outlet = None
 
+    def hang_up(self, stream: Stream) -> None:
+        """End the client's connection to a stream, which it may take up again."""
+        if stream.outlet is not None:
+            stream.outlet.end()
+
     def end(self, why: str) -> None:
         """End it from this side. What still runs is answered, and cancelled at the server when the link closes."""
         for stream in list(self._running.values()):
@@ -245,7 +254,8 @@ class Session:
 
     def _answer(self, raw: bytes) -> tuple[int, HeaderList]:
         if self.ended and not self.version:
-            return mesh_status(raw), []
+            status = mesh_status(raw)
+            return status, headers_of(raw, status, self._denied)
         if self.ended:
             # Only "there is no such session" lets a client begin anew by itself; what has maybe run must say so instead.
             return (404 if b'"session_lost"' in raw else 200), []

@@ -1,9 +1,10 @@
 """A host over WebSocket: one JSON-RPC message a text frame, both eras on one connection, as over stdio.
 
 The specification has no such transport; this one follows what it asks of custom ones. The subprotocol is `mcp`; a client that offers others
-only is refused, one that offers none is taken. Cancelling is the notification of that name; closing the connection cancels all.
-The server pings every 20 seconds and closes when no pong comes. A session that is over closes the connection with 1012, and a client
-begins anew.
+only is refused, one that offers none is taken. The token comes in `Authorization`, with the handshake; a page in a browser cannot set
+that header, and uses HTTP: in a subprotocol or in the address a token would end up in logs. Cancelling is the notification of that name;
+closing the connection cancels all. The server pings every 20 seconds and closes when no pong comes. It closes with 1008 when the token
+has expired, and with 1012 when a session is over, and a client begins anew.
 
 Source: RFC 6455; MCP basic/transports, custom transports; ASGI WebSocket 2.4.
 """
@@ -14,14 +15,17 @@ from typing import Final
 
 from bridge.host_link import HostLink
 from bridge.web.outlet import MOST_UNSENT, STALL, Message, Receive, Send, respond
+from bridge.web.rules import Problem
 from mesh import clock
 from mesh.errors import MeshError
+from mesh.wire import control
 
 SUBPROTOCOL: Final = "mcp"
 SESSION_OVER: Final = 1012
 """Service restart: a client may connect again at once."""
 
 TEXT_ONLY: Final = 1003
+POLICY: Final = 1008
 TRY_LATER: Final = 1013
 
 
@@ -38,14 +42,14 @@ class Socket:
         self._more = asyncio.Event()
         self._close: tuple[int, str] | None = None
 
-    async def accept(self, scope: Message, refusal: tuple[int, str] | None) -> bool:
-        """Answer the handshake: with a status and a reason, or with yes."""
+    async def accept(self, scope: Message, problem: Problem | None) -> bool:
+        """Answer the handshake: with what is wrong, or with yes."""
         await self._receive()
         offered = scope.get("subprotocols") or []
-        if refusal is None and offered and SUBPROTOCOL not in offered:
-            refusal = (400, "the subprotocol is mcp")
-        if refusal is not None:
-            await respond(self._send_http, refusal[0], [])
+        if problem is None and offered and SUBPROTOCOL not in offered:
+            problem = Problem(400, control.INVALID_REQUEST, "Bad Request: the subprotocol is mcp")
+        if problem is not None:
+            await respond(self._send_http, problem.status, list(problem.headers), problem.body())
             return False
         await self._send({"type": "websocket.accept", "subprotocol": SUBPROTOCOL if offered else None})
         return True

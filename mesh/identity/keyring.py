@@ -34,6 +34,9 @@ from mesh.subjects import escape
 
 DIRECTORY: Final = "auth"
 
+USERS: Final = "users"
+"""Where the participants' credentials are, below it."""
+
 SECRET: Final = {".seed", ".creds", ".key"}
 
 OTHERS: Final = 0o077
@@ -49,8 +52,8 @@ class Keyring:
     def make(self) -> None:
         """The directories, if they are not there."""
         try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            for each in (self.path, self.path / "scopes", self.path / "users", self.path / "accounts"):
+            self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            for each in (self.path, self.path / "scopes", self.path / USERS, self.path / "accounts"):
                 each.mkdir(mode=0o700, exist_ok=True)
         except OSError as error:
             raise self._unusable(error) from None
@@ -152,8 +155,8 @@ class Keyring:
 
 
 def creds_file(name: str) -> str:
-    return f"users/{escape(name)}.creds"
+    return f"{USERS}/{escape(name)}.creds"
 
 
 def token_file(name: str) -> str:
-    return f"users/{escape(name)}.jwt"
+    return f"{USERS}/{escape(name)}.jwt"
