@@ -62,7 +62,13 @@ async def expose(mesh: Mesh, spec: AgentSpec, make_port: PortFactory, *, on_even
 
     instance = new_instance()
     exposed = Exposed(
-        spec.name, make_port, instance=instance, on_event=on_server, connected=lambda: mesh.connection.connected, sessions=spec.sessions
+        spec.name,
+        make_port,
+        instance=instance,
+        on_event=on_server,
+        connected=lambda: mesh.connection.connected,
+        sessions=spec.sessions,
+        alone=not spec.url,
     )
     answer = ProbeAnswer(agent=spec.name, instance=instance, journal=spec.journal_policy).encode()
 

@@ -15,6 +15,7 @@ from typing import Any, Final, Protocol
 
 import structlog
 
+from bridge.eras.shapes import INPUT_REQUIRED
 from bridge.eras.words import CANCELLED
 from bridge.errors import ServerDied
 from bridge.ports.base import ServerPort
@@ -46,13 +47,21 @@ class Channel:
     """Open it once. When the server ends, every call on it ends with `server_died`, and `on_end` is told why."""
 
     def __init__(
-        self, agent: str, port: ServerPort, *, on_stray: Callable[[Frame, str | None], None], on_end: Callable[[str], None]
+        self,
+        agent: str,
+        port: ServerPort,
+        *,
+        on_stray: Callable[[Frame, str | None], None],
+        on_end: Callable[[str], None],
+        on_asks: Callable[[Call, Frame], None] | None = None,
     ) -> None:
+        """`on_asks` ends a call whose response may ask for input; without it all responses pass."""
         self.agent = agent
         self.ended = False
         self._port = port
         self._on_stray = on_stray
         self._tell_end = on_end
+        self._on_asks = on_asks
         self._calls: dict[str, Call] = {}
         self._riders: dict[str, Rider] = {}
         self._own: dict[str, asyncio.Future[Frame]] = {}
@@ -160,7 +169,10 @@ class Channel:
         if frame.final:
             call = self._calls.pop(frame.id, None) if isinstance(frame.id, str) else None
             if call is not None:
-                call.finish(frame.raw)
+                if self._on_asks is not None and INPUT_REQUIRED in frame.raw:
+                    self._on_asks(call, frame)
+                else:
+                    call.finish(frame.raw)
             elif isinstance(frame.id, str) and (rider := self._riders.pop(frame.id, None)) is not None:
                 rider.on_final(frame)
             elif isinstance(frame.id, str) and frame.id in self._own:

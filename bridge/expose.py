@@ -22,7 +22,8 @@ from typing import Any, Final, Literal
 import structlog
 
 from bridge.channel import Channel
-from bridge.eras.state import holder_of
+from bridge.eras.carried import Carrier
+from bridge.eras.state import Sealer, StateRefused
 from bridge.eras.words import STATE_REFUSED
 from bridge.errors import ServerUnreachable
 from bridge.facts import META, START_SECONDS, Facts, ask, ask_by_handshake, learn
@@ -31,7 +32,7 @@ from bridge.ports.base import PortFactory
 from bridge.sessions import Sessions
 from bridge.translation.modern import ModernFace
 from mesh import clock
-from mesh.errors import Busy, CallError, MeshError, RemoteError
+from mesh.errors import Busy, CallError, MeshError, RemoteError, TooLarge
 from mesh.link.call import Call
 from mesh.wire import control
 from mesh.wire.entries import ProbeQuestion
@@ -60,15 +61,18 @@ class Exposed:
         on_event: Callable[[str, str], None],
         connected: Callable[[], bool] = lambda: True,
         sessions: Literal["own", "shared"] = "own",
+        alone: bool = True,
     ) -> None:
         """`on_event(kind, detail)`: `ready`, `restarting`, `changed` (the facts are new). `connected`: the broker can be reached.
-        `sessions`: whether those of the handshake era have a child each, or share one."""
+        `sessions`: whether those of the handshake era have a child each, or share one. `alone`: no other instance reaches this server."""
         self.agent = agent
         self.facts: Facts | None = None
         self._make_port = make_port
         self._on_event = on_event
         self._shared: Channel | None = None
-        self._face = ModernFace(agent, instance, make_port)
+        sealer = Sealer(agent, instance)
+        self._carrier = Carrier(sealer, alone=alone)
+        self._face = ModernFace(agent, sealer, make_port)
         self._sessions = Sessions(agent, make_port, connected, shared=sessions == "shared")
         self._waiting: list[Call] = []
         self._down = asyncio.Event()
@@ -100,10 +104,14 @@ class Exposed:
             self._wait(call)
         elif call.frame.era is not None and self.facts is not None and not self.facts.modern:
             self._face.take(call)
-        elif holder_of(call.frame) is not None:
-            call.fail(*STATE_REFUSED)  # made for another instance, and no way to get a call past the agent that the host is connected to
         else:
-            self._shared.take(call)
+            try:
+                call.frame = self._carrier.inward(call.caller, call.frame, clock.monotonic())
+            except StateRefused as problem:
+                _log.warning("request state refused", agent=self.agent, caller=call.caller, why=str(problem))
+                call.fail(*STATE_REFUSED)
+            else:
+                self._shared.take(call)
 
     def on_cancel(self, call: Call, reason: str) -> None:
         if call.holder is not None:
@@ -187,7 +195,7 @@ class Exposed:
             if self._shared is channel:
                 self._down.set()
 
-        channel = Channel(self.agent, self._make_port(), on_stray=self._on_stray, on_end=on_end)
+        channel = Channel(self.agent, self._make_port(), on_stray=self._on_stray, on_end=on_end, on_asks=self._on_asks)
         await channel.open()
         return channel
 
@@ -213,6 +221,12 @@ class Exposed:
                 for call in waiting:
                     call.refuse(ServerUnreachable(f"the server of {self.agent} cannot be started: {problem}"))
                 self._down.set()
+
+    def _on_asks(self, call: Call, response: Frame) -> None:
+        try:
+            call.finish(self._carrier.outward(call.caller, call.frame, response, clock.monotonic()))
+        except TooLarge as problem:
+            call.refuse(problem)
 
     def _on_stray(self, frame: Frame, _origin: str | None) -> None:
         """What the server says on the shared channel to nobody in particular."""

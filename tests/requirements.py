@@ -138,6 +138,7 @@ _SESSIONS: Final = (
         "tests/test_gather_hosts.py::test_level_and_subscriptions_outlive_a_session",
     )),
     Requirement("a server asks within a call", "2025-11-25 client/elicitation", ("tests/test_differential.py::test_every_message_passes",)),
+    Requirement("a modern server's own state finds its instance", "2026-07-28 basic/patterns/mrtr"),
     Requirement("a capability that was not declared", "2026-07-28 basic: MissingRequiredClientCapabilityError"),
     Requirement("a server that dies ends its session", "2025-11-25 basic/lifecycle", (
         "tests/test_connect.py::test_a_session_whose_server_dies_says_so_and_can_begin_again",

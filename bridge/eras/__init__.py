@@ -11,4 +11,5 @@
 | `interest` | `resources/subscribe` for those who listen |
 | `standing` | the `subscriptions/listen` that the bridge holds for a handshake host |
 | `state` | request state: sealed, for one caller, one round and one instance |
+| `carried` | a modern server's own state, sealed around on its way out and given back on its way in |
 """

@@ -22,6 +22,9 @@ from bridge.eras.words import (
 from mesh.rpc import CLIENT_CAPABILITIES, CLIENT_INFO, MODERN, PROTOCOL_VERSION
 from mesh.wire.jsonrpc import Frame, dumps
 
+INPUT_REQUIRED: Final = b'"input_required"'
+"""The `resultType` of a result that asks."""
+
 _ANSWERS: Final = frozenset({"inputResponses", "requestState"})
 
 
@@ -226,11 +229,11 @@ class Required(NamedTuple):
 def read_required(frame: Frame) -> Required | None:
     """None for a result of another type."""
     raw = frame.raw
-    if b'"input_required"' not in raw or (start := find_result(raw)) is None:
+    if INPUT_REQUIRED not in raw or (start := find_result(raw)) is None:
         return None
     found = {part.key: part for part in parts(raw, start)}
     kind = found.get("resultType")
-    if kind is None or raw[kind.start : kind.end] != b'"input_required"':
+    if kind is None or raw[kind.start : kind.end] != INPUT_REQUIRED:
         return None
     asked = found.get("inputRequests")
     questions = {part.key: _inside(raw, part) for part in parts(raw, asked.start)} if asked is not None else {}

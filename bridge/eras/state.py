@@ -2,8 +2,9 @@
 
     mesh1.{agent}.{instance}.{base64url of nonce and box}
 
-In the box: caller, method, name, which waiting call, which round of it, and until when. The key lives as long as the instance: what
-waits there does not live longer either. That a state is used once only, the waiting call itself knows, by its round.
+In the box: caller, method, name, until when, and either which waiting call and which round of it, or the state that a modern server made
+itself (`bridge.eras.carried`). The key lives as long as the instance: what waits there does not live longer either. That a state is used
+once only, the waiting call itself knows, by its round.
 """
 
 import base64
@@ -23,8 +24,8 @@ from mesh.errors import Refused
 from mesh.subjects import escape, unescape
 from mesh.wire.jsonrpc import Frame, dumps
 
-LONGEST: Final = 4096
-"""Characters of a state that are looked at. Ours are shorter by far."""
+LONGEST: Final = 65_536
+"""Characters of a state that are looked at. Those of calls that wait have a few hundred; the rest is for what servers put into theirs."""
 
 _shape: Final = re.compile(r"mesh1\.([A-Za-z0-9_-]+)\.([A-Za-z0-9_-]+)\.([A-Za-z0-9_-]+)").fullmatch
 
@@ -40,9 +41,16 @@ class Claim:
     caller: str
     method: str
     name: str
-    waiting: str
+    waiting: str = ""
     """The exchange that began the waiting call."""
-    round: int
+    round: int = 0
+    state: bytes = b""
+    """The JSON text of the state that the server made itself."""
+
+    def check(self, caller: str, frame: Frame) -> None:
+        """Raises StateRefused where it was made for another caller or another request than this one."""
+        if (self.caller, self.method, self.name) != (caller, frame.method, frame.name or ""):
+            raise StateRefused("of another call")
 
 
 class Sealer:
@@ -55,7 +63,8 @@ class Sealer:
     def seal(self, claim: Claim, until: float) -> str:
         """`until`: on the clock that `open` is given the time of."""
         said = [self._head, claim.caller, claim.method, claim.name, claim.waiting, claim.round, until]
-        return self._head + base64.urlsafe_b64encode(self._box.encrypt(dumps(said))).rstrip(b"=").decode()
+        plain = dumps(said) + b"\n" + claim.state
+        return self._head + base64.urlsafe_b64encode(self._box.encrypt(plain)).rstrip(b"=").decode()
 
     def open(self, state: str, now: float) -> Claim:
         """Raises StateRefused."""
@@ -66,12 +75,13 @@ class Sealer:
             plain = self._box.decrypt(base64.b64decode(sealed + "=" * (-len(sealed) % 4), altchars=b"-_", validate=True))
         except (CryptoError, binascii.Error, ValueError):
             raise StateRefused("it was not sealed here") from None
-        head, caller, method, name, waiting, round, until = json.loads(plain)
+        said, _, own = plain.partition(b"\n")
+        head, caller, method, name, waiting, round, until = json.loads(said)
         if head != self._head:
             raise StateRefused("sealed for another instance")
         if not now < until:
             raise StateRefused("it is too late")
-        return Claim(caller, method, name, waiting, round)
+        return Claim(caller, method, name, waiting, round, own)
 
 
 def holder_in(state: str) -> tuple[str, str] | None:

@@ -25,10 +25,10 @@ from mesh.wire.jsonrpc import Frame, dumps
 class ModernFace:
     """Takes the modern calls of one bridge whose server is of the handshake era."""
 
-    def __init__(self, agent: str, instance: str, make_port: PortFactory) -> None:
+    def __init__(self, agent: str, sealer: Sealer, make_port: PortFactory) -> None:
         self._listens = Listens(agent)
         self._pool = Pool(agent, make_port, MOST_CHILDREN, IDLE_SECONDS)
-        self._talks = Talks(agent, Sealer(agent, instance), self._pool, self._listens, WAIT_SECONDS)
+        self._talks = Talks(agent, sealer, self._pool, self._listens, WAIT_SECONDS)
         self._lent = Lent(self._pool)
         self._discovered = b"{}"
         self._channel: Channel | None = None

@@ -65,8 +65,7 @@ class Talks:
         """A retry: the call that waits takes it over. One that is forged, late, used already, or another's is refused."""
         try:
             claim = self.sealer.open(state, clock.monotonic())
-            if (claim.caller, claim.method, claim.name) != (call.caller, call.frame.method, call.frame.name or ""):
-                raise StateRefused("of another call")
+            claim.check(call.caller, call.frame)
             talk = self._waiting.get(claim.waiting)
             if talk is None or talk.conversation.round != claim.round:
                 raise StateRefused("used already, or given up")
