@@ -42,7 +42,7 @@ def processes(env: dict[str, str]) -> list[str]:
 
 
 async def finish(process: asyncio.subprocess.Process) -> str:
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(90):
         output, _ = await process.communicate()
     return output.decode()
 
