@@ -130,8 +130,9 @@ class Exposed:
             self._shared.pass_on(frame)
 
     def on_gone(self, caller: str, connection: str) -> None:
-        """A host is gone, and with it its sessions."""
+        """A host is gone, and with it its sessions and what is kept for its next call."""
         self._sessions.end_of(caller, connection)
+        self._face.gone(caller, connection)
 
     def heard_session(self, caller: str, question: ProbeQuestion) -> None:
         """The host of a session gave a sign of life. That of another caller's session is none."""

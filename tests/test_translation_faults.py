@@ -14,7 +14,7 @@ import pytest
 from bridge.app import expose, make_spec
 from bridge.connect import Connected
 from bridge.ports.child import ChildPort
-from bridge.translation import modern
+from bridge.translation import modern, talks
 from mesh import Mesh
 from mesh.errors import CallError, CallTimeout, RemoteError
 from mesh.rpc import CLIENT_CAPABILITIES
@@ -154,6 +154,28 @@ async def test_a_bridge_that_ends_leaves_no_waiting_call_behind(plane: str) -> N
         async with serving(plane, "nosy7"):
             required = await call(mesh, "nosy7", "ask")
         await ended(pid_in(required), timeout=1)
+
+
+async def test_nobody_is_waited_for_who_is_gone(plane: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(talks, "GONE_SECONDS", 0.1)
+    async with serving(plane, "nosy10"):
+        async with Mesh(name="host", broker=plane) as mesh:
+            required = await call(mesh, "nosy10", "ask")
+        await ended(pid_in(required), timeout=5)
+
+
+async def test_who_comes_back_over_another_connection_finds_its_call(plane: str) -> None:
+    async with serving(plane, "nosy11") as ports:
+        async with Mesh(name="host", broker=plane) as mesh:
+            required = await call(mesh, "nosy11", "ask")
+            await call(mesh, "nosy11", "echo")
+            idle = ports[-1].pid
+            assert idle is not None
+            assert idle != pid_in(required)
+        await ended(idle, timeout=5)  # the bridge has heard that the host is gone
+        async with Mesh(name="host", broker=plane) as mesh:
+            done = await call(mesh, "nosy11", "ask", answer(required, {"action": "decline"}))
+        assert done["resultType"] == "complete"
 
 
 async def test_a_retry_finds_its_instance_in_a_pool(plane: str) -> None:

@@ -55,6 +55,11 @@ class ModernFace:
         if isinstance(only, Passing) and frame.method in QUESTIONS:
             only.on_question(frame.method)
 
+    def gone(self, caller: str, connection: str) -> None:
+        """A connection of a caller's is there no more. What ran for it was cancelled."""
+        self._talks.gone(caller, connection)
+        self._pool.gone(caller, connection)
+
     async def close(self) -> None:
         await self._listens.close()
         await self._lent.close()

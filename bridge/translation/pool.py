@@ -4,8 +4,8 @@ A question of such a server names no call, so a call that may be asked something
 nobody could say whose it is. Requests that are not asked back only **borrow** one: there may be several on it, beside the owner.
 
 A child is made for one caller's connection and one wish (capabilities, client info), since both are said in its `initialize`. When it has
-no owner it is kept a while for the same connection with the same wish. There are `limit` of them at most; at the limit the one that has
-been idle longest goes, and if none is idle the call is refused as busy.
+no owner it is kept a while for the same connection with the same wish, as long as that is there. There are `limit` of them at most; at the
+limit the one that has been idle longest goes, and if none is idle the call is refused as busy.
 """
 
 import asyncio
@@ -149,6 +149,11 @@ class Pool:
             self._retired.discard(child)
             self._close(child, "its last request has ended")
 
+    def gone(self, caller: str, connection: str) -> None:
+        """A connection of a caller's is there no more: nobody can use its idle children."""
+        for child in [each for each in self._idle if each.key.caller == _caller(caller, connection) and not each.borrowed]:
+            self._drop(child, "its client is gone")
+
     async def close(self) -> None:
         for child in self._idle:
             if child.timer is not None:
@@ -244,4 +249,8 @@ class Pool:
 
 
 def _key(call: Call, wish: Wish) -> Key:
-    return Key(f"{call.caller}.{call.peer.connection}", wish.capabilities, wish.info)
+    return Key(_caller(call.caller, call.peer.connection), wish.capabilities, wish.info)
+
+
+def _caller(name: str, connection: str) -> str:
+    return f"{name}.{connection}"

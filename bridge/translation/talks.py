@@ -26,6 +26,9 @@ from mesh.wire.jsonrpc import Frame, Kind, dumps, error
 WAIT_SECONDS: Final = 300.0
 """How long a call waits for its client to come back with answers: a person may have to be found."""
 
+GONE_SECONDS: Final = 10.0
+"""The same once the client's connection is gone: a front that is restarted comes back, a client that was killed does not."""
+
 MOST_KEPT: Final = 100
 """Log messages and the like that are kept for the next exchange while the client has none open. The oldest go first."""
 
@@ -75,6 +78,12 @@ class Talks:
         else:
             talk.resume(call)
 
+    def gone(self, caller: str, connection: str) -> None:
+        """A connection of a caller's is there no more: its calls wait for another one of that caller, and not for long."""
+        for talk in self._waiting.values():
+            if (talk.call.caller, talk.call.peer.connection) == (caller, connection):
+                talk.wait(min(GONE_SECONDS, self.wait_seconds))
+
     async def close(self) -> None:
         for task in list(self._tasks):
             task.cancel()
@@ -103,12 +112,12 @@ class Talk:
         self._kept: list[bytes] = []
         self._answer: Frame | None = None
         self._timer: asyncio.TimerHandle | None = None
-        self._call = call
+        self.call = call
         call.holder = self
 
     async def start(self) -> None:
         try:
-            child = await self._talks.pool.take(self._call, self._wish, self)
+            child = await self._talks.pool.take(self.call, self._wish, self)
         except MeshError as problem:
             if not self.conversation.over:
                 self._do(self.conversation.on(Event.DIED), problem)
@@ -132,7 +141,7 @@ class Talk:
         self._talks.forget(self)
         self.drop_timer()
         do, answered = self.conversation.retried(read_answers(call.frame))
-        self._call = call
+        self.call = call
         call.holder = self
         kept, self._kept = self._kept, []
         for raw in kept:
@@ -142,8 +151,13 @@ class Talk:
         self._do(do)
 
     def cancel(self, call: Call, reason: str) -> None:
-        if call is self._call and not self.conversation.over and self.conversation.state is not State.WAITING:
+        if call is self.call and not self.conversation.over and self.conversation.state is not State.WAITING:
             self._do(self.conversation.on(Event.CANCELLED))
+
+    def wait(self, seconds: float) -> None:
+        """For the client's next exchange, from now on."""
+        self.drop_timer()
+        self._timer = asyncio.get_running_loop().call_later(seconds, self._expire)
 
     def drop_timer(self) -> None:
         if self._timer is not None:
@@ -159,8 +173,8 @@ class Talk:
     def on_frame(self, frame: Frame) -> None:
         if frame.method != "notifications/progress":
             self.on_stray(frame)
-        elif self._call.frame.token_span is not None:
-            self._emit(frame.splice([(frame.token_span, dumps(self._call.id))]), named=True)
+        elif self.call.frame.token_span is not None:
+            self._emit(frame.splice([(frame.token_span, dumps(self.call.id))]), named=True)
 
     def on_died(self, problem: MeshError) -> None:
         self._do(self.conversation.on(Event.DIED), problem)
@@ -174,7 +188,7 @@ class Talk:
                 self._emit(frame.raw)
         elif method == "notifications/cancelled":
             self.conversation.withdrawn(frame.cancels)
-        elif not self._talks.listener.heard(frame, self._call.caller) and method != "notifications/elicitation/complete":
+        elif not self._talks.listener.heard(frame, self.call.caller) and method != "notifications/elicitation/complete":
             self._emit(frame.raw)
 
     def _on_question(self, frame: Frame) -> None:
@@ -185,7 +199,7 @@ class Talk:
         elif frame.method not in QUESTIONS or frame.method not in self._wish.asks:
             self._send(error(dumps(frame.id), control.METHOD_NOT_FOUND, "the client has not declared that it can be asked this"))
             if frame.method in QUESTIONS and self.conversation.state is State.RUNNING:
-                self._call.fail(*lacking(frame.method))
+                self.call.fail(*lacking(frame.method))
                 self._do(self.conversation.on(Event.CANCELLED))
         else:
             try:
@@ -197,7 +211,7 @@ class Talk:
 
     def _emit(self, raw: bytes, *, named: bool = False) -> None:
         if self.conversation.state is State.RUNNING:
-            self._call.emit(raw, named=named)
+            self.call.emit(raw, named=named)
         elif self.conversation.state is State.WAITING and not named:
             self._kept = [*self._kept[-MOST_KEPT + 1 :], raw]
 
@@ -225,7 +239,7 @@ class Talk:
             case Do.STOP:
                 self._stop()
             case Do.FAIL:
-                self._call.refuse(problem, **problem.details)
+                self.call.refuse(problem, **problem.details)
                 self._leave(clean=False)
             case Do.FORGET:
                 self._talks.forget(self)
@@ -235,11 +249,11 @@ class Talk:
     def _ask(self) -> None:
         now = clock.monotonic()
         name = self._request.name or ""
-        claim = Claim(self._call.caller, self._request.method or "", name, self.id, self.conversation.round)
+        claim = Claim(self.call.caller, self._request.method or "", name, self.id, self.conversation.round)
         state = self._talks.sealer.seal(claim, now + self._talks.wait_seconds)
         self._talks.wait(self)
-        self._timer = asyncio.get_running_loop().call_later(self._talks.wait_seconds, self._expire)
-        self._call.finish(input_required(dumps(self._call.id), self.conversation.open, state))
+        self.wait(self._talks.wait_seconds)
+        self.call.finish(input_required(dumps(self.call.id), self.conversation.open, state))
 
     def _expire(self) -> None:
         self._timer = None
@@ -249,7 +263,7 @@ class Talk:
         frame = self._answer
         assert frame is not None
         assert self._request.method is not None
-        self._call.finish(complete(self._request.method, frame, frame.splice([(frame.id_span, dumps(self._call.id))])))
+        self.call.finish(complete(self._request.method, frame, frame.splice([(frame.id_span, dumps(self.call.id))])))
 
     def _stop(self) -> None:
         self._talks.forget(self)
