@@ -8,7 +8,7 @@ import pytest
 
 from bridge import serve
 from bridge.gathered.roster import Roster
-from mesh import Mesh, clock
+from mesh import Mesh
 from tests.gather_world import MODERN, Host, hosted, some_agents, studio
 from tests.helpers import Bridge, Recorder, bridges, hold
 
@@ -91,13 +91,12 @@ async def test_cancellation(plane: str, agents: list[Bridge]) -> None:
 
 
 async def test_a_hung_agent_delays_nobody(plane: str, agents: list[Bridge]) -> None:
-    async with Mesh(name="host", broker=plane) as mesh, hosted(mesh, timeout=1.0) as host:
+    async with Mesh(name="host", broker=plane) as mesh, hosted(mesh, timeout=4.0) as host:
         await host.greet()
         host.say(id="hung", method="tools/call", params={"name": "library__never", "arguments": {}})
-        begun = clock.monotonic()
         assert "result" in await host.ask(1, "tools/call", name="time__get_current_time", arguments={"timezone": "UTC"})
         assert "result" in await host.ask(2, "tools/list")
-        assert clock.monotonic() - begun < 8
+        assert not [each for each in host.heard if each.get("id") == "hung"], "they did not wait for it"
         said = await host.next(lambda each: each.get("id") == "hung")
         assert said["error"]["data"]["mesh"] == "timeout"
         assert said["error"]["data"]["agent"] == "library"

@@ -55,10 +55,10 @@ def mesh_dir(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         assert process.wait(timeout=30) == 0
 
 
-def run(command: list[str | Path], cwd: Path) -> str:
+def run(command: list[str | Path], cwd: Path, code: int = 0) -> str:
     env = {**os.environ, "PATH": f"{BIN}:{os.environ['PATH']}", "MESH_STATE_DIR": str(cwd / ".mesh"), "COLUMNS": "160"}
     done = subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, timeout=50, check=False)
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == code, done.stderr
     return done.stdout
 
 
@@ -70,10 +70,11 @@ def test_python_runs(number: int, mesh_dir: Path) -> None:
 
 @pytest.mark.parametrize(
     "command",
-    [line for line in commands() if re.match(r"mesh (agents|call|journal|tools|doctor|topology)\b|mesh-bridge connect --print", line)],
+    [line for line in commands() if re.match(r"mesh (agents|auth|call|journal|tools|doctor|topology)\b|mesh-bridge connect --print", line)],
 )
 def test_commands_work_as_typed(command: str, mesh_dir: Path) -> None:
-    assert run([str(part) for part in shlex.split(command)], mesh_dir).strip()
+    refuses = command.startswith("mesh auth explain")  # what is asked there is not allowed, and 1 says so
+    assert run([str(part) for part in shlex.split(command)], mesh_dir, code=1 if refuses else 0).strip()
 
 
 TABLE = [re.sub(r" (ID|--watch|--follow)$", "", line) for line in re.findall(r"\| `(mesh [^`]+)` \|", README)]
@@ -87,7 +88,7 @@ def test_commands_of_the_table_are_there(command: str, mesh_dir: Path) -> None:
 
 def test_every_other_command_is_one_that_the_tests_know() -> None:
     """A new kind of command in the README needs a test of its own."""
-    known = r"mesh (agents|call|journal|tools|doctor|topology|up)\b|mesh-bridge (serve|connect)|scripts/start|source |claude mcp add"
+    known = r"mesh (agents|auth|call|journal|tools|doctor|topology|up)\b|mesh-bridge (serve|connect)|scripts/start|source |claude mcp add"
     assert [line for line in commands() if not re.match(known, line)] == []
 
 
