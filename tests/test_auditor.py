@@ -17,6 +17,7 @@ from mesh.errors import CallError, Denied, RemoteError
 from mesh.identity.push import push
 from mesh.link.jetstream import JetStream
 from mesh.link.reader import INACTIVE, read_stream
+from mesh.settings import make_settings
 from mesh.topology import JOURNAL, ConsumerSpec
 from tests.cli_helpers import mesh as command
 from tests.conftest import Broker
@@ -197,3 +198,16 @@ async def test_the_command(broker: Broker, world: str, tmp_path: Path) -> None:
     refused = await command("journal", "--json", "--name", "bob", *here, cwd=tmp_path)
     assert refused.error["code"] == "permission_denied"
     assert refused.error["hint"].startswith("`mesh auth explain bob 'read journal'`")
+
+
+def test_as_whom(broker: Broker, world: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An option says it, then a variable, then the credentials, then what the command is usually run as."""
+    found = broker.authority.credentials("ann")
+    assert make_settings("operator").name == "operator"
+    assert make_settings("operator", credentials=found).name == "ann"
+    assert make_settings("operator", credentials=found, name="bob").name == "bob"
+    monkeypatch.setenv("MESH_CREDENTIALS", str(found))
+    assert make_settings("operator").name == make_settings().name == "ann"
+    monkeypatch.setenv("MESH_NAME", "bob")
+    assert make_settings("operator").name == "bob"
+    assert make_settings("operator", name="ann").name == "ann"

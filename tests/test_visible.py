@@ -5,6 +5,7 @@ import json
 import os
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, Literal
 
 import pytest
@@ -22,6 +23,7 @@ from mesh.errors import Denied
 from mesh.identity.push import push
 from mesh.policy.rights import Policy, Role, parse_rule
 from mesh.wire.jsonrpc import dumps
+from tests.cli_helpers import mesh as command
 from tests.conftest import Broker
 from tests.gather_world import BIN, MODERN, hosted, studio, text
 from tests.helpers import ROOT, Signals, bridges
@@ -154,6 +156,20 @@ async def test_who_may_call_nobody_sees_nobody(world: str, name: str) -> None:
         for number, (method, member) in enumerate({"prompts/list": "prompts", "resources/list": "resources"}.items(), start=2):
             assert (await host.ask(number, method))["result"][member] == []
         assert (await host.ask(9, "tools/call", name="time__get_current_time"))["error"]["data"]["mesh"] == "permission_denied"
+
+
+async def test_on_the_command_line(broker: Broker, world: str, tmp_path: Path) -> None:
+    def asked(words: str) -> Any:
+        return command(*words.split(), "--json", *broker.options, cwd=tmp_path)
+
+    assert [tool["name"] for tool in (await asked("tools --name limited")).json] == ["get_current_time"]
+    assert [(each["name"], each["tools"]) for each in (await asked("agents --name limited")).json] == [("time", 1)]
+    assert (await asked("tools --name alone")).json == []
+    assert {(each["name"], each["tools"]) for each in (await asked("agents")).json} >= {("time", 2), ("git", 12)}
+    assert (await asked("agents --name operator")).json[0]["tools"] == 0
+    refused = (await asked("call time convert_time --name limited")).error
+    assert refused["code"] == "permission_denied"
+    assert refused["hint"].startswith("`mesh auth explain limited 'call time/convert_time'`")
 
 
 # ---- everything else that has a name, and changes
