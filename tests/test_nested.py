@@ -1,6 +1,7 @@
 """A calls B, and B calls C to answer: what A gives up, or has no time left for, ends at C too."""
 
 import asyncio
+import json
 import sys
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -10,9 +11,11 @@ import pytest
 from mcp.server.mcpserver import MCPServer
 
 from bridge import serve
+from bridge.connect import Connected
 from mesh import Mesh
 from mesh.errors import CallTimeout
 from mesh.link.call import BEHIND, Call
+from mesh.wire.jsonrpc import dumps
 from tests.helpers import ROOT, Recorder, arguments_of, finish, hold, serving
 
 CALLS = """
@@ -102,6 +105,48 @@ async def test_a_cancellation_goes_through(plane: str) -> None:
         running.cancel()
         await made.c.signals.until(lambda: made.c.cancelled == [call.id])
         assert made.ended == ["CancelledError"]
+
+
+class Host:
+    """A host of the handshake era in a session with B."""
+
+    def __init__(self, made: World, timeout: float) -> None:
+        self.heard: asyncio.Queue[bytes] = asyncio.Queue()
+        self.link = Connected(made.a, "b", self.heard.put_nowait, timeout=timeout)
+
+    async def begin(self) -> None:
+        params = {"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": {"name": "a", "version": "1"}}
+        self.say({"id": 0, "method": "initialize", "params": params})
+        assert "result" in json.loads(await self.heard.get())
+        self.say({"method": "notifications/initialized"})
+        self.say({"id": 1, "method": "tools/call", "params": {"name": "ask", "arguments": {}}})
+
+    def say(self, message: dict[str, Any]) -> None:
+        self.link.receive(dumps({"jsonrpc": "2.0", **message}))
+
+
+async def test_the_time_that_is_left_goes_with_a_call_in_a_session(plane: str) -> None:
+    async with world(plane) as made:
+        host = Host(made, timeout=1.0)
+        await host.begin()
+        call = await made.asked()
+        assert call.timeout is not None
+        assert 0.5 < call.timeout < 1.0 + BEHIND
+        said = json.loads(await host.heard.get())
+        assert (said["id"], said["error"]["data"]["mesh"]) == (1, "timeout")
+        await made.c.signals.until(lambda: made.c.cancelled == [call.id])
+        await host.link.close()
+
+
+async def test_a_cancellation_in_a_session_goes_through(plane: str) -> None:
+    async with world(plane) as made:
+        host = Host(made, timeout=60.0)
+        await host.begin()
+        call = await made.asked()
+        host.say({"method": "notifications/cancelled", "params": {"requestId": 1}})
+        await made.c.signals.until(lambda: made.c.cancelled == [call.id])
+        assert made.ended == ["CancelledError"]
+        await host.link.close()
 
 
 async def test_a_killed_caller_ends_the_work_at_both(plane: str) -> None:
