@@ -4,7 +4,7 @@ MeshError
 ├── ConfigError            what a person wrote is wrong               invalid_config, unknown_agent_file
 ├── BrokerError            the broker cannot be used
 │   ├── BrokerUnavailable  not reachable, or gone                     broker_unavailable
-│   ├── NotAdmitted        the broker does not take the credentials   not_admitted
+│   │   └── NotAdmitted    the broker does not take the credentials   not_admitted
 │   ├── BrokerUnsuitable   too old, no JetStream, other settings      broker_unsuitable
 │   ├── NoResponders       a core request that nobody listens to     no_responders
 │   ├── ApiError           JetStream refused a request                api_error
@@ -81,10 +81,11 @@ class BrokerUnsuitable(BrokerError):
     code = "broker_unsuitable"
 
 
-class NotAdmitted(BrokerError):
+class NotAdmitted(BrokerUnavailable):
     """The broker does not let this participant in: no credentials, or they are expired, revoked, or of another mesh."""
 
     code = "not_admitted"
+    retryable = False
 
 
 class BrokerMissing(BrokerError):

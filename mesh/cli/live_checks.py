@@ -8,7 +8,7 @@ from typing import Any, Final
 from mesh import admin
 from mesh.audit.journal import Journal
 from mesh.cli.checks import Check, fail, failed, ok, warn
-from mesh.errors import BrokerUnavailable, MeshError
+from mesh.errors import BrokerUnavailable, MeshError, NotAdmitted
 from mesh.link.address import hosts, is_loopback, without_userinfo
 from mesh.link.jetstream import JetStream
 from mesh.link.reconcile import read_actual
@@ -55,7 +55,7 @@ async def live(settings: Settings) -> AsyncIterator[Check]:
 
 
 def _unreachable(url: str, error: MeshError, settings: Settings) -> Check:
-    if isinstance(error, BrokerUnavailable) and settings.broker is None:
+    if isinstance(error, BrokerUnavailable) and not isinstance(error, NotAdmitted) and settings.broker is None:
         said = f"nothing answers at {without_userinfo(url)}: {error.message}"
         return fail("broker", said, "the mesh that ran here was killed: start `mesh up` again")
     return failed("broker", error)

@@ -37,6 +37,7 @@ class Keeper:
         self._wanted = wanted if wanted is not None and wanted.patterns else None
         self._tools = tools
         self._resolved: Policy | None = None
+        self._looked_at = _now()
 
     async def run(self) -> None:
         while True:
@@ -47,14 +48,15 @@ class Keeper:
             await asyncio.sleep(LOOK_SECONDS)
 
     async def look(self) -> None:
-        """Renew what will expire, and resolve patterns anew where tools have changed."""
-        now = clock.wall_ns() // 1_000_000_000
+        """Renew what will expire, or did since the last look (a laptop sleeps); and resolve patterns anew where tools have changed."""
+        now, before = _now(), self._looked_at
         for user in self._authority.users():
-            if user.expires is None or user.revoked is not None or not user.local or user.expires <= now:
+            if user.expires is None or user.revoked is not None or not user.local or user.expires <= before:
                 continue
-            if user.expires - now < RENEW_AT * (user.expires - user.issued):
+            if user.expires - now < max(RENEW_AT * (user.expires - user.issued), 2 * LOOK_SECONDS):
                 self._authority.renew(user.name)
                 _log.info("credentials renewed", participant=user.name)
+        self._looked_at = now
         if self._wanted is None:
             return
         resolved = self._wanted.resolve(self._tools(), lenient=True)
@@ -63,3 +65,8 @@ class Keeper:
                 self._authority.apply_policy(resolved)
                 await push(self._authority, self._broker_url, self._tls)
             self._resolved = resolved
+
+
+def _now() -> float:
+    """Seconds since 1970."""
+    return clock.wall_ns() / 1e9

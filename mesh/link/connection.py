@@ -19,6 +19,7 @@ This module is long because a connection that comes back is one thing: every met
 """
 
 import asyncio
+import contextlib
 import itertools
 import json
 import random
@@ -33,8 +34,9 @@ from typing import Any, Final, Self
 import nats.errors
 import structlog
 
+from mesh import clock
 from mesh.crypto.creds import read_credentials
-from mesh.errors import BrokerError, BrokerUnavailable, CallTimeout, Denied, NoResponders, NotAdmitted, TooLarge
+from mesh.errors import BrokerError, BrokerUnavailable, CallTimeout, ConfigError, Denied, NoResponders, NotAdmitted, TooLarge
 from mesh.link.address import is_secure, without_userinfo
 from mesh.link.client import FastClient, NotSecure
 from mesh.link.server_program import check_server_info
@@ -51,6 +53,13 @@ LONGEST_PENDING: Final = 64 * 1024 * 1024
 
 HIGH_WATER: Final = 1024 * 1024
 """Bytes waiting for the socket above which `publish` waits for them to go out."""
+
+RETURN_SECONDS: Final = 0.5
+"""For how long after a loss what is new waits for the connection to come back. After a break, or with renewed credentials, it is back in
+some 20 ms; after a restart of the broker in a second or two."""
+
+LOOK_SECONDS: Final = 0.1
+"""Between two looks at the file of credentials while the broker does not take them."""
 
 RIGHTS_SECONDS: Final = 1.0
 """How long to wait for the broker's word on our rights."""
@@ -119,6 +128,8 @@ class Connection:
         """What the broker lets this connection do, by its own word. None where it did not say: then only it knows."""
         self._asking: asyncio.Task[None] | None = None
         self._is_up = False
+        self._lost_at = 0.0
+        self._back = asyncio.Event()
         self._turned_away = False
         """Whether the broker has said, since we were last connected, that it does not know us."""
         self._tls_problem = ""
@@ -201,6 +212,7 @@ class Connection:
             await _discard(self._client)
             raise
         self._is_up = True
+        self._back.set()
         await self._ask_rights()
         self._supervisor = asyncio.create_task(self._supervise(), name=f"connection {name}")
         return self
@@ -277,7 +289,7 @@ class Connection:
         """
         client = self._client
         if not (self._is_up and client.is_connected):
-            raise BrokerUnavailable("the connection to the broker is down", hint="it is being rebuilt; try again in a moment")
+            raise self.why_down()
         if client.waiting > LONGEST_PENDING:
             raise BrokerUnavailable("the broker does not take what is sent to it", hint="look at its log and its load")
         size = len(body)
@@ -323,6 +335,25 @@ class Connection:
         if answer.headers and answer.headers.get("Status") == "503":
             raise NoResponders(f"nobody listens on {subject}")
         return answer
+
+    async def returned(self) -> None:
+        """Wait for a connection that was lost a moment ago. Raises BrokerUnavailable where it does not come back, and NotAdmitted."""
+        if not self.connected:
+            self._lose()  # nats-py knows it a moment before it tells
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(max(0.0, self._lost_at + RETURN_SECONDS - clock.monotonic())):
+                await self._back.wait()
+        if not self.connected:
+            raise self.why_down()
+
+    def why_down(self) -> BrokerUnavailable:
+        """What to tell whoever needs the connection while it is not there."""
+        if not self.turned_away:
+            return BrokerUnavailable("the connection to the broker is down", hint="it is being rebuilt; try again in a moment")
+        return NotAdmitted(
+            f"the broker does not admit {self.name!r} any more: its credentials {'have expired' if self._expired() else 'were revoked'}",
+            hint=f"`mesh auth issue {self.name}` makes new ones; it comes back by itself when they are in its file",
+        )
 
     async def flush(self, timeout: float = 5.0) -> None:
         """Wait until the broker has taken what was sent so far: a message to ourselves comes back. Raises BrokerUnavailable."""
@@ -382,7 +413,9 @@ class Connection:
             self._wait(2 * self._client.options["reconnect_time_wait"])
             if isinstance(error, (ssl.SSLError, NotSecure)):
                 self._tls_problem = getattr(error, "verify_message", "") or getattr(error, "reason", None) or str(error)
-            self._turned_away = self._turned_away or _NOT_ADMITTED.search(str(error)) is not None
+            # Who was revoked on this machine has no file any more.
+            no_file = isinstance(error, FileNotFoundError) and error.filename == self._options.get("user_credentials")
+            self._turned_away = self._turned_away or no_file or _NOT_ADMITTED.search(str(error)) is not None
         if refused := _PUBLISH_REFUSED.search(str(error)):
             self._refused(refused[1].lower())
 
@@ -458,14 +491,39 @@ class Connection:
             except Exception as error:  # whatever answers there may say anything, and nats-py raises anything
                 _log.info("the broker is not there yet", connection=self.name, error=repr(error))
                 await _discard(client)
-            await asyncio.sleep(delay * (0.5 + random.random()))
+            await self._pause(delay * (0.5 + random.random()))
             delay = min(2.0, delay * 2)
         self._regain()
+
+    async def _pause(self, seconds: float) -> None:
+        """Until the next attempt: at once when the broker turned us away and our credentials were renewed."""
+        until, found = clock.monotonic() + seconds, self._credentials_mark()
+        while (left := until - clock.monotonic()) > 0:
+            if self._turned_away and self._credentials_mark() != found:
+                return
+            await asyncio.sleep(min(left, LOOK_SECONDS))
+
+    def _credentials_mark(self) -> tuple[int, int] | None:
+        """Which content our file of credentials has."""
+        try:
+            said = Path(self._options["user_credentials"]).stat()
+        except (OSError, KeyError):
+            return None
+        return said.st_ino, said.st_mtime_ns
+
+    def _expired(self) -> bool:
+        try:
+            expires = read_credentials(Path(self._options["user_credentials"])).expires
+        except (ConfigError, KeyError):
+            return False
+        return expires is not None and expires * 1_000_000_000 <= clock.wall_ns()
 
     def _lose(self) -> None:
         if not self._is_up:
             return
         self._is_up = False
+        self._back.clear()
+        self._lost_at = clock.monotonic()
         if not self._closing:
             _log.warning("the connection to the broker is lost", connection=self.name)
         self._client.leave_lane()
@@ -478,6 +536,7 @@ class Connection:
         self._client.take_lane()
         self._is_up = True
         self._turned_away = False
+        self._back.set()
         _log.info("the connection to the broker is there again", connection=self.name)
         self._asking = asyncio.create_task(self._ask_rights(), name=f"rights of {self.name}")
         self._tell(self._up)

@@ -44,7 +44,7 @@ from mesh.link.exchange import Channel, Exchange, OnFailure, OnFrame, Series
 from mesh.link.parts import Parts, read_stub
 from mesh.link.probes import Probes
 from mesh.link.targets import HEARD, Target, Targets
-from mesh.link.wheel import Wheel
+from mesh.link.wheel import SLOT, Wheel
 from mesh.policy.lines import worth_a_line
 from mesh.policy.repeat import safe_to_repeat
 from mesh.subjects import ANY, Call, Subjects, escape
@@ -66,6 +66,9 @@ RETURNING: Final = 3.0
 
 PATIENCE: Final = 5.0
 """Seconds for which open calls wait for the connection to come back. A broker that restarts is back in one or two."""
+
+TURNED_AWAY: Final = 1.0
+"""Seconds for which they wait where the broker does not admit us any more: new credentials may be there just now."""
 
 MOST_RESENDS: Final = 5
 """How often one exchange may be sent again, each time with proof that it never ran."""
@@ -351,10 +354,14 @@ class Exchanges:
             )
             return
         if self._down_since:
-            if now - self._down_since > PATIENCE:
-                self._fail(exchange, Disconnected("the broker was away for too long; the call may have run"))
+            turned_away = self.connection.turned_away
+            if now - self._down_since > (TURNED_AWAY if turned_away else PATIENCE):
+                why = self.connection.why_down() if turned_away else BrokerUnavailable("the broker was away for too long")
+                self._fail(exchange, Disconnected(f"{why.message}; the call may have run", hint=why.hint))
                 return
-        elif exchange.asked_at:
+            self._wheel.add(exchange, min(now + 0.5, exchange.deadline or now + 0.5))
+            return
+        if exchange.asked_at:
             if now - exchange.asked_at >= ASKED:
                 if exchange.denied or now - self._up_since > RETURNING:
                     self._unanswered(exchange)
@@ -386,7 +393,10 @@ class Exchanges:
             channel.on_lost(InstanceLost(f"instance {instance} of {agent} that held this session is gone", hint="begin a new session"))
 
     def _on_down(self) -> None:
-        self._down_since = clock.monotonic()
+        self._down_since = now = clock.monotonic()
+        for exchange in self._open.values():
+            look = now + TURNED_AWAY + SLOT
+            self._wheel.move(exchange, look if exchange.deadline is None else min(look, exchange.deadline))
 
     def _on_up(self) -> None:
         self._down_since = 0.0

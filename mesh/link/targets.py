@@ -33,6 +33,9 @@ BEATEN: Final = HEALTH_TTL_SECONDS + HEARTBEAT_SECONDS
 PLANE: Final = 0.04
 """Seconds to wait for the control plane's word. It makes a call surer and an error kinder; nothing waits longer for it."""
 
+ATTEMPTS: Final = 3
+"""How often a name is asked for where the connection is lost over it."""
+
 PROBES: Final = (0.3, 0.7, 1.5)
 """Seconds to wait for each probe in turn: an instance of a pool that hangs must not hide the others."""
 
@@ -72,7 +75,9 @@ class Targets:
     def fresh(self, name: str) -> Target | None:
         """The target, if it may be called right now."""
         target = self._targets.get(name)
-        return target if target is not None and target.watched_since and clock.monotonic() < target.fresh_until else None
+        if target is None or not target.watched_since or clock.monotonic() >= target.fresh_until or not self._connection.connected:
+            return None
+        return target
 
     async def resolve(self, name: str) -> Target:
         """Ask whether anyone answers to `name`. Raises NoSuchAgent, InstanceLost (there, but silent), Denied, BrokerUnavailable."""
@@ -123,6 +128,18 @@ class Targets:
         await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _resolve(self, name: str) -> Target:
+        """A call that is made while the connection comes back waits for it; what is asked while it is lost is asked again."""
+        for attempt in range(ATTEMPTS):
+            await self._connection.returned()
+            losses = self._losses
+            try:
+                return await self._ask(name)
+            except BrokerUnavailable:
+                if losses == self._losses or attempt == ATTEMPTS - 1:
+                    raise
+        raise AssertionError("unreachable")
+
+    async def _ask(self, name: str) -> Target:
         losses = self._losses
         await self.watch(name)
         plane = asyncio.create_task(self._ask_plane(name), name=f"ask about {name}")
