@@ -362,6 +362,17 @@ async def test_params_in_headers(plane: str) -> None:
         assert (await region.modern(message, Mcp_Param_Region="eu")).status_code == 400
 
 
+async def test_params_in_headers_of_all_agents_as_one(plane: str) -> None:
+    async with agent(plane, "land", "headers"), front(plane) as url, httpx2.AsyncClient(timeout=20) as http:
+        everyone = Client(http, f"{url}/mcp")
+        message = call(1, "land__where", {"region": "eu"})
+        assert (await everyone.modern(message, Mcp_Param_Region="eu")).json()["result"]["content"]
+        for headers in ({}, {"Mcp_Param_Region": "us"}):
+            response = await everyone.modern(message, **headers)
+            assert (response.status_code, response.json()["error"]["code"]) == (400, -32020)
+        assert (await everyone.modern(call(1, "find_tools", {"query": "where"}))).status_code == 200
+
+
 async def test_an_instance_that_dies_while_a_call_runs(plane: str) -> None:
     with bridges(plane, ("mortal", "echo")) as [bridge]:
         async with front(plane) as url, client(url, "mortal") as mortal:

@@ -30,11 +30,8 @@ class ParamCheck:
         """Some agent's tools may have changed."""
         self._schemas.clear()
 
-    def problem(self, agent: str, frame: Frame, headers: Iterable[tuple[bytes, bytes]]) -> str | None:
-        """What disagrees, for a `tools/call` of a tool whose schema names headers."""
-        if frame.method != "tools/call" or frame.name is None:
-            return None
-        key = (agent, frame.name)
+    def problem(self, key: tuple[str, str], frame: Frame, headers: Iterable[tuple[bytes, bytes]]) -> str | None:
+        """What disagrees, for a `tools/call` of a tool whose schema names headers. `key`: whose tool it is, and its name there."""
         try:
             schema = self._schemas[key]
         except KeyError:

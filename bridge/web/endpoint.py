@@ -167,7 +167,8 @@ class Endpoint:
             return Problem(400, control.INVALID_REQUEST, "Body must be a single JSON-RPC request or notification object")
         if (problem := rules.modern_problem(asked.headers, asked.pairs, frame)) is not None:
             return problem
-        if asked.agent is not None and (why := self._params.problem(asked.agent, frame, asked.pairs)) is not None:
+        tool = asked.user.tool(asked.agent, frame)
+        if tool is not None and (why := self._params.problem(tool, frame, asked.pairs)) is not None:
             return Problem(400, rules.HEADER_MISMATCH, why, id=rules.id_of(frame))
         try:
             link = asked.user.link(asked.agent, _drop, _ignore)

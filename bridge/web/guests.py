@@ -16,13 +16,16 @@ from typing import Final
 import structlog
 
 from bridge.connect import Connected
+from bridge.gathered.catalog import TOOLS
 from bridge.gathered.gather import Gathered
+from bridge.gathered.names import Pair
 from bridge.gathered.roster import Roster
 from bridge.host_link import HostLink
 from mesh import Mesh, clock
 from mesh.errors import Busy, MeshError
 from mesh.link.heart import Heart
 from mesh.settings import Settings
+from mesh.wire.jsonrpc import Frame
 
 MOST_GUESTS: Final = 256
 """Users at once. Each is a connection, at the broker too."""
@@ -66,6 +69,14 @@ class Guest:
             return Connected(self.mesh, agent, send, on_over=on_over)
         assert self.roster is not None
         return Gathered(self.roster, send, on_over=on_over)
+
+    def tool(self, agent: str | None, frame: Frame) -> Pair | None:
+        """Whose tool a request calls, and its name there; None for other requests, and where there is no such tool."""
+        if frame.method != "tools/call" or frame.name is None:
+            return None
+        if agent is not None:
+            return agent, frame.name
+        return self.roster.catalog.find(TOOLS, frame.name) if self.roster is not None else None
 
     async def browse(self) -> None:
         """Have the roster. Raises MeshError."""
