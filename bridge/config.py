@@ -257,6 +257,8 @@ def read_file(path: Path) -> MeshFile:
         raise _explain(path, error) from None
     except ValueError as error:
         raise ConfigError(f"{path}: {error}") from None
+    except RecursionError:
+        raise ConfigError(f"{path} is nested too deep") from None
     agents = found.pop("agents", {})
     roles = read_roles(found.pop("roles", {}), str(path))
     if not isinstance(agents, dict) or not all(isinstance(each, dict) for each in agents.values()):

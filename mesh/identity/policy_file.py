@@ -37,7 +37,7 @@ def read_policy(path: Path) -> Policy:
         ) from None
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} cannot be read: {error}") from None
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:  # TOML that is none, and numbers with more digits than Python reads
         raise ConfigError(f"{path} is not TOML: {error}") from None
     for key in found:
         if key != "roles" and (key not in BESIDE or "agents" not in found):
