@@ -4,6 +4,7 @@ Each of these publishes only what its sender may. Source: the facts of the broke
 """
 
 import json
+from typing import Any
 
 import pytest
 
@@ -33,7 +34,7 @@ async def by_a_look_at_a_reader(attacker: Attacker, subject: str) -> None:
 
 async def reader_of(attacker: Attacker, bucket: str = "registry") -> str:
     """A reader that the control plane makes for whoever may have one."""
-    token, inbox = "k", []
+    token = "k"
     prefix = SUBJECTS.reply_prefix(attacker.name, "mesh", token, quiet=True)
     await attacker.subscribe(f"mesh.v1.hush.{attacker.name}.mesh.{token}.*")
     attacker.readers += 1
@@ -41,12 +42,12 @@ async def reader_of(attacker: Attacker, bucket: str = "registry") -> str:
     body = dumps({"jsonrpc": "2.0", "id": id, "method": "mesh/reader", "params": {"bucket": bucket}})
     await attacker.publish(SUBJECTS.call("mesh", "any", attacker.name, "mesh/reader", quiet=True), body, f"{prefix}q{attacker.readers}")
 
-    def made() -> bool:
-        inbox[:] = [json.loads(each.data) for each in attacker.heard if each.subject == f"{prefix}q{attacker.readers}"]
-        return any("result" in each for each in inbox)
+    def answers() -> list[dict[str, Any]]:
+        said = [json.loads(each.data) for each in attacker.heard if each.subject == f"{prefix}q{attacker.readers}"]
+        return [each["result"] for each in said if "result" in each]
 
-    await attacker.signals.until(made)
-    return str(next(each for each in inbox if "result" in each)["result"]["consumer"])
+    await attacker.signals.until(answers)
+    return str(answers()[0]["consumer"])
 
 
 WRITES = pytest.mark.parametrize(

@@ -26,17 +26,18 @@ async def deaf(world: World, evil: str, filters: Iterable[str], *, queue: str = 
         await listener.subscribe(each, queue)
         await listener.settle()
     assert await attacker.refused(*bare) == list(bare)
+    calling = []
     for n in range(20 if queue else 1):
         await mesh.target("victim")
-        task = asyncio.create_task(mesh.call("victim", "t", {"n": n}))
+        calling.append(asyncio.create_task(mesh.call("victim", "t", {"n": n})))
         if not queue:
-            assert await task == {"echo": {"n": n}}
+            assert await calling[0] == {"echo": {"n": n}}
     for each, listener in bare.items():
         await listener.signals.until(lambda: listener.heard)  # noqa: B023 - it is waited for here
         assert listener.heard, each
     assert attacker.heard == []
     assert await world.logged(attacker, next(iter(bare)))
-    if queue:
+    for task in calling:
         task.cancel()
 
 

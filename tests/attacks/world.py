@@ -150,10 +150,10 @@ class World:
         path.write_text(format_credentials(token, key.seed))
         return await self.connect(name, str(path))
 
-    async def connect(self, name: str, credentials: str, **options: Any) -> Attacker:
-        attacker = Attacker(name)
+    async def connect(self, who: str, credentials: str, **options: Any) -> Attacker:
+        attacker = Attacker(who)
         attacker.client = await nats.connect(
-            self.url, user_credentials=credentials, inbox_prefix=f"_INBOX.{escape(name)}", error_cb=attacker.on_error, **options
+            self.url, user_credentials=credentials, inbox_prefix=f"_INBOX.{escape(who)}", error_cb=attacker.on_error, **options
         )
         self.stack.push_async_callback(attacker.client.close)
         return attacker
@@ -174,13 +174,9 @@ class World:
     async def honest(self, name: str = "honest") -> Mesh:
         return await self.stack.enter_async_context(Mesh(name=name, broker=self.url))
 
-    async def keys(self, bucket: str) -> dict[str, bytes]:
-        """What a bucket holds."""
-        async with Mesh(name="operator", broker=self.url) as mesh, mesh.directory():
-            from mesh.link.buckets import Bucket
-            from mesh.link.jetstream import JetStream
-
-            return {entry.key: entry.value for entry in (await Bucket(JetStream(mesh.connection), bucket).snapshot()).values()}
+    async def value(self, reader: Attacker, key: str) -> bytes:
+        """What a bucket holds under `$KV.{bucket}.{key}`."""
+        return bytes((await reader.client.request(f"$JS.API.DIRECT.GET.KV_{key.split('.')[1]}.{key}", b"", timeout=3)).data)
 
 
 def call(caller: str, target: str, token: str, number: str | int = 1, *, tool: str = "t", quiet: bool = False) -> tuple[str, bytes, str]:
