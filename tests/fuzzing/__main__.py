@@ -6,6 +6,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+from mesh.cli import logging
 from tests.conftest import Broker
 from tests.fuzzing import live, parsers
 from tests.helpers import Background, control_plane
@@ -17,6 +18,7 @@ def main() -> int:
     options.add_argument("--live", type=int, default=50_000, metavar="N", help="messages to a mesh that runs (default: 50,000)")
     options.add_argument("--seed", type=int, default=secrets.randbelow(2**31), metavar="N", help="the same seed makes the same inputs")
     asked = options.parse_args()
+    logging.configure(stderr=None)
     found = parsers.report(asked.inputs, asked.seed)
     if asked.live:
         with tempfile.TemporaryDirectory(prefix="mesh-fuzz-") as directory:

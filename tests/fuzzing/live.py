@@ -71,7 +71,7 @@ async def world(broker: str) -> AsyncIterator[tuple[Mesh, str]]:
     async with AsyncExitStack() as stack:
         agent = await stack.enter_async_context(Mesh(name=TARGET, broker=broker))
         await stack.enter_async_context(agent.present(Steady()))
-        front = await stack.enter_async_context(serving(HttpSpec(port=0), make_settings(broker=broker)))
+        front = await stack.enter_async_context(serving(HttpSpec(port=0, auth="none"), make_settings(broker=broker)))
         yield await stack.enter_async_context(Mesh(name="bystander", broker=broker)), front
 
 
