@@ -14,6 +14,7 @@ import sys
 from pathlib import Path
 from typing import Any, Final
 
+from mesh.link.address import without_userinfo
 from mesh.settings import Settings
 
 HOSTS: Final = {
@@ -38,7 +39,10 @@ def make_entry(
     mesh. Without an agent the entry is for all agents as one."""
     command, *args = program()
     args += ["connect"] if agent is None else ["connect", agent]
-    if settings.broker:
+    env = {} if settings.prefix == DEFAULT_PREFIX else {"MESH_PREFIX": settings.prefix}
+    if settings.broker and without_userinfo(settings.broker) != settings.broker:
+        env["MESH_BROKER"] = settings.broker  # every user of the machine can read a command line
+    elif settings.broker:
         args += ["--broker", settings.broker]
     else:
         args += ["--state-dir", str(settings.state_dir.absolute())]
@@ -51,8 +55,8 @@ def make_entry(
         args.append("--find-only")
     entry: dict[str, Any] = {"type": "stdio"} if host in TYPED else {}
     entry |= {"command": command, "args": args}
-    if settings.prefix != DEFAULT_PREFIX:
-        entry["env"] = {"MESH_PREFIX": settings.prefix}
+    if env:
+        entry["env"] = env
     name = _foreign.sub("_", agent) if agent else "mesh"
     return name, json.dumps({"mcpServers": {name: entry}}, indent=2)
 

@@ -3,6 +3,7 @@
 Source: MCP basic/transports, stdio: messages are delimited by newlines and must not contain any.
 """
 
+import re
 from typing import Final
 
 LONGEST_LINE: Final = 64 * 1024 * 1024
@@ -59,3 +60,15 @@ def as_line(raw: bytes) -> bytes:
     if b"\n" in raw or b"\r" in raw:
         raw = raw.replace(b"\n", b" ").replace(b"\r", b" ")
     return raw + b"\n"
+
+
+SHOWN: Final = 120
+"""Bytes of what is no message that a log shows."""
+
+
+def beginning(raw: bytes) -> str:
+    """How something begins that is no message, for a log: text that a program prints, and nothing of JSON, which may be a damaged answer of
+    a tool that is not to be recorded."""
+    text = raw[:SHOWN].decode("utf-8", "replace")
+    before = re.split(r'[{"]', text, maxsplit=1)[0]
+    return text if before == text else f"{before}… ({len(raw)} bytes)"

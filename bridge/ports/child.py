@@ -18,7 +18,7 @@ from typing import Any, Final, cast
 import structlog
 
 from bridge.errors import ServerUnreachable
-from bridge.lines import Lines, as_line
+from bridge.lines import Lines, as_line, beginning
 from bridge.ports.base import OnEnd, OnFrame
 from mesh.errors import Busy, MalformedMessage
 from mesh.wire.jsonrpc import Frame, peek_final, scan
@@ -146,7 +146,7 @@ class _Protocol(asyncio.SubprocessProtocol):
     def _on_nonsense(self, size: int, why: str, line: bytes) -> None:
         self._port.garbage += 1
         if self._port.garbage <= 10:
-            _log.warning("not a message on stdout", agent=self._port.name, why=why, starts=line[:120].decode("utf-8", "replace"))
+            _log.warning("not a message on stdout", agent=self._port.name, why=why, starts=beginning(line))
         self._nonsense += size
         if self._nonsense > GARBAGE_BYTES and self._transport is not None:
             self._nonsense = 0

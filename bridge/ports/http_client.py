@@ -59,8 +59,10 @@ class HttpClient:
     def __init__(self, name: str, url: str, headers: Mapping[str, str] | None, tls: ssl.SSLContext | None) -> None:
         try:
             self._url = httpx2.URL(url)
-        except httpx2.InvalidURL as problem:
-            raise ConfigError(f"{name}: this is no URL: {problem}") from None
+        except httpx2.InvalidURL:  # which quotes it, and it may hold a password
+            raise ConfigError(
+                f"{name}: this is no URL", hint="what stands in a URL for itself is written with %, in a password too"
+            ) from None
         if self._url.scheme not in ("http", "https") or not self._url.host:
             raise ConfigError(f"{name}: an MCP server's URL begins with http:// or https:// and a host")
         if self._url.port is not None and not 0 < self._url.port < 65536:

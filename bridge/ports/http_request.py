@@ -22,6 +22,7 @@ from typing import Final
 import httpx2
 import structlog
 
+from bridge.lines import beginning
 from bridge.ports import http_errors as errors
 from bridge.ports.http_headers import BOTH, EVENTS, JSON, SESSION_ID, protocol_version, refuses_headers, tools_list
 from bridge.ports.http_session import MOST_GARBAGE, Owner
@@ -187,7 +188,7 @@ class Request:
             frame = self._own(frame) if frame.final else frame
         except (MalformedMessage, errors.BadAnswer) as problem:
             self._garbage += len(event.data)
-            _log.warning("not a message for this request", agent=self._name, why=str(problem), starts=event.data[:120])
+            _log.warning("not a message for this request", agent=self._name, why=str(problem), starts=beginning(event.data))
             if self._garbage > MOST_GARBAGE:
                 raise errors.BadAnswer(f"{self._name}: the stream holds much that is no message: {problem}") from None
             return

@@ -12,6 +12,7 @@ from typing import Final, Protocol
 import httpx2
 import structlog
 
+from bridge.lines import beginning
 from bridge.ports import http_errors as errors
 from bridge.ports.http_client import MOST_STREAMS, HttpClient
 from bridge.ports.http_headers import BOTH, EVENTS, JSON, SESSION_ID, VERSION
@@ -205,7 +206,7 @@ class Listener:
                 raise MalformedMessage("an answer on the session's stream, where none may be", starts=event.data[:40])
         except MalformedMessage as problem:
             self._garbage += len(event.data)
-            _log.warning("not a message for this session", agent=self._client.name, why=str(problem), starts=event.data[:120])
+            _log.warning("not a message for this session", agent=self._client.name, why=str(problem), starts=beginning(event.data))
             if self._garbage > MOST_GARBAGE:
                 raise
             return

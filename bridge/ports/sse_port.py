@@ -22,6 +22,7 @@ import httpx2
 import structlog
 
 from bridge.errors import ServerUnreachable
+from bridge.lines import beginning
 from bridge.ports import http_errors as errors
 from bridge.ports.base import OnEnd, OnFrame
 from bridge.ports.http_client import CLOSE_SECONDS, CONNECT_SECONDS, MOST_REQUESTS, MOST_STREAMS, HttpClient
@@ -195,7 +196,7 @@ class SsePort:
             frame = scan(event.data)
         except MalformedMessage as problem:
             self._garbage += len(event.data)
-            _log.warning("not a message", agent=self.client.name, why=str(problem), starts=event.data[:120])
+            _log.warning("not a message", agent=self.client.name, why=str(problem), starts=beginning(event.data))
             if self._garbage > MOST_GARBAGE:
                 raise errors.BadAnswer(f"its stream holds much that is no message: {problem}") from None
             return

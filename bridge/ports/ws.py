@@ -23,6 +23,7 @@ from websockets.typing import Subprotocol
 from websockets.uri import parse_uri
 
 from bridge.errors import ServerUnreachable
+from bridge.lines import beginning
 from bridge.ports import http_errors as errors
 from bridge.ports.base import OnEnd, OnFrame
 from bridge.ports.http_client import CLOSE_SECONDS, CONNECT_SECONDS
@@ -179,7 +180,7 @@ class WebSocketPort:
             frame = scan(raw)
         except MalformedMessage as problem:
             self._garbage += len(raw) or 1
-            _log.warning("not a message", agent=self._server.name, why=str(problem), starts=raw[:120])
+            _log.warning("not a message", agent=self._server.name, why=str(problem), starts=beginning(raw))
             return
         if self._on_frame is not None:
             try:

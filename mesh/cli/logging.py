@@ -6,8 +6,10 @@ Both end in the same handlers: `mesh.log` in the state directory (everything fro
 """
 
 import logging
+import os
 import sys
 from collections.abc import Mapping, MutableMapping
+from io import TextIOWrapper
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
 from typing import Any, Final
@@ -15,6 +17,7 @@ from typing import Any, Final
 import structlog
 
 from mesh import clock
+from mesh.link.state_dir import private
 
 LOG_FILE: Final = "mesh.log"
 LOG_BYTES: Final = 16 * 1024 * 1024
@@ -30,7 +33,7 @@ def configure(*, stderr: int | None = logging.WARNING, file: Path | None = None)
         shown.setLevel(stderr)
         handlers.append(shown)
     if file is not None:
-        handlers.append(RotatingFileHandler(file, maxBytes=LOG_BYTES, backupCount=LOG_FILES, encoding="utf-8"))
+        handlers.append(_PrivateFile(file, maxBytes=LOG_BYTES, backupCount=LOG_FILES, encoding="utf-8"))
     shared: list[Any] = [structlog.stdlib.add_log_level, structlog.stdlib.add_logger_name, _stamp, structlog.processors.format_exc_info]
     formatter = structlog.stdlib.ProcessorFormatter(
         foreign_pre_chain=[*shared[:-1], structlog.stdlib.ExtraAdder()],
@@ -52,6 +55,13 @@ def configure(*, stderr: int | None = logging.WARNING, file: Path | None = None)
         wrapper_class=structlog.stdlib.BoundLogger,
         cache_logger_on_first_use=False,  # a test, and `mesh up` itself, configures more than once
     )
+
+
+class _PrivateFile(RotatingFileHandler):
+    """Its files are their owner's alone."""
+
+    def _open(self) -> TextIOWrapper:
+        return os.fdopen(private(self.baseFilename, os.O_WRONLY | os.O_APPEND), "a", encoding="utf-8")
 
 
 def _stamp(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:

@@ -42,7 +42,7 @@ from mesh.link.server_program import (
     version_of,
 )
 from mesh.link.server_start import failure, loopback, processors, start_file
-from mesh.link.state_dir import StateDir
+from mesh.link.state_dir import StateDir, private
 from mesh.link.tls import ServerTls
 
 __all__ = ["EmbeddedServer", "Event", "check_server_info"]
@@ -61,8 +61,11 @@ Event = Literal["died", "restarted", "restart_failed", "dropped"]
 """died, restarted, restart_failed: the process. dropped: the server discarded messages or requests that it had taken, and says which."""
 
 _LAUNCHER: Final = """
-import ctypes, os, sys
-ctypes.CDLL(None).prctl(1, 15)  # PR_SET_PDEATHSIG, SIGTERM; it survives the exec
+import os, sys
+os.umask(0o077)  # streams, logs, ports: its owner's alone
+if sys.platform == "linux":
+    import ctypes
+    ctypes.CDLL(None).prctl(1, 15)  # PR_SET_PDEATHSIG, SIGTERM; it survives the exec
 if os.getppid() != int(sys.argv[1]):
     sys.exit("the mesh ended before its broker began")
 os.execv(sys.argv[2], sys.argv[2:])
@@ -182,11 +185,11 @@ class EmbeddedServer:
         state = self.state_dir
         try:
             text = start_file(self.config, state, self._ports, self._host, self._tls)
-            state.broker_config.write_text(text, encoding="utf-8")
+            state.write_config(text)
             for stale in state.path.glob("*.ports"):
                 stale.unlink()
             # It opens its log by itself. What it says before that (a mistake in the configuration), and a panic, go to the same file.
-            stderr = state.broker_log.open("ab")
+            stderr = os.fdopen(private(state.broker_log, os.O_WRONLY | os.O_APPEND), "ab")
         except OSError as error:
             raise state.unusable(str(error)) from error
         new_lines = LogReader(state.broker_log)
@@ -223,8 +226,7 @@ class EmbeddedServer:
         self._ready.set()
 
     def _command(self) -> list[str]:
-        launcher = [sys.executable, "-I", "-S", "-c", _LAUNCHER, str(os.getpid())] if sys.platform == "linux" else []
-        return [*launcher, str(self._binary), "-c", str(self.state_dir.broker_config)]
+        return [sys.executable, "-I", "-S", "-c", _LAUNCHER, str(os.getpid()), str(self._binary), "-c", str(self.state_dir.broker_config)]
 
     async def _listening(self, process: asyncio.subprocess.Process) -> dict[str, list[str]]:
         """The ports file, once it is there: {"nats": [url], "monitoring": [url], "websocket": [url]}. EOFError if the server ends."""

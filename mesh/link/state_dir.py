@@ -9,6 +9,8 @@
 | `jetstream/` | streams and buckets, the broker's own |
 | `mesh.json` | where this mesh is reached, for the commands (written by `mesh up`) |
 
+It is made 0700, and what is in it 0600: streams and logs hold what agents say to each other. The mode of one that was there is its owner's.
+
 The lock goes with the process that holds it, also by kill -9, so it is never stale and nobody has to delete it. flock is Unix only, and so
 is the embedded broker; elsewhere the mesh uses a broker that runs already.
 """
@@ -37,8 +39,9 @@ class StateDir:
     def acquire(self) -> None:
         """Make the directory if needed, see that it can be written, and take the lock. StateDirUnusable, StateDirInUse."""
         try:
-            self.jetstream.mkdir(parents=True, exist_ok=True)
-            descriptor = os.open(self.lock_file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self.jetstream.mkdir(mode=0o700, exist_ok=True)
+            descriptor = private(self.lock_file, os.O_RDWR)
         except OSError as error:
             raise self.unusable(error.strerror or str(error)) from error
         try:
@@ -68,6 +71,11 @@ class StateDir:
             os.close(self._lock)
             self._lock = None
 
+    def write_config(self, text: str) -> None:
+        """The broker's start file. OSError."""
+        with os.fdopen(private(self.broker_config, os.O_WRONLY | os.O_TRUNC), "w", encoding="utf-8") as file:
+            file.write(text)
+
     def orphan(self) -> int | None:
         """The pid of a broker that outlived its mesh here, or None. Ask only while holding the lock: then no mesh owns it.
 
@@ -86,6 +94,11 @@ class StateDir:
             hint="Name another state directory, or make this one writable for you.",
             path=str(self.path),
         )
+
+
+def private(path: Path | str, flags: int) -> int:
+    """A descriptor of a file, which is its owner's alone if it was not there."""
+    return os.open(path, flags | os.O_CREAT | os.O_CLOEXEC, 0o600)
 
 
 def _command_line(pid: int) -> str:
