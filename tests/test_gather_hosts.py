@@ -7,8 +7,10 @@ from collections.abc import Iterator
 import pytest
 
 from bridge import serve
+from bridge.gathered import answers
 from bridge.gathered.roster import Roster
 from mesh import Mesh
+from mesh.wire.jsonrpc import scan
 from tests.gather_world import MODERN, Host, hosted, some_agents, studio
 from tests.helpers import Bridge, Recorder, bridges, hold
 
@@ -28,7 +30,8 @@ async def test_level_and_subscriptions_outlive_a_session(plane: str) -> None:
             said = await host.ask(3, "tools/call", name="archive__level")
             assert "result" in said, said
             assert said["result"]["content"][0]["text"] == "error"
-            assert (await host.next(lambda each: each.get("method") == "notifications/message"))["params"]["data"] == "asked"
+            log = (await host.next(lambda each: each.get("method") == "notifications/message"))["params"]
+            assert (log["data"], log["logger"]) == ("asked", "archive")
             await host.ask(4, "resources/subscribe", uri="mesh://archive/shared:///x")
             with bridges(plane, ("archive", "library")):
                 await asyncio.to_thread(first.close)
@@ -53,6 +56,21 @@ async def test_errors_say_whose_they_are(plane: str, agents: list[Bridge]) -> No
         host.link.receive(b"[]")
         assert (await host.next(lambda each: each.get("id") is None))["error"]["code"] == -32700
         assert (await host.ask(6, "ping"))["result"] == {}
+
+
+@pytest.mark.parametrize(
+    ("params", "wanted"),
+    [
+        (rb'{"level":"info","logger":"a\u00e4","data":1E400}', rb'{"level":"info","logger":"\u00fcber \"x\"/a\u00e4","data":1E400}'),
+        (b'{ "data":1}', rb'{"logger":"\u00fcber \"x\"", "data":1}'),
+        (b"{}", rb'{"logger":"\u00fcber \"x\""}'),
+        (b'{"logger":5}', b'{"logger":5}'),
+        (b'{"logger":"a","logger":"b"}', b'{"logger":"a","logger":"b"}'),
+    ],
+)
+def test_log_messages_say_whose_they_are(params: bytes, wanted: bytes) -> None:
+    raw = b'{"jsonrpc":"2.0","method":"notifications/message","params":%s}'
+    assert answers.logged(scan(raw % params), 'über "x"') == raw % wanted
 
 
 async def test_the_modern_era_as_the_specification_has_it(plane: str) -> None:

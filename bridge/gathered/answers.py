@@ -144,6 +144,24 @@ def _named(frame: Frame, agent: str) -> bytes:
     return frame.splice([((at, at), new)])
 
 
+def logged(frame: Frame, agent: str) -> bytes:
+    """An agent's log message, with the agent's name before its logger's. All else is as the agent wrote it."""
+    try:
+        params, logger = locate(frame.raw, "params"), locate(frame.raw, "params", "logger")
+    except MalformedMessage:  # a key that stands twice: it passes, unread
+        return frame.raw
+    if params is None:
+        return frame.raw
+    name = dumps(agent)[1:-1]
+    if logger is None:
+        at, new = params[0] + 1, b'"logger":"' + name + b'"' + (b"," if _filled(frame.raw, params) else b"")
+    elif frame.raw[logger[0] : logger[0] + 1] == b'"':
+        at, new = logger[0] + 1, name + b"/"
+    else:
+        return frame.raw
+    return frame.splice([((at, at), new)])
+
+
 def _filled(raw: bytes, span: Span) -> bool:
     """Whether the object there has a member."""
     return bool(raw[span[0] + 1 : span[1] - 1].strip())

@@ -6,12 +6,11 @@ What the aggregate knows it answers itself (`bridge.gathered.desk`), from the ca
 an agent. What belongs to an agent (`bridge.gathered.routing`) goes to it, on a link of its own (`bridge.gathered.agent_link`), as the
 bytes that the host wrote, but for the name: the agent's own is spliced in. What comes back passes as it is, but for what would be
 ambiguous where many are heard at once: ids and progress tokens of an agent's own requests (`bridge.gathered.backward`), the URI in
-`resources/updated`. And an error says whose it is.
+`resources/updated`. And an error says whose it is, as does the logger of a log message.
 
 A host of the handshake era gets its `initialize` answered here; each agent gets the same `initialize` when the host needs it first. A
-log level and subscriptions are the host's: they are said again in each session that is opened anew.
-
-An agent's own list_changed is not passed on: the registry hears of it too, and the host is told when the lists here have changed.
+log level and subscriptions are the host's: they are said again in each session that is opened anew. An agent's own list_changed is not
+passed on: the registry hears of it too, and the host is told when the lists here have changed.
 """
 
 import asyncio
@@ -25,7 +24,7 @@ from typing import Any, Final
 import structlog
 
 from bridge.connect import MOST_OPEN
-from bridge.eras.words import LEVELS
+from bridge.eras.words import LEVELS, LOG
 from bridge.gathered import answers, desk
 from bridge.gathered.agent_link import AgentLink
 from bridge.gathered.answers import id_of, read_params
@@ -252,6 +251,8 @@ class Gathered:
             return self._backward.cancel(link, frame)
         if frame.method in answers.CHANGED.values():
             return None
+        if frame.method == LOG:
+            return answers.logged(frame, link.agent)
         if frame.method == "notifications/resources/updated" and (span := locate(raw, "params", "uri")) is not None:
             own = json.loads(raw[slice(*span)])
             if isinstance(own, str):
