@@ -4,6 +4,7 @@ Each of these publishes only what its sender may. Source: the facts of the broke
 """
 
 import json
+import secrets
 from typing import Any
 
 import pytest
@@ -34,7 +35,7 @@ async def by_a_look_at_a_reader(attacker: Attacker, subject: str) -> None:
 
 async def reader_of(attacker: Attacker, bucket: str = "registry") -> str:
     """A reader that the control plane makes for whoever may have one."""
-    token = "k"
+    token = secrets.token_hex(4)
     prefix = SUBJECTS.reply_prefix(attacker.name, "mesh", token, quiet=True)
     await attacker.subscribe(f"mesh.v1.hush.{attacker.name}.mesh.{token}.*")
     attacker.readers += 1
