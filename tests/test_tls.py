@@ -2,10 +2,14 @@
 
 import asyncio
 import contextlib
+import json
 import os
+import shutil
 import signal
 import ssl
-from collections.abc import Iterator
+import sys
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -27,7 +31,7 @@ from mesh.link.connection import Connection
 from mesh.link.server import EmbeddedServer
 from mesh.link.tls import ClientTls, ServerTls
 from mesh.wire.jsonrpc import dumps, scan
-from tests.cli_helpers import mesh, up
+from tests.cli_helpers import ENVIRONMENT, Up, mesh, up
 from tests.conftest import Broker
 from tests.connections import Heard, client_of, in_lane, works
 from tests.helpers import CUT_WARNINGS, Recorder, back, control_plane, serving
@@ -339,6 +343,37 @@ async def _reaches(port: Any) -> bool:
 # ---- the commands
 
 
+async def another_machine(tmp_path: Path, running: Up) -> Path:
+    """A directory with what the README says that another machine needs, and nothing else."""
+    there = tmp_path / "there"
+    there.mkdir()
+    made = [
+        (await running.mesh("auth", "issue", "away", "--role", "agent", "--json")).json["file"],
+        (await running.mesh("auth", "tls", "--client", "away", "--json")).json["clients"][0]["file"],
+        str(running.state_dir / "auth" / "tls" / "ca.pem"),
+    ]
+    for file in made:
+        shutil.copy(file, there)
+    return there
+
+
+@asynccontextmanager
+async def bridge_of(there: Path, url: str) -> AsyncIterator[None]:
+    """`mesh-bridge serve` over there, until the block ends."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "bridge", "serve", "away", "--broker", url, "--credentials", "away.creds", "--client-cert", "away.pem",
+        "--json", "--", "mcp-server-time", cwd=there, env={**ENVIRONMENT, "MESH_CA": "ca.pem"}, stdout=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+    assert process.stdout is not None
+    try:
+        async with asyncio.timeout(20):
+            assert json.loads(await process.stdout.readline())["event"] == "ready"
+        yield
+    finally:
+        process.terminate()
+        await process.communicate()
+
+
 async def test_mesh_up_beyond_this_machine(tmp_path: Path) -> None:
     """Refused without a certificate, and with one everything finds its way: commands, agents in processes of their own, the doctor."""
     file = tmp_path / "mesh.toml"
@@ -352,6 +387,10 @@ async def test_mesh_up_beyond_this_machine(tmp_path: Path) -> None:
         assert ready["websocket"].startswith("wss://")
         called = await running.mesh("call", "notes", "add_note", "text=over TLS", "--json")
         assert called.code == 0, called
+        there = await another_machine(tmp_path, running)
+        async with bridge_of(there, ready["broker"].replace("127.0.0.1", "localhost")):
+            called = await running.mesh("call", "away", "get_current_time", "timezone=UTC", "--json")
+            assert called.code == 0, called
         checks = {each["check"]: each["result"] for each in (await running.mesh("doctor", "--json")).json["checks"]}
         assert checks["broker"] == "ok"
         assert not {"broker's listeners", "TLS"} & set(checks)
