@@ -1,6 +1,7 @@
 """Participants with rights of their own: whom the broker lets in, what a caller hears that may not call, and who answers for whom."""
 
 import asyncio
+import shutil
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -171,3 +172,12 @@ async def test_the_broker_brings_nobody_anothers_calls_and_takes_no_answer_in_an
             await call
         await mallory.connection.flush()
         assert stolen == []
+
+
+async def test_a_state_directory_may_hold_nothing_but_credentials(broker: Broker, tmp_path: Path) -> None:
+    issued = broker.authority.issue("traveller", ("agent", "host"))
+    there = tmp_path / "auth" / "users"
+    there.mkdir(parents=True, mode=0o700)
+    shutil.copy(issued.path, there)
+    async with asyncio.timeout(10), Mesh(name="traveller", broker=broker.url, state_dir=tmp_path) as mesh:
+        assert mesh.connection.rights is not None
