@@ -238,6 +238,19 @@ async def test_a_session_that_was_left_makes_room(plane: str, url: str, monkeypa
         assert (await third.post(call(2, "echo", modern=False))).status_code == 404, "the one that was silent longest"
 
 
+async def test_it_makes_room_for_one_of_all_agents_together_too(plane: str, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bridge.sessions.MOST_SESSIONS", 1)
+    async with agent(plane, "tiny", "asker"), client(url, "tiny") as left, httpx2.AsyncClient(timeout=20) as http:
+        await left.begin()
+        everyone = Client(http, f"{url}/mcp")
+        await everyone.begin()
+        refused = (await everyone.post(call(1, "tiny__echo", modern=False))).json()
+        assert refused["error"]["data"]["mesh"] == "busy", "nobody has left"
+        monkeypatch.setattr("bridge.web.session.SEEMS_LEFT", 0.0)
+        assert "result" in (await everyone.post(call(2, "tiny__echo", modern=False))).json()
+        assert (await left.post(call(1, "echo", modern=False))).status_code == 404
+
+
 async def test_who_names_a_stream_first_gets_one(old: Client) -> None:
     await old.begin()
     async with old.events("POST", call(1, "echo", modern=False), Accept="text/event-stream, application/json") as post:

@@ -25,6 +25,9 @@ OWN_PREFIX: Final = "mesh/"
 Hear = Callable[["AgentLink", bytes], None]
 """What an agent says that belongs to no request."""
 
+MakeRoom = Callable[[str, bytes, Callable[[], None]], bool]
+"""An agent has refused a session: whether another one ends so that it has room, and what to do when it has."""
+
 
 class AgentLink:
     """`take` requests, `tell` notifications, `close` once. Without a greeting every request stands alone."""
@@ -39,11 +42,13 @@ class AgentLink:
         on_open: Callable[["AgentLink"], None],
         on_over: Callable[["AgentLink"], None],
         timeout: float | None,
+        make_room: MakeRoom | None = None,
     ) -> None:
         """`greeting` is the host's `initialize`. `on_open` is called when a session is there, before anything else is sent in it."""
         self.agent = agent
         self._greeting = greeting
         self._on_open = on_open
+        self._make_room = make_room
         self._opening = False
         self._open = False
         self._waiting: list[tuple[Frame, Sink]] = []
@@ -71,10 +76,7 @@ class AgentLink:
         if self._greeting is None or self._opening or self.open:
             return
         self._opening, self._open = True, False
-        greeting = scan(self._greeting)
-        self._connected.receive(
-            greeting.splice([(greeting.id_span, dumps(self._own_id())), (greeting.token_span, b'"mesh"')]), self._on_greeted
-        )
+        self._greet()
 
     def cancel(self, frame: Frame) -> None:
         """The host no longer waits for what `frame.cancels` names."""
@@ -101,18 +103,27 @@ class AgentLink:
         await done.wait()
 
     async def close(self) -> None:
+        self._opening = False
         self._waiting.clear()
         await self._connected.close()
 
     def _own_id(self) -> str:
         return f"{OWN_PREFIX}{next(self._numbers)}"
 
+    def _greet(self) -> None:
+        if self._greeting is not None and self._opening:
+            frame = scan(self._greeting)
+            edits = [(frame.id_span, dumps(self._own_id())), (frame.token_span, b'"mesh"')]
+            self._connected.receive(frame.splice(edits), self._on_greeted)
+
     def _on_greeted(self, raw: bytes, final: bool) -> None:
         if not final:
             return
+        frame = scan(raw)
+        if frame.kind is Kind.ERROR and self._make_room is not None and self._make_room(self.agent, raw, self._greet):
+            return
         self._opening = False
         waiting, self._waiting = self._waiting, []
-        frame = scan(raw)
         if frame.kind is Kind.ERROR:
             for request, to in waiting:
                 to(frame.splice([(frame.id_span, _id(request))]), True)

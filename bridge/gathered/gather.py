@@ -26,7 +26,7 @@ import structlog
 from bridge.connect import MOST_OPEN
 from bridge.eras.words import LEVELS, LOG
 from bridge.gathered import answers, desk
-from bridge.gathered.agent_link import AgentLink
+from bridge.gathered.agent_link import AgentLink, MakeRoom
 from bridge.gathered.answers import id_of, read_params
 from bridge.gathered.backward import Backward
 from bridge.gathered.catalog import TOOLS
@@ -64,14 +64,17 @@ class Gathered:
         only_find: bool = False,
         timeout: float | None = None,
         on_over: Callable[[MeshError], None] | None = None,
+        make_room: MakeRoom | None = None,
     ) -> None:
         """`only_find`: show `find_tools` and `call_tool` instead of all tools. `timeout`: seconds for each request, started anew by its
-        progress. `on_over` is never called: this session is over when the host says so."""
+        progress. `on_over` is never called: this session is over when the host says so. `make_room` is asked when an agent refuses one."""
         self._roster = roster
         self._send = send
         self._to_host: Sink = lambda raw, _: send(raw)
         self._only_find = only_find
-        self._timeout = timeout
+        self._new_link = partial(
+            AgentLink, roster.mesh, hear=self._on_stray, on_open=self._on_open, on_over=self._on_over, timeout=timeout, make_room=make_room
+        )
         self._greeting: bytes | None = None
         self._level: dict[str, Any] | None = None
         self._subscribed: dict[Pair, str] = {}
@@ -190,15 +193,7 @@ class Gathered:
     def _link(self, agent: str) -> AgentLink:
         link = self._links.get(agent)
         if link is None:
-            link = self._links[agent] = AgentLink(
-                self._roster.mesh,
-                agent,
-                self._greeting,
-                hear=self._on_stray,
-                on_open=self._on_open,
-                on_over=self._on_over,
-                timeout=self._timeout,
-            )
+            link = self._links[agent] = self._new_link(agent, self._greeting)
         return link
 
     def _on_notification(self, frame: Frame) -> None:

@@ -16,6 +16,7 @@ from typing import Final
 import structlog
 
 from bridge.connect import Connected
+from bridge.gathered.agent_link import MakeRoom
 from bridge.gathered.catalog import TOOLS
 from bridge.gathered.gather import Gathered
 from bridge.gathered.names import Pair
@@ -63,12 +64,18 @@ class Guest:
         """Whether its participant counts no more, by the broker's word or since its credentials are gone."""
         return self.mesh.connection.turned_away or (self.path is not None and not self.path.exists())
 
-    def link(self, agent: str | None, send: Callable[[bytes], None], on_over: Callable[[MeshError], None]) -> HostLink:
-        """A way to one agent, or to all of them as one."""
+    def link(
+        self,
+        agent: str | None,
+        send: Callable[[bytes], None],
+        on_over: Callable[[MeshError], None],
+        make_room: MakeRoom | None = None,
+    ) -> HostLink:
+        """A way to one agent, or to all of them as one; `make_room` is for the sessions of the latter with each agent."""
         if agent is not None:
             return Connected(self.mesh, agent, send, on_over=on_over)
         assert self.roster is not None
-        return Gathered(self.roster, send, on_over=on_over)
+        return Gathered(self.roster, send, on_over=on_over, make_room=make_room)
 
     def tool(self, agent: str | None, frame: Frame) -> Pair | None:
         """Whose tool a request calls, and its name there; None for other requests, and where there is no such tool."""

@@ -76,7 +76,7 @@ class Session:
         agent: str | None,
         guest: Guest,
         on_end: "Callable[[Session], None]",
-        make_room: "Callable[[Session, Callable[[], None]], bool]",
+        make_room: Callable[[str | None, Callable[[], None]], bool],
         denied: Callable[[], HeaderList],
     ) -> None:
         """`make_room` is asked when the agent takes no more sessions: whether another one ends for it, and what to do when it has.
@@ -243,7 +243,7 @@ class Session:
             try:
                 self.version = str(json.loads(raw)["result"].get("protocolVersion") or "-")
             except (ValueError, LookupError, AttributeError, RecursionError):
-                if is_busy(raw) and self._make_room(self, partial(self._open_again, frame, stream)):
+                if is_busy(raw) and self._make_room(self.agent, partial(self._open_again, frame, stream)):
                     return
                 self._end()
         self._put(stream, raw, final)
