@@ -3,12 +3,13 @@
 | module | what |
 |---|---|
 | rows.py | the figures: what each compares, and what is wanted |
-| mesh_rows.py, mcp_rows.py | how each is measured |
+| mesh_rows.py, mcp_rows.py, identity_rows.py | how each is measured |
 | compare.py | two sides in turn, as a ratio |
 | peers.py | what others have written, installed on demand |
 | table.py | what a row is and what a measurement says; the table and the JSON |
 | stage.py | a broker with its control plane, and the processes that take part |
 | participant.py | the program of those processes: callers and those who answer |
+| crowd.py | very many participants, some to a process |
 | http_caller.py | the thin client of streamable HTTP |
 | http_servers.py | servers over HTTP that the mesh is compared with |
 | wire.py | the bytes that every side sends and expects |

@@ -23,8 +23,8 @@ from bench.table import Outcome, Pace, Row, machine, render
 from mesh import MeshError
 from mesh.clock import iso, wall_ns
 
-FULL: Final = Pace(rounds=20, seconds=0.5, journal_calls=100_000, memory_calls=20_000, exchanges=10_000)
-QUICK: Final = Pace(rounds=2, seconds=0.1, journal_calls=2_000, memory_calls=500, exchanges=100)
+FULL: Final = Pace(rounds=20, seconds=0.5, journal_calls=100_000, memory_calls=20_000, exchanges=10_000, crowd=1_000)
+QUICK: Final = Pace(rounds=2, seconds=0.1, journal_calls=2_000, memory_calls=500, exchanges=100, crowd=20)
 
 EXAMPLES: Final = """examples:
   scripts/bench --peers                             all figures, some ten minutes; the first time it installs what it compares with

@@ -27,15 +27,14 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 
 from bench import wire
+from bench.crowd import Actor, Echo, crowd, greeter, others
 from bench.http_caller import http_caller
 from bench.http_servers import peer, sdk_http
 from mesh import Mesh
 from mesh.identity.finding import find_credentials
-from mesh.link.call import Call as MeshCall
 from mesh.link.heart import Heart
 from mesh.settings import make_settings
 from mesh.subjects import client_name
-from mesh.wire.jsonrpc import Frame
 
 Call = Callable[[], Awaitable[None]]
 
@@ -186,24 +185,11 @@ class _Direct(asyncio.SubprocessProtocol):
 # who answers
 
 
-class _Echo:
-    """A handler of the mesh: bytes in, bytes out."""
-
-    def on_call(self, call: MeshCall) -> None:
-        call.finish(wire.answer(call.id))
-
-    def on_cancel(self, call: MeshCall, reason: str) -> None:
-        return
-
-    def on_message(self, caller: str, reply: str, frame: Frame) -> None:
-        return
-
-
 @asynccontextmanager
 async def mesh_echo(broker: str, agent: str) -> AsyncIterator[None]:
     """An agent of Python."""
     tool = {"name": "echo", "inputSchema": {"type": "object"}}
-    async with Mesh(name=agent, broker=broker) as mesh, mesh.present(_Echo(), entry={"tools": (tool,)}):
+    async with Mesh(name=agent, broker=broker) as mesh, mesh.present(Echo(), entry={"tools": (tool,)}):
         yield None
 
 
@@ -216,7 +202,7 @@ async def mesh_many(broker: str, agents: str, tools: str) -> AsyncIterator[None]
         stack.push_async_callback(heart.close)
         for agent in range(int(agents)):
             mesh = await stack.enter_async_context(Mesh(name=f"agent-{agent}", broker=broker, heart=heart))
-            await stack.enter_async_context(mesh.present(_Echo(), entry={"tools": offered}))
+            await stack.enter_async_context(mesh.present(Echo(), entry={"tools": offered}))
         yield None
 
 
@@ -237,7 +223,7 @@ async def raw_echo(broker: str) -> AsyncIterator[None]:
         await client.close()
 
 
-ROLES: Final[dict[str, Callable[..., AbstractAsyncContextManager[Call | str | None]]]] = {
+ROLES: Final[dict[str, Callable[..., AbstractAsyncContextManager[Call | Actor | str | None]]]] = {
     "mesh-caller": mesh_caller,
     "raw-caller": raw_caller,
     "direct-caller": direct_caller,
@@ -246,6 +232,9 @@ ROLES: Final[dict[str, Callable[..., AbstractAsyncContextManager[Call | str | No
     "mesh-echo": mesh_echo,
     "mesh-many": mesh_many,
     "raw-echo": raw_echo,
+    "crowd": crowd,
+    "greeter": greeter,
+    "others": others,
     "sdk-http": sdk_http,
     "peer": peer,
 }
@@ -258,7 +247,9 @@ async def main(role: str, *arguments: str) -> None:
     async with ROLES[role](*arguments) as call:
         print(json.dumps({"event": "ready", **({"http": call} if isinstance(call, str) else {})}), flush=True)
         async for order in orders:
-            if callable(call):
+            if isinstance(call, Actor):
+                print(json.dumps(await call.act(**json.loads(order))), flush=True)
+            elif callable(call):
                 print(json.dumps(await run(call, **json.loads(order))), flush=True)
 
 

@@ -87,9 +87,10 @@ class Participant:
 class Stage:
     """`async with stage() as it`."""
 
-    def __init__(self, server: EmbeddedServer, mesh: Mesh, state: Path, stack: AsyncExitStack) -> None:
+    def __init__(self, server: EmbeddedServer, mesh: Mesh, authority: Authority, state: Path, stack: AsyncExitStack) -> None:
         self.broker = server.url
         self.mesh = mesh
+        self.authority = authority
         self.server = server
         self.js = JetStream(mesh.connection)
         self._state = state
@@ -107,7 +108,7 @@ class Stage:
 
     async def http(self) -> str:
         """`mesh-bridge http`, and where it serves the agents."""
-        serve = ("-m", "bridge", "http", "--port", "0", "--broker", self.broker, "--json")
+        serve = ("-m", "bridge", "http", "--port", "0", "--broker", self.broker, "--json", "--auth", "none")  # as its contenders
         return (await self._start("http", sys.executable, *serve)).url
 
     async def with_journal(self, wanted: bool) -> None:
@@ -147,4 +148,4 @@ async def stage() -> AsyncIterator[Stage]:
             Mesh(name=OPERATOR, broker=server.url, state_dir=state) as mesh,
             AsyncExitStack() as stack,
         ):
-            yield Stage(server, mesh, state, stack)
+            yield Stage(server, mesh, authority, state, stack)

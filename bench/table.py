@@ -28,6 +28,8 @@ class Pace:
     memory_calls: int
     exchanges: int
     """Of the differential."""
+    crowd: int
+    """Participants that join at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +70,7 @@ class Row:
 
     name: str
     what: str
-    unit: Literal["x", "%", "MB", "ms", "calls", "differences"]
+    unit: Literal["x", "%", "MB", "ms", "s", "calls", "differences"]
     compare: Literal["at most", "at least"]
     wanted: float
     measure: Measure

@@ -9,7 +9,7 @@ A token counts until it expires or is void: the account's claims say of each key
 after that second, so a client that is cut off comes back with the file's new content.
 """
 
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -92,12 +92,19 @@ class Authority:
 
     def rights(self, name: str) -> Permissions:
         """What the broker lets a participant do."""
+        return self.all_rights()(name)
+
+    def all_rights(self) -> Callable[[str], Permissions]:
+        """`rights` by name, as the files say now: for many names at the cost of one."""
         with self.keyring.locked():
             known = self.ledger.load()
+            compiled = self.scopes.compiled(self.policy, known, self.subjects)
+
+        def of(name: str) -> Permissions:
             user = _find(known, name)
-            if user.revoked is not None:
-                return Permissions()
-            return expand(self.scopes.compiled(self.policy, known, self.subjects)[user.scope], name, user.memberships)
+            return Permissions() if user.revoked is not None else expand(compiled[user.scope], name, user.memberships)
+
+        return of
 
     def scope_names(self) -> tuple[str, ...]:
         return self.scopes.names(self.ledger.load())

@@ -1,5 +1,6 @@
 """The rights of each participant, for the control plane: by the records of this state directory, and fresh after each change of them."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Self
 
@@ -17,6 +18,7 @@ class RightsBook:
         self._authority = authority
         self._files = [authority.keyring.path / name for name in ("users.json", "policy.json")]
         self._read_at: tuple[int, ...] = ()
+        self._look_up: Callable[[str], Permissions] = lambda _: NOBODY
         self._rights: dict[str, Permissions] = {}
 
     @classmethod
@@ -32,9 +34,13 @@ class RightsBook:
         if now != self._read_at:
             self._rights.clear()
             self._read_at = now
+            try:
+                self._look_up = self._authority.all_rights()
+            except ConfigError:  # files that nobody can read say nothing of anybody
+                self._look_up = lambda _: NOBODY
         if name not in self._rights:
             try:
-                self._rights[name] = self._authority.rights(name)
+                self._rights[name] = self._look_up(name)
             except ConfigError:
                 self._rights[name] = NOBODY
         return self._rights[name]
