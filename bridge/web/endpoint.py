@@ -232,16 +232,20 @@ class Endpoint:
             return Problem(503, control.MESH_ERROR, f"{self._most_sessions} sessions are open", data, rules.id_of(frame))
         session = Session(asked.agent, asked.user, self._on_session_end, self._make_room, asked.denied)
         try:
-            session.link = asked.user.link(asked.agent, session.on_message, session.on_over)
+            session.link = asked.user.link(asked.agent, session.on_message, session.on_over, self._make_room_at)
         except MeshError as error:
             return _unavailable(frame, error)
         self._sessions[session.id] = session
         asked.user.held += 1
         return session
 
-    def _make_room(self, session: Session, then: Callable[[], None]) -> bool:
-        """For a session that its agent has no room for. One of all agents together holds room at each of them."""
-        ending = self._end_one([each for each in self._sessions.values() if each.agent in (session.agent, None)])
+    def _make_room_at(self, agent: str, refusal: bytes, then: Callable[[], None]) -> bool:
+        """For a session of all agents together, one of which refuses it."""
+        return rules.is_busy(refusal) and self._make_room(agent, then)
+
+    def _make_room(self, agent: str | None, then: Callable[[], None]) -> bool:
+        """For a session that an agent has no room for. One of all agents together holds room at each of them."""
+        ending = self._end_one([each for each in self._sessions.values() if each.agent in (agent, None)])
         if ending is not None:
             ending.add_done_callback(lambda _: then())
         return ending is not None
@@ -272,7 +276,7 @@ class Endpoint:
             return
         self._sockets[socket] = asked
         try:
-            await socket.run(asked.user.link(asked.agent, socket.put, socket.on_over))
+            await socket.run(asked.user.link(asked.agent, socket.put, socket.on_over, self._make_room_at))
         except MeshError as error:
             await asked.send({"type": "websocket.close", "code": TRY_LATER, "reason": error.code})
         finally:
