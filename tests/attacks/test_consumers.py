@@ -166,9 +166,8 @@ async def test_pose_as_a_service(world: World, evil: str) -> None:
 
 @EVIL
 async def test_reach_the_system_account(world: World, evil: str) -> None:
-    asked = [
-        (f"$SYS.REQ.{each}", b"{}") for each in ("SERVER.PING", "CLAIMS.UPDATE", "CLAIMS.DELETE", "ACCOUNT.PING.CONNZ", "SERVER.x.RELOAD")
-    ]
+    verbs = ("SERVER.PING", "CLAIMS.UPDATE", "CLAIMS.DELETE", "ACCOUNT.PING.CONNZ", "SERVER.x.RELOAD")
+    asked = [(f"$SYS.REQ.{each}", b"{}") for each in verbs]
     attacker = await world.join(evil)
     filters = ["$SYS.>", "$SYS.ACCOUNT.*.DISCONNECT", "mesh.v1.broker.disconnect", "$JS.EVENT.>"]
     for each in filters:

@@ -8,7 +8,7 @@ from mesh.errors import CallError
 from mesh.subjects import Gone, Record, client_name
 from mesh.wire import control
 from mesh.wire.jsonrpc import dumps, scan
-from tests.attacks.world import AGENT, HOST, SUBJECTS, World, call, held, stored, until
+from tests.attacks.world import AGENT, HOST, SUBJECTS, World, call, held, stored, until, until_stored
 from tests.helpers import Recorder, finish, hold
 
 EVIL = pytest.mark.parametrize("evil", [AGENT, HOST])
@@ -91,9 +91,7 @@ async def test_record_in_anothers_name(world: World, evil: str) -> None:
     bare = await world.unprotected()
     before = await stored(bare, subject)
     await bare.publish(subject, b'{"forged":1}')
-    async with asyncio.timeout(5):
-        while await stored(bare, subject) == before:
-            pass
+    await until_stored(bare, subject, more_than=before)
 
 
 @EVIL

@@ -205,6 +205,12 @@ async def stored(reader: Attacker, subject: str, stream: str = "JOURNAL") -> int
     return sum((state.get("subjects") or {}).values())
 
 
+async def until_stored(reader: Attacker, subject: str, *, more_than: int = 0, stream: str = "JOURNAL") -> None:
+    async with asyncio.timeout(5):
+        while await stored(reader, subject, stream) <= more_than:
+            await asyncio.sleep(0.01)
+
+
 async def until(true: Callable[[], object], timeout: float = 5.0) -> None:
     """For what nobody tells."""
     async with asyncio.timeout(timeout):
