@@ -52,6 +52,7 @@ def mesh_dir(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     finally:
         process.send_signal(signal.SIGTERM)
         process.stdout.read()
+        process.stdout.close()
         assert process.wait(timeout=30) == 0
 
 
@@ -65,7 +66,7 @@ def run(command: list[str | Path], cwd: Path, code: int = 0) -> str:
 @pytest.mark.parametrize("number", range(len(blocks("python"))))
 def test_python_runs(number: int, mesh_dir: Path) -> None:
     out = run([sys.executable, "-c", blocks("python")[number]], mesh_dir)
-    assert ("Europe/Berlin", "add_note", "Hello, mesh")[number] in out
+    assert ("Europe/Berlin", "add_note", "Hello, mesh", "local True")[number] in out
 
 
 @pytest.mark.parametrize(
