@@ -16,7 +16,7 @@ from mesh import admin, clock
 from mesh.cli import logging
 from mesh.errors import ConfigError
 from mesh.identity.authority import Authority
-from mesh.identity.finding import roles_of
+from mesh.identity.finding import provide
 from mesh.identity.keeper import Keeper
 from mesh.identity.serving import server_trust
 from mesh.identity.tls import Certificates
@@ -160,16 +160,16 @@ async def _end(task: asyncio.Task[None]) -> None:
 
 
 def _identities(settings: Settings, plan: Plan) -> Authority:
-    """Everybody who is known beforehand, before the broker starts: then it need not be told of any of them."""
+    """Everybody who is known beforehand, before the broker starts: then it need not be told of any of them. Who was revoked, or has its key
+    elsewhere, is told so when it comes."""
     authority = Authority.open(settings.state_dir, create=True, prefix=settings.prefix)
     if plan.policy is not None:
         authority.apply_policy(plan.policy.resolve({}, lenient=True))
-    known = {user.name: user for user in authority.users()}
-    always = {name: roles_of(name) for name in (CONTROL_PLANE, OPERATOR, GATEWAY, settings.name) if name not in known}
+    always = dict.fromkeys((CONTROL_PLANE, OPERATOR, GATEWAY, settings.name))
     for name, roles in {**always, **plan.agents}.items():
-        user = known.get(name)
-        if user is None or (user.revoked is None and set(user.roles) != set(roles)):
-            authority.issue(name, roles)
+        user = authority.known(name)
+        if user is None or (user.local and user.revoked is None):
+            provide(authority, name, roles)
     return authority
 
 

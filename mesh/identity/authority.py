@@ -90,6 +90,10 @@ class Authority:
     def user(self, name: str) -> User:
         return _find(self.ledger.load(), name)
 
+    def known(self, name: str) -> User | None:
+        """None for one that was never issued anything here."""
+        return self.ledger.load().users.get(name)
+
     def rights(self, name: str) -> Permissions:
         """What the broker lets a participant do."""
         return self.all_rights()(name)
@@ -111,13 +115,11 @@ class Authority:
 
     def credentials(self, name: str) -> Path | None:
         """The file of a participant whose credentials are here, None otherwise."""
-        path = self.keyring.path / creds_file(name)
-        return path if path.exists() else None
+        return self.keyring.secret(creds_file(name))
 
     def system_credentials(self) -> Path | None:
         """Of a user in the system account; None where an adopted operator's were not given."""
-        path = self.keyring.path / "system.creds"
-        return path if path.exists() else None
+        return self.keyring.secret("system.creds")
 
     def account_public(self) -> str:
         return self.trust.account_key().public

@@ -11,8 +11,8 @@ from typing import Final
 from mesh.clock import wall_ns
 from mesh.crypto.creds import read_credentials
 from mesh.errors import ConfigError
-from mesh.identity.authority import Authority
-from mesh.identity.push import push
+from mesh.identity.authority import Authority, Issued
+from mesh.identity.push import push, untold
 from mesh.link.tls import ClientTls
 from mesh.subjects import CONTROL_PLANE, GATEWAY, OPERATOR
 
@@ -29,22 +29,36 @@ def roles_of(name: str) -> tuple[str, ...]:
 async def find_credentials(
     state_dir: Path, name: str, broker_url: str, roles: Collection[str] | None = None, *, prefix: str = "mesh", tls: ClientTls | None = None
 ) -> Path | None:
-    """The credentials file for `name`; None where there is none, and nothing to make one with.
-
-    With `roles` those of other roles are replaced, as far as they can be made here.
-    """
-    try:
-        authority = Authority.open(state_dir, prefix=prefix)
-    except ConfigError:
-        return Authority(state_dir, prefix=prefix).credentials(name)  # no keys here, but perhaps a file that somebody brought
-    found = authority.credentials(name)
-    good = found is not None and not _expired(found) and (roles is None or set(authority.user(name).roles) == set(roles))
-    if good or not authority.keyring.has("account.seed"):
-        return found
-    issued = authority.issue(name, roles or roles_of(name))
-    if issued.account_changed:
+    """The credentials file for `name`; None where there is none, and nothing to make one with. `roles` as in `provide`, and errors too."""
+    authority = Authority(state_dir, prefix=prefix)
+    makes = authority.trust.exists and authority.keyring.has("account.seed")
+    issued = provide(authority, name, roles) if makes else None
+    if issued is None:
+        return authority.credentials(name)  # made here, or a file that somebody brought
+    if issued.account_changed or untold(authority):
         await push(authority, broker_url, tls)
     return issued.path
+
+
+def provide(authority: Authority, name: str, roles: Collection[str] | None = None) -> Issued | None:
+    """See that a participant of this machine has credentials that count: it gets new ones where it has none, where they have expired, and
+    where it is to have other `roles`. None where what is there is good.
+
+    Roles that are not given, and the lifetime, stay as they are. Raises ConfigError for one that was revoked, or whose key is elsewhere.
+    """
+    path = authority.credentials(name)
+    good = path is not None and not _expired(path)
+    if good and roles is None:
+        return None
+    user = authority.known(name)
+    if user is None:
+        return authority.issue(name, roles or roles_of(name))
+    if good and set(user.roles) == set(roles or user.roles):
+        return None
+    if user.revoked is None and not user.local:
+        hint = "Say where its credentials are: --credentials FILE, or MESH_CREDENTIALS."
+        raise ConfigError(f"the key of {name!r} is kept elsewhere, so nothing is made for it here", hint=hint)
+    return authority.issue(name, roles or user.roles, expires=user.lifetime)
 
 
 def _expired(path: Path) -> bool:

@@ -10,7 +10,7 @@ import structlog
 from mesh import clock
 from mesh.errors import MeshError
 from mesh.identity.authority import Authority
-from mesh.identity.push import push
+from mesh.identity.push import push, untold
 from mesh.link.tls import ClientTls
 from mesh.policy.rights import Policy
 
@@ -28,13 +28,14 @@ _log = structlog.get_logger("mesh.identity")
 
 
 class Keeper:
-    """`run` it while the broker at `broker_url` runs. `wanted`: a policy whose patterns are to be kept resolved; None: there is none."""
+    """`run` it while the broker at `broker_url` runs. `wanted`: the policy that counts, its patterns kept resolved; None leaves
+    the one that does."""
 
     def __init__(self, authority: Authority, broker_url: str, wanted: Policy | None, tools: Tools, tls: ClientTls | None = None) -> None:
         self._authority = authority
         self._broker_url = broker_url
         self._tls = tls
-        self._wanted = wanted if wanted is not None and wanted.patterns else None
+        self._wanted = wanted
         self._tools = tools
         self._resolved: Policy | None = None
         self._looked_at = _now()
@@ -48,23 +49,32 @@ class Keeper:
             await asyncio.sleep(LOOK_SECONDS)
 
     async def look(self) -> None:
-        """Renew what will expire, or did since the last look (a laptop sleeps); and resolve patterns anew where tools have changed."""
+        """Renew what will expire, or did since the last look (a laptop sleeps). Resolve patterns anew where tools have changed. Tell the
+        broker what somebody could not tell it."""
         now, before = _now(), self._looked_at
         for user in self._authority.users():
             if user.expires is None or user.revoked is not None or not user.local or user.expires <= before:
                 continue
             if user.expires - now < max(RENEW_AT * (user.expires - user.issued), 2 * LOOK_SECONDS):
-                self._authority.renew(user.name)
-                _log.info("credentials renewed", participant=user.name)
+                self._renew(user.name)
         self._looked_at = now
-        if self._wanted is None:
-            return
-        resolved = self._wanted.resolve(self._tools(), lenient=True)
-        if resolved != self._resolved:
-            if resolved != self._authority.policy:
+        if self._wanted is not None:
+            resolved = self._wanted.resolve(self._tools(), lenient=True)
+            if resolved != self._resolved and resolved != self._authority.policy:
                 self._authority.apply_policy(resolved)
                 await push(self._authority, self._broker_url, self._tls)
             self._resolved = resolved
+        if untold(self._authority):
+            await push(self._authority, self._broker_url, self._tls)
+
+    def _renew(self, name: str) -> None:
+        """What keeps one from being renewed keeps no other."""
+        try:
+            self._authority.renew(name)
+        except MeshError as error:
+            _log.warning("credentials could not be renewed", participant=name, why=str(error), hint=error.hint)
+        else:
+            _log.info("credentials renewed", participant=name)
 
 
 def _now() -> float:

@@ -10,6 +10,7 @@
 | `users/{name}.jwt` | instead, where the key was made elsewhere | no |
 | `system.creds` | credentials in SYS, to tell a running broker what changed | yes |
 | `operator.jwt`, `account.jwt`, `system.jwt` | what the broker is told | no |
+| `untold` | that a broker was to be told something, and may not know it (mesh/identity/push.py) | no |
 | `users.json` | who there is (mesh/identity/records.py) | no |
 | `policy.json` | the policy in force (mesh/identity/scopes.py) | no |
 | `policy.toml` | roles and what they may do, as people write them | no |
@@ -78,6 +79,14 @@ class Keyring:
         except PermissionError:
             hint = "Ask its owner for credentials: `mesh auth issue NAME` makes a file."
             raise ConfigError(f"{self.path} belongs to another user", hint=hint, path=str(self.path)) from None
+
+    def secret(self, name: str) -> Path | None:
+        """The path of a secret file for those who read it themselves, None where there is none."""
+        try:
+            self._check(self.path / name)
+        except FileNotFoundError:
+            return None
+        return self.path / name
 
     def read(self, name: str) -> str | None:
         """The text of a file, None where there is none."""

@@ -1,7 +1,11 @@
 """Tell a running broker what the account says now. It counts at once, for who is connected too, and in every server of a cluster.
 
 Who has a void token is cut off, and so is who has a token of a scope whose template changed; a client that comes back with what its file
-says then has the new rights. What a broker has once taken it keeps, and it never goes back to older claims.
+says then has the new rights.
+
+A broker takes what it is told last, were it older than what it knows. So who tells it looks afterwards whether somebody has changed the
+account meanwhile, and then tells that: of two that push side by side the last one to look has told the newest.
+A push that did not come to its end leaves the file `untold` behind, and the next one makes it good (`mesh.identity.keeper`).
 Source: docs.nats.io, "NATS based resolver"; nats-server, accounts.go (`DirAccResolver`).
 """
 
@@ -15,6 +19,9 @@ from mesh.link.connection import Connection
 from mesh.link.tls import ClientTls
 
 UPDATE: Final = "$SYS.REQ.CLAIMS.UPDATE"
+UNTOLD: Final = "untold"
+"""The file that is there from the beginning of a push until the broker has the newest claims."""
+
 STATUS: Final = "$SYS.REQ.SERVER.PING.VARZ"
 
 ANSWER_SECONDS: Final = 5.0
@@ -28,20 +35,45 @@ async def push(authority: Authority, broker_url: str, tls: ClientTls | None = No
             "there are no credentials of the system account, so no running broker can be told",
             hint="`mesh auth init --system-creds FILE`, or load what `mesh auth export --account-template` prints with your own tools.",
         )
-    token = authority.account_jwt()
+    token = _begin(authority)
     async with await Connection.open(broker_url, name="mesh-push", user_credentials=credentials, tls=tls) as connection:
-        try:
-            status = await connection.request(STATUS, b"", timeout=ANSWER_SECONDS)
-            if jwt.read(token, "account").issuer not in _trusted(status.body):
-                raise BrokerError(
-                    "the account is signed by a key that the running broker does not trust, so it was not sent",
-                    hint="A broker reads the operator's JWT when it starts: start it anew. `mesh auth export --server-config` prints it.",
-                )
-            answer = await connection.request(UPDATE, token.encode(), timeout=ANSWER_SECONDS)
-        except (NoResponders, CallTimeout):
-            raise BrokerUnsuitable(
-                "the broker takes no accounts while it runs", hint="It needs `resolver { type: full }`: `mesh auth export --server-config`."
-            ) from None
+        while True:
+            await _tell(connection, token)
+            newest = _begin(authority, told=token)
+            if newest == token:
+                return
+            token = newest
+
+
+def untold(authority: Authority) -> bool:
+    """Whether a broker was to be told something, and it is not known that it was."""
+    return authority.keyring.has(UNTOLD)
+
+
+def _begin(authority: Authority, told: str | None = None) -> str:
+    """What the broker is to be told now. Where it was `told` just that, nothing is left to do, and that is noted."""
+    with authority.keyring.locked():
+        token = authority.ledger.account_jwt()
+        if token == told:
+            authority.keyring.remove(UNTOLD)
+        elif not untold(authority):
+            authority.keyring.write(UNTOLD, "")
+        return token
+
+
+async def _tell(connection: Connection, token: str) -> None:
+    try:
+        status = await connection.request(STATUS, b"", timeout=ANSWER_SECONDS)
+        if jwt.read(token, "account").issuer not in _trusted(status.body):
+            raise BrokerError(
+                "the account is signed by a key that the running broker does not trust, so it was not sent",
+                hint="A broker reads the operator's JWT when it starts: start it anew. `mesh auth export --server-config` prints it.",
+            )
+        answer = await connection.request(UPDATE, token.encode(), timeout=ANSWER_SECONDS)
+    except (NoResponders, CallTimeout):
+        raise BrokerUnsuitable(
+            "the broker takes no accounts while it runs", hint="It needs `resolver { type: full }`: `mesh auth export --server-config`."
+        ) from None
     refusal = _refusal(answer.body)
     if refusal is not None:
         raise BrokerError(f"the broker refuses the account: {refusal}", hint="Its log says more.")

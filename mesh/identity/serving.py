@@ -2,6 +2,7 @@
 
 from mesh.crypto import jwt
 from mesh.identity.authority import Authority
+from mesh.identity.push import UNTOLD
 
 
 def server_trust(authority: Authority) -> dict[str, str]:
@@ -16,4 +17,5 @@ def server_trust(authority: Authority) -> dict[str, str]:
         there = keyring.read(name)
         if there is None or jwt.read(there.strip(), "account").issued < claims.issued:
             keyring.write(name, token.strip())
+    keyring.remove(UNTOLD)
     return {"MESH_OPERATOR": str(keyring.path / "operator.jwt"), "MESH_ACCOUNTS": str(keyring.path / "accounts")}
