@@ -7,10 +7,8 @@ the event loop of the others: it is `mesh-bridge serve NAME --python module:name
 import asyncio
 import contextlib
 import importlib
-import json
 import os
 import random
-import signal
 import sys
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -19,13 +17,13 @@ from typing import Any, Final
 
 import structlog
 
+from bridge.apart import run_apart
 from bridge.config import AgentSpec
 from bridge.expose import Exposed
 from bridge.ports.base import PortFactory
 from bridge.ports.child import ChildPort
 from mesh import Mesh, clock
 from mesh.errors import ConfigError, MeshError
-from mesh.identity.finding import find_credentials
 from mesh.link.heart import Heart
 from mesh.link.tls import ClientTls
 from mesh.node import new_instance
@@ -244,50 +242,7 @@ class Host:
     async def _keep_process(self, spec: AgentSpec) -> AsyncIterator[str]:
         while True:
             self.note("starting", spec.name, "")
-            yield await self._run_process(spec)
-
-    async def _run_process(self, spec: AgentSpec) -> str:
-        """One life of `mesh-bridge serve`, and how it ended."""
-        command = [sys.executable, "-m", "bridge", "serve", spec.name, "--python", spec.python, "--json", "--sessions", spec.sessions]
-        command += ["--with-stdin", "--journal", spec.journal, "--at-once", str(spec.at_once)]
-        command += [part for role in spec.roles for part in ("--role", role)]
-        command += [part for tool, said in spec.tools.items() for part in ("--tool-journal", f"{tool}={said.journal}")]
-        given = self._settings
-        credentials = given.credentials or await find_credentials(
-            given.state_dir, spec.name, given.broker_url(), ("agent", *spec.roles), prefix=given.prefix, tls=given.broker_tls()
-        )
-        if credentials:
-            command += ["--credentials", str(credentials.absolute())]
-        # Not on the command line, which every user of this machine can read: an address may hold a password.
-        env = {**os.environ, **spec.env, "MESH_PREFIX": given.prefix, "MESH_BROKER": given.broker_url()}
-        if (tls := given.broker_tls()) is not None:
-            files = {"MESH_CA": tls.ca, "MESH_CLIENT_CERT": tls.cert}
-            env |= {name: str(file.absolute()) for name, file in files.items() if file is not None}
-        process = await asyncio.create_subprocess_exec(
-            *command, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, env=env, cwd=spec.cwd, start_new_session=True
-        )
-        assert process.stdout is not None
-        try:
-            async for line in process.stdout:
-                with contextlib.suppress(ValueError, AttributeError):
-                    said = json.loads(line)
-                    if said.get("event") in ("ready", "restarting"):
-                        self.note(said["event"], spec.name, str(said.get("detail", "")))
-            return f"its process ended with code {await process.wait()}"
-        finally:
-            await _end(process)
-
-
-async def _end(process: asyncio.subprocess.Process) -> None:
-    """SIGTERM, five seconds, SIGKILL."""
-    for sent in (signal.SIGTERM, signal.SIGKILL):
-        if process.returncode is not None:
-            return
-        with contextlib.suppress(ProcessLookupError):
-            process.send_signal(sent)
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(5.0):
-                await process.wait()
+            yield await run_apart(spec, self._settings, self.note)
 
 
 @asynccontextmanager

@@ -17,10 +17,8 @@ Source: docs.nats.io, "Client protocol".
 """
 
 import asyncio
-import ssl
 from collections.abc import Callable
 from typing import Any, Final, cast
-from urllib.parse import ParseResult
 
 import structlog
 from nats.aio.client import Client, Srv
@@ -28,7 +26,7 @@ from nats.aio.transport import TcpTransport
 from nats.errors import Error
 from nats.protocol.parser import AWAITING_CONTROL_LINE
 
-from mesh.link.websocket import WebSocketTransport
+from mesh.link.transports import Tcp, WebSocket
 
 _log = structlog.get_logger("mesh.link")
 
@@ -40,46 +38,8 @@ LOOK_SECONDS: Final = 0.02
 """How often, and after how long, to look for a moment between two frames in which the lane can be taken."""
 
 
-LAST_WORDS: Final = 0.5
-"""Seconds that the end of a connection may take. A peer that is gone takes nothing any more, and says no goodbye as TLS has it; asyncio
-would wait for thirty."""
-
-
 class NotSecure(Error):
     """The broker goes on without TLS, though its address asks for it."""
-
-
-class _Tcp(TcpTransport):
-    """Its end takes a moment, not as long as TCP or TLS have patience."""
-
-    @property
-    def secure(self) -> bool:
-        return self._io_writer is not None and self._io_writer.get_extra_info("ssl_object") is not None
-
-    def __bool__(self) -> bool:
-        """nats-py would replace one that is false, as one is that was not connected yet."""
-        return True
-
-    async def connect_tls(self, uri: str | ParseResult, ssl_context: ssl.SSLContext, buffer_size: int, connect_timeout: int) -> None:
-        await super().connect_tls(uri, ssl_context, buffer_size, connect_timeout)
-        protocol = self._io_writer.transport.get_protocol() if self._io_writer is not None else None
-        if protocol is not None:  # else asyncio warns of each end: half a connection is nothing that TLS has
-            cast(Any, protocol)._over_ssl = True
-
-    async def wait_closed(self) -> None:
-        writer = self._io_writer
-        if writer is None:
-            return
-        # A task of its own: a timeout around the writer's future would cancel that future, for everybody who ever waits for it.
-        closed = asyncio.create_task(writer.wait_closed(), name="end of a connection")
-        try:
-            await asyncio.wait({closed}, timeout=LAST_WORDS)
-        finally:
-            if not closed.done():
-                writer.transport.abort()
-        await asyncio.wait({closed}, timeout=LAST_WORDS)
-        if closed.done():
-            closed.result()
 
 
 class FastClient(Client):
@@ -152,12 +112,12 @@ class FastClient(Client):
     async def _connect_to_server(self, s: Srv) -> None:
         """nats-py makes a transport where there is none; these are ours."""
         if not self._transport:
-            self._transport = WebSocketTransport() if s.uri.scheme in ("ws", "wss") else _Tcp()  # type: ignore[no-untyped-call]
+            self._transport = WebSocket() if s.uri.scheme in ("ws", "wss") else Tcp()  # type: ignore[no-untyped-call]
         await super()._connect_to_server(s)
 
     @property
     def secure(self) -> bool:
-        return isinstance(self._transport, _Tcp | WebSocketTransport) and self._transport.secure
+        return isinstance(self._transport, Tcp | WebSocket) and self._transport.secure
 
     def _connect_command(self) -> bytes:
         """The first that we send, and who we are. nats-py believes a broker that says, in the clear, that it has no TLS: so might anybody

@@ -21,7 +21,6 @@ import logging
 import os
 import random
 import signal
-import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
@@ -41,7 +40,7 @@ from mesh.link.server_program import (
     read_info,
     version_of,
 )
-from mesh.link.server_start import failure, loopback, processors, start_file
+from mesh.link.server_start import command, failure, loopback, processors, start_file
 from mesh.link.state_dir import StateDir, private
 from mesh.link.tls import ServerTls
 
@@ -59,18 +58,6 @@ LOG_INTERVAL: Final = 1.0
 
 Event = Literal["died", "restarted", "restart_failed", "dropped"]
 """died, restarted, restart_failed: the process. dropped: the server discarded messages or requests that it had taken, and says which."""
-
-_LAUNCHER: Final = """
-import os, sys
-os.umask(0o077)  # streams, logs, ports: its owner's alone
-if sys.platform == "linux":
-    import ctypes
-    ctypes.CDLL(None).prctl(1, 15)  # PR_SET_PDEATHSIG, SIGTERM; it survives the exec
-if os.getppid() != int(sys.argv[1]):
-    sys.exit("the mesh ended before its broker began")
-os.execv(sys.argv[2], sys.argv[2:])
-"""
-"""Becomes the server, under the same pid. A program of its own because code between fork and exec is unsafe in a process with threads."""
 
 logger = logging.getLogger(__name__)
 
@@ -195,7 +182,7 @@ class EmbeddedServer:
         new_lines = LogReader(state.broker_log)
         with stderr:
             self._process = await asyncio.create_subprocess_exec(
-                *self._command(),
+                *command(self._binary, state),
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=stderr,
                 stderr=stderr,
@@ -224,9 +211,6 @@ class EmbeddedServer:
             if self._ports[key] == 0:
                 self._ports[key] = int(url.rpartition(":")[2])
         self._ready.set()
-
-    def _command(self) -> list[str]:
-        return [sys.executable, "-I", "-S", "-c", _LAUNCHER, str(os.getpid()), str(self._binary), "-c", str(self.state_dir.broker_config)]
 
     async def _listening(self, process: asyncio.subprocess.Process) -> dict[str, list[str]]:
         """The ports file, once it is there: {"nats": [url], "monitoring": [url], "websocket": [url]}. EOFError if the server ends."""

@@ -1,21 +1,57 @@
-"""The broker over WebSocket, for networks that let nothing else through: a transport for nats-py, on the `websockets` library.
+"""The transports that nats-py uses below us: TCP, with TLS or without, and WebSocket for networks that let nothing else through.
 
-nats-py's own needs aiohttp. The broker sends whole protocol lines, several in one message; there is no fast lane here.
+nats-py's own WebSocket needs aiohttp; this one uses the library that the ports use too. The broker sends whole protocol lines, several in
+one message; there is no fast lane there.
 """
 
 import asyncio
 import ssl
-from typing import Final
+from typing import Any, Final, cast
 from urllib.parse import ParseResult
 
-from nats.aio.transport import Transport
+from nats.aio.transport import TcpTransport, Transport
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, WebSocketException
 
-CLOSE_SECONDS: Final = 1.0
+LAST_WORDS: Final = 0.5
+"""Seconds that the end of a connection may take. A peer that is gone takes nothing any more, and says no goodbye as TLS has it; asyncio
+would wait for thirty."""
 
 
-class WebSocketTransport(Transport):
+class Tcp(TcpTransport):
+    """Its end takes a moment, not as long as TCP or TLS have patience."""
+
+    @property
+    def secure(self) -> bool:
+        return self._io_writer is not None and self._io_writer.get_extra_info("ssl_object") is not None
+
+    def __bool__(self) -> bool:
+        """nats-py would replace one that is false, as one is that was not connected yet."""
+        return True
+
+    async def connect_tls(self, uri: str | ParseResult, ssl_context: ssl.SSLContext, buffer_size: int, connect_timeout: int) -> None:
+        await super().connect_tls(uri, ssl_context, buffer_size, connect_timeout)
+        protocol = self._io_writer.transport.get_protocol() if self._io_writer is not None else None
+        if protocol is not None:  # else asyncio warns of each end: half a connection is nothing that TLS has
+            cast(Any, protocol)._over_ssl = True
+
+    async def wait_closed(self) -> None:
+        writer = self._io_writer
+        if writer is None:
+            return
+        # A task of its own: a timeout around the writer's future would cancel that future, for everybody who ever waits for it.
+        closed = asyncio.create_task(writer.wait_closed(), name="end of a connection")
+        try:
+            await asyncio.wait({closed}, timeout=LAST_WORDS)
+        finally:
+            if not closed.done():
+                writer.transport.abort()
+        await asyncio.wait({closed}, timeout=LAST_WORDS)
+        if closed.done():
+            closed.result()
+
+
+class WebSocket(Transport):
     """One connection at a time; `connect` again after `close`. Raises OSError, whatever went wrong."""
 
     def __init__(self) -> None:
@@ -37,7 +73,7 @@ class WebSocketTransport(Transport):
         self._out = []
         try:
             self._socket = await connect(
-                uri.geturl(), ssl=context, open_timeout=seconds, close_timeout=CLOSE_SECONDS,
+                uri.geturl(), ssl=context, open_timeout=seconds, close_timeout=LAST_WORDS,
                 max_size=None, compression=None, proxy=None, ping_interval=None,
             )  # fmt: skip
         except WebSocketException as error:
@@ -81,7 +117,7 @@ class WebSocketTransport(Transport):
 
     async def wait_closed(self) -> None:
         if self._socket is not None:
-            async with asyncio.timeout(CLOSE_SECONDS):
+            async with asyncio.timeout(LAST_WORDS):
                 await self._socket.wait_closed()
 
     def at_eof(self) -> bool:
