@@ -186,3 +186,24 @@ async def test_the_private_parts_of_nats_py_are_there(broker: Broker) -> None:
         await made.unsubscribe()
     source = inspect.getsource(nats.aio.client)
     assert "self.msg_class" in source or "msg_class(" in source or "_build_message" in inspect.getsource(Client)
+
+
+async def test_closing_ends_a_rebuild_that_swallows_its_cancellation(broker: Broker, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As `asyncio.wait_for` does before Python 3.12, inside of nats-py, when it comes in the same turn as the result."""
+    connection = await Connection.open(broker.url, name="closing")
+    begun = asyncio.Event()
+
+    connect = connection._connect
+
+    async def swallow(client: Any, **options: Any) -> None:
+        begun.set()
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            await connect(client, **options)
+
+    monkeypatch.setattr(connection, "_connect", swallow)
+    await connection._client.close()
+    async with asyncio.timeout(10):
+        await begun.wait()
+        await connection.close()

@@ -461,7 +461,7 @@ class Connection:
 
     async def _supervise(self) -> None:
         """Replace a client that is closed for good, or that no longer does what it says: reading, or reconnecting."""
-        while True:
+        while not self._closing:  # `wait_for`, inside of nats-py, may have swallowed the cancellation
             try:
                 async with asyncio.timeout(0.25):
                     await self._wake.wait()
@@ -477,7 +477,7 @@ class Connection:
         _log.warning("the connection to the broker is rebuilt", connection=self.name, last_error=str(self._client.last_error))
         await _discard(self._client)
         delay = 0.1
-        while True:
+        while not self._closing:
             client = self._new_client()
             try:
                 async with asyncio.timeout(self._options["connect_timeout"]):
