@@ -17,41 +17,21 @@ from typing import Any, TextIO
 
 import structlog
 
+from bridge.arguments import make_parser
 from mesh.errors import ConfigError, MeshError
 from mesh.settings import Settings, make_settings
-
-SERVE_HELP = """examples:
-  mesh-bridge serve time -- mcp-server-time
-  mesh-bridge serve docs --url http://127.0.0.1:9000/mcp --role librarian
-  mesh-bridge serve attic --url http://127.0.0.1:9001/sse --transport sse
-  mesh-bridge serve notes --python examples.notes:server
-"""
-
-CONNECT_HELP = """examples:
-  mesh-bridge connect time
-  mesh-bridge connect                 all agents as one: tools are named agent__tool
-  mesh-bridge connect --find-only     the same for hosts with too many tools: find_tools and call_tool
-  mesh-bridge connect --print-config cursor
-  claude mcp add time -- mesh-bridge connect time --state-dir /path/to/.mesh
-"""
-
-HTTP_HELP = """examples:
-  mesh-bridge http --port 8600
-  claude mcp add --transport http time http://127.0.0.1:8600/agents/time/mcp
-"""
-
-HTTP_PORT = 8600
+from mesh.subjects import GATEWAY
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The console script. Exit codes: 0 in order, 1 an error (one line on stderr, or JSON with --json), 2 wrong usage, 130 after Ctrl-C."""
     words = list(sys.argv[1:] if argv is None else argv)
     at = words.index("--") if "--" in words else len(words)
-    options = _parser().parse_args(words[:at])  # argparse would take the server's own options for ours
+    options = make_parser().parse_args(words[:at])  # argparse would take the server's own options for ours
     options.command = words[at + 1 :]
     _configure_logging(options.verbose)
     try:
-        return _run(options.run(options))
+        return _run(COMMANDS[options.what](options))
     except MeshError as error:
         if options.json:
             _say(json.dumps(error.as_dict()), sys.stderr)
@@ -60,83 +40,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
     except KeyboardInterrupt:
         return 130
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="mesh-bridge", description="Puts an MCP server on the mesh, or connects an MCP host to it.")
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    common = argparse.ArgumentParser(add_help=False)
-    common.add_argument("--state-dir", help="state directory of the running mesh (default: .mesh, or MESH_STATE_DIR)")
-    common.add_argument("--broker", help="address of the broker, instead of the state directory's")
-    common.add_argument("--credentials", help="a NATS .creds file")
-    common.add_argument("--ca", help="the authority of a broker at tls:// or wss://, a PEM file")
-    common.add_argument("--client-cert", help="our certificate with its key, one PEM file, for a broker that asks for one")
-    common.add_argument("--json", action="store_true", help="events and errors as JSON, one a line")
-    common.add_argument("--verbose", action="store_true", help="log more, to stderr")
-
-    serve = commands.add_parser(
-        "serve",
-        parents=[common],
-        help="put one MCP server on the mesh",
-        epilog=SERVE_HELP,
-        usage="mesh-bridge serve NAME [options] (-- COMMAND ... | --url URL | --python MODULE:NAME)",
-        formatter_class=argparse.RawTextHelpFormatter,
-    )
-    serve.add_argument("name", help="the agent's name")
-    serve.add_argument("--url", default="", help="a server over streamable HTTP, or over WebSocket where it begins with ws:// or wss://")
-    serve.add_argument("--transport", default="", choices=["http", "sse", "ws"], help="how --url is spoken to; sse: HTTP+SSE of 2024-11-05")
-    serve.add_argument("--header", action="append", default=[], metavar="NAME=VALUE", help="a header for --url, may be repeated")
-    serve.add_argument("--url-ca", metavar="FILE", help="the authority of an https:// or wss:// --url, PEM; default: this machine's")
-    serve.add_argument("--python", default="", metavar="MODULE:NAME", help="an MCPServer object of the SDK")
-    serve.add_argument("--role", action="append", default=[], help="a name that other agents may answer to as well; may be repeated")
-    serve.add_argument("--journal", default="full", choices=["full", "metadata", "none"], help="what the journal holds of its calls")
-    serve.add_argument("--tool-journal", action="append", default=[], metavar="TOOL=MODE", help="the same for one tool; may be repeated")
-    serve.add_argument("--at-once", type=int, metavar="N", help="calls that may run at once; the others wait (default: 256)")
-    serve.add_argument("--sessions", default="own", choices=["own", "shared"], help="a server for each handshake session, or one for all")
-    serve.add_argument("--with-stdin", action="store_true", help="end when stdin does (for a parent process)")
-    serve.set_defaults(run=_serve)
-
-    connect = commands.add_parser(
-        "connect",
-        parents=[common],
-        help="the stdio MCP server that a host starts",
-        epilog=CONNECT_HELP,
-        formatter_class=argparse.RawTextHelpFormatter,
-    )
-    connect.add_argument("name", nargs="?", help="the agent (or role) that the host talks to; without it: all agents as one")
-    connect.add_argument("--as", dest="caller", default="host", help="the host's own name on the mesh (default: host)")
-    connect.add_argument("--find-only", action="store_true", help="without a name: show only find_tools and call_tool")
-    connect.add_argument(
-        "--print-config",
-        nargs="?",
-        const="claude-code",
-        choices=["claude-code", "claude-desktop", "cursor"],
-        help="print the entry for that host's configuration, and end",
-    )
-    connect.add_argument("--timeout", type=float, help="seconds for each request, started anew by its progress (default: 60)")
-    connect.set_defaults(run=_connect)
-
-    http = commands.add_parser(
-        "http",
-        parents=[common],
-        help="serve the agents over HTTP and WebSocket, on this machine",
-        epilog=HTTP_HELP,
-        formatter_class=argparse.RawTextHelpFormatter,
-    )
-    http.add_argument("--port", type=int, default=HTTP_PORT, help=f"0 takes a free one (default: {HTTP_PORT})")
-    http.add_argument("--host", default="127.0.0.1", help="the address to listen on (default: 127.0.0.1); beyond loopback with TLS")
-    http.add_argument("--tls", action="store_true", help="with the certificate of `mesh auth tls`, or that of --tls-cert")
-    http.add_argument("--tls-cert", metavar="FILE", help="a certificate, PEM, whose key is in --tls-key")
-    http.add_argument("--tls-key", metavar="FILE", help="its key, PEM")
-    http.add_argument("--client-ca", metavar="FILE", help="clients must show a certificate of this authority, PEM")
-    http.add_argument("--behind-proxy", action="store_true", help="no TLS beyond loopback either, because a proxy before it has it")
-    http.add_argument(
-        "--allow-host", action="append", default=[], metavar="NAME", help="may stand in Host besides loopback's; may be repeated"
-    )
-    http.add_argument("--allow-origin", action="append", default=[], metavar="ORIGIN", help="pages may come from there; may be repeated")
-    http.add_argument("--as", dest="caller", default="http", help="the name on the mesh of all who call this way (default: http)")
-    http.set_defaults(run=_http)
-    return parser
 
 
 async def _serve(options: argparse.Namespace) -> int:
@@ -148,7 +51,7 @@ async def _serve(options: argparse.Namespace) -> int:
         command=tuple(options.command),
         url=options.url,
         transport=options.transport,
-        headers=dict(_pair(each, "--header") for each in options.header),
+        headers=dict(_pair(each, "--header") for each in options.header) | dict(_header_from(each) for each in options.header_from),
         ca=options.url_ca,
         python=options.python,
         roles=tuple(options.role),
@@ -183,8 +86,14 @@ async def _connect(options: argparse.Namespace) -> int:
     if options.find_only and options.name is not None:
         raise ConfigError("--find-only is for all agents as one", hint="leave the name out")
     if options.print_config is not None:
-        from bridge.host_config import advice, make_entry
+        from bridge.host_config import advice, make_entry, make_http_entry
 
+        if options.http is not None:
+            name, text = make_http_entry(options.print_config, options.http, agent=options.name)
+            _say(text, sys.stdout)
+            _say(advice(options.print_config, name, text), sys.stderr)
+            _say(f"Before the host starts: export MESH_TOKEN=$(mesh auth token NAME --audience {options.http})", sys.stderr)
+            return 0
         name, text = make_entry(options.print_config, settings, agent=options.name, only_find=options.find_only, timeout=options.timeout)
         _say(text, sys.stdout)
         _say(advice(options.print_config, name, text), sys.stderr)
@@ -228,14 +137,21 @@ async def _http(options: argparse.Namespace) -> int:
         behind_proxy=options.behind_proxy,
         hosts=tuple(options.allow_host),
         origins=tuple(options.allow_origin),
-        caller=options.caller,
+        url=options.url,
+        credentials=options.users,
+        auth=options.auth,
+        rate=options.rate,
     )
     told = _told()
-    async with serving(spec, _settings(options, options.caller)) as url:
+    async with serving(spec, _settings(options, GATEWAY)) as url:
         if options.json:
             _say(json.dumps({"event": "ready", "http": url}), sys.stdout)
         else:
             _say(f"agents are served at {url}/agents/NAME/mcp and /agents/NAME/ws", sys.stderr)
+            if options.auth == "token":
+                _say(f"a host's token: mesh auth token NAME --audience {url}", sys.stderr)
+            else:
+                _say("WARNING: no token is asked for; every program of this machine may call every agent", sys.stderr)
         _settled()
         await told.wait()
     return 0
@@ -269,6 +185,14 @@ def _settings(options: argparse.Namespace, name: str) -> Settings:
     )
 
 
+def _header_from(text: str) -> tuple[str, str]:
+    """A header whose value is in a variable: every user of the machine can read a command line."""
+    name, variable = _pair(text, "--header-from")
+    if variable not in os.environ:
+        raise ConfigError(f"--header-from: there is no variable {variable!r}")
+    return name, os.environ[variable]
+
+
 def _pair(text: str, option: str) -> tuple[str, str]:
     key, equals, value = text.partition("=")
     if not equals:
@@ -290,6 +214,9 @@ async def _end_of_stdin(told: asyncio.Event) -> None:
     while await reader.read(2**16):
         pass
     told.set()
+
+
+COMMANDS = {"serve": _serve, "connect": _connect, "http": _http}
 
 
 def _run(main: Awaitable[int]) -> int:

@@ -13,7 +13,9 @@ import shutil
 import sys
 from pathlib import Path
 from typing import Any, Final
+from urllib.parse import quote
 
+from mesh.errors import ConfigError
 from mesh.link.address import without_userinfo
 from mesh.settings import Settings
 
@@ -26,6 +28,9 @@ HOSTS: Final = {
 
 TYPED: Final = frozenset({"claude-code", "cursor"})
 """Hosts whose entries say their transport. Claude Desktop knows stdio only."""
+
+_VARIABLE: Final = {"claude-code": "${MESH_TOKEN}", "cursor": "${env:MESH_TOKEN}"}
+"""How a host's file says a variable of its environment."""
 
 DEFAULT_PREFIX: Final = "mesh"
 
@@ -57,6 +62,19 @@ def make_entry(
     entry |= {"command": command, "args": args}
     if env:
         entry["env"] = env
+    name = _foreign.sub("_", agent) if agent else "mesh"
+    return name, json.dumps({"mcpServers": {name: entry}}, indent=2)
+
+
+def make_http_entry(host: str, front: str, *, agent: str | None) -> tuple[str, str]:
+    """The same for a host that comes over HTTP, to the front at this URL. The file names the variable that holds the token, never a token.
+
+    Raises ConfigError for a host that sends no headers of its own.
+    """
+    if host not in _VARIABLE:
+        raise ConfigError(f"{host} cannot send a token", hint="let it start mesh-bridge: leave --http out")
+    path = "/mcp" if agent is None else f"/agents/{quote(agent, safe='')}/mcp"
+    entry = {"type": "http", "url": front.rstrip("/") + path, "headers": {"Authorization": f"Bearer {_VARIABLE[host]}"}}
     name = _foreign.sub("_", agent) if agent else "mesh"
     return name, json.dumps({"mcpServers": {name: entry}}, indent=2)
 

@@ -37,7 +37,7 @@ def mesh_dir(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A directory with a running quickstart mesh in `.mesh`, as after `scripts/start`."""
     state = tmp_path_factory.mktemp("readme") / ".mesh"
     process = subprocess.Popen(
-        [BIN / "mesh", "up", "examples/quickstart.toml", "--json", "--state-dir", state, "--broker-port", "0"],
+        [BIN / "mesh", "up", "examples/quickstart.toml", "--json", "--state-dir", state, "--broker-port", "0", "--http-port", "0"],
         cwd=ROOT,
         stdout=subprocess.PIPE,
         text=True,

@@ -23,9 +23,10 @@ from urllib.parse import unquote
 import structlog
 
 from bridge.web import rules
+from bridge.web.asked import Asked
 from bridge.web.challenge import WELL_KNOWN
 from bridge.web.door import Door
-from bridge.web.endpoint import Asked, Endpoint
+from bridge.web.endpoint import Endpoint
 from bridge.web.guard import Guard
 from bridge.web.outlet import Message, Receive, Send, respond
 from bridge.web.rules import Headers, Problem

@@ -9,18 +9,17 @@ Source: MCP basic/transports; observable behaviour follows the Python SDK's serv
 """
 
 import asyncio
-import math
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Final
 
 from bridge.connect import LASTING
 from bridge.ports.param_headers import ParamCheck
 from bridge.web import rules
+from bridge.web.asked import Asked
 from bridge.web.guests import Guest
-from bridge.web.outlet import HeaderList, Message, Outlet, Receive, Send, respond
-from bridge.web.rules import Headers, Problem
+from bridge.web.outlet import HeaderList, Message, Outlet, respond
+from bridge.web.rules import Problem
 from bridge.web.session import Session
 from bridge.web.socket import POLICY, TRY_LATER, Socket
 from mesh import clock
@@ -36,30 +35,6 @@ LONGEST_STREAM: Final = 86_400.0
 
 SWEEP: Final = 5.0
 """Seconds between two looks for what is idle."""
-
-
-@dataclass(slots=True, eq=False)
-class Asked:
-    """A request: of which agent (None: all of them as one), with which headers, the ways in and out; and who asks, once that is known."""
-
-    agent: str | None
-    pairs: list[tuple[bytes, bytes]]
-    receive: Receive
-    send: Send
-    headers: Headers = field(init=False)
-    guest: Guest | None = None
-    until: float = math.inf
-    """When the token expires that it came with, in seconds since 1970."""
-    denied: Callable[[], HeaderList] = list
-    """What an answer says besides, where the caller may not do what it asks for."""
-
-    @property
-    def user(self) -> Guest:
-        assert self.guest is not None
-        return self.guest
-
-    def __post_init__(self) -> None:
-        self.headers = dict(self.pairs)
 
 
 class Endpoint:

@@ -37,6 +37,9 @@ IDLE: Final = 300.0
 SWEEP: Final = 1.0
 """Seconds between two looks for who is gone. With it, a revoked user's streams end within two."""
 
+CLOSE_SECONDS: Final = 10.0
+"""For all that a user had open, and its connection, to end."""
+
 _log = structlog.get_logger("bridge.web")
 
 
@@ -151,7 +154,7 @@ class Guests:
                 if guest.held:
                     guest.used_at = clock.monotonic()
                 if guest.turned_away or guest.used_at < before:
-                    await self.dismiss(guest)
+                    self._leaving.add(self._go(guest))
 
     async def close(self) -> None:
         opening = list(self._opening.values())
@@ -187,8 +190,9 @@ class Guests:
 
     async def _end(self, guest: Guest) -> None:
         try:
-            if self.on_leave is not None:
-                await self.on_leave(guest)
-            await guest.close()
+            async with asyncio.timeout(CLOSE_SECONDS):
+                if self.on_leave is not None:
+                    await self.on_leave(guest)
+                await guest.close()
         except Exception:
             _log.exception("a user's connection could not be closed", user=guest.name)

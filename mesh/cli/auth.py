@@ -1,6 +1,6 @@
 """`mesh auth`: identities and what they may do. Here: making them, looking at them, and handing them to other tools.
 
-`auth_users` changes who there is, `auth_policy` what roles may do, `auth_tls` makes certificates.
+`auth_users` changes who there is, `auth_policy` what roles may do, `auth_tls` makes certificates, `auth_token` tokens for HTTP.
 """
 
 from pathlib import Path
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mesh.cli import auth_policy, auth_tls, auth_users, options
+from mesh.cli import auth_policy, auth_tls, auth_token, auth_users, options
 from mesh.cli.running import execute
 
 if TYPE_CHECKING:
@@ -201,4 +201,5 @@ def add_to(app: typer.Typer) -> None:
     group.command("export", epilog="Example: mesh auth export --server-config > mesh.conf")(export)
     auth_policy.add_to(group)
     auth_tls.add_to(group)
+    auth_token.add_to(group)
     app.add_typer(group, name="auth")

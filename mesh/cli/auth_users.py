@@ -51,7 +51,7 @@ def issue(
     as_json: options.Json = False,
 ) -> None:
     """Make credentials for a participant, or renew them. A renewal keeps the key, and who is connected stays so."""
-    lifetime = _lifetime(expires)
+    lifetime = read_lifetime(expires)
 
     async def work() -> None:
         from mesh.cli import render
@@ -167,7 +167,8 @@ def as_dict(user: "User") -> dict[str, Any]:
     }
 
 
-def _lifetime(text: str | None) -> timedelta | None:
+def read_lifetime(text: str | None) -> timedelta | None:
+    """`12h`; None for never."""
     if text is None or text == NEVER:
         return None
     found = _LIFETIME(text)

@@ -76,6 +76,15 @@ def up(
             show_default="that of [http] in FILE, or none",
         ),
     ] = None,
+    http_auth: Annotated[
+        str | None,
+        typer.Option(
+            "--http-auth",
+            metavar="HOW",
+            help="token; or none, on loopback only: then whoever reaches the port is `local`, who may call everybody.",
+            show_default="token",
+        ),
+    ] = None,
     listen: Annotated[
         str | None,
         typer.Option(
@@ -98,6 +107,8 @@ def up(
     as_json: options.Json = False,
 ) -> None:
     """Start the broker, the control plane and the agents of FILE. Ctrl-C ends them in order, twice at once."""
+    if http_auth not in (None, "token", "none"):
+        raise typer.BadParameter(f"{http_auth!r} is neither token nor none", param_hint="--http-auth")
 
     async def work() -> None:
         from bridge.app import host
@@ -115,6 +126,7 @@ def up(
         http = said.http if http_port is None else (said.http or HttpSpec()).model_copy(update={"port": http_port})
         if http is not None:
             http = http.placed(listen, tls=tls or verify_clients, behind_proxy=behind_proxy)
+            http = http if http_auth is None else http.model_copy(update={"auth": http_auth})
         names = sorted(agent.name for agent in agents)
         plan = house.Plan({agent.name: ("agent", *agent.roles) for agent in agents}, Policy.of(said.roles) if said.roles else None)
         ports = house.Ports(broker_port, monitor_port, websocket_port, listen, tls, verify_clients)
@@ -123,7 +135,12 @@ def up(
         told = (
             JsonReport(out)
             if as_json
-            else TextReport(out, names, option="" if state_dir is None else f" --state-dir {shlex.quote(str(state_dir))}")
+            else TextReport(
+                out,
+                names,
+                option="" if state_dir is None else f" --state-dir {shlex.quote(str(state_dir))}",
+                open_to=http.caller if http is not None and http.auth == "none" else None,
+            )
         )
 
         def make_host(settings: "Settings", on_event: "OnEvent") -> "AbstractAsyncContextManager[Hosted]":
@@ -203,8 +220,10 @@ class JsonReport(Report):
 class TextReport(Report):
     """Lines as things happen, and once a table with what to type next."""
 
-    def __init__(self, out: "Output", names: "Sequence[str]", *, option: str) -> None:
+    def __init__(self, out: "Output", names: "Sequence[str]", *, option: str, open_to: str | None) -> None:
+        """`open_to`: who everybody is that comes over HTTP; None where they bring tokens."""
         super().__init__(out)
+        self._open_to = open_to
         self._names = names
         self._option = option
         """What the commands need to find this mesh from here: `` or ` --state-dir DIR`."""
@@ -235,6 +254,10 @@ class TextReport(Report):
             self._print(f"  mesh {name}{self._option}{' ' if rest else ''}{rest}")
         for name in mesh.hosted.ready[:1]:
             self._print(f"  mesh-bridge connect {shlex.quote(name)}{self._option}    (the command that an MCP host starts)")
+        if "http" in facts and self._open_to is None:
+            self._print(f"  mesh auth token local{self._option}    (for HTTP: Authorization: Bearer TOKEN)")
+        elif "http" in facts:
+            self._print(f"\nWARNING: HTTP asks for no token. Every program of this machine may call every agent, as {self._open_to!r}.")
         self._print("\nCtrl-C ends it.\n")
 
     def ready(self, mesh: "House", names: "Sequence[str]") -> None:
