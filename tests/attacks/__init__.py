@@ -1,1 +1,134 @@
-"""x"""
+"""The attack suite: each class of attack is a test of its own, against a real broker, with real credentials, while a bystander calls.
+
+`ATTACKS` is the list. `tests/attacks/test_list.py` fails for a class without a test, and for a test that is not here. Pure data.
+
+| column  | says                                                                                                          |
+|---------|---------------------------------------------------------------------------------------------------------------|
+| test    | the class: `tests/attacks/test_{family}.py::test_{test}`                                                      |
+| by      | agent: one that answers and may call nobody. host: one that may call everybody. pair: both, who conspire       |
+| stopped | by the broker; by a receiver, who logs it; by the escape of names; by the authority that issues credentials    |
+| bites   | how it is shown to succeed: by a user whom the broker holds to nothing; with the check taken away; by its double, |
+|         | the same thing done where it is right; or nothing of that, and why                                            |
+"""
+
+from dataclasses import dataclass
+from typing import Final
+
+BROKER, RECEIVER, ESCAPE, AUTHORITY = "broker", "receiver", "escape", "authority"
+UNHELD, UNCHECKED, DOUBLE = "by a user who is held to nothing", "with the check taken away", "its double succeeds"
+
+
+@dataclass(frozen=True)
+class Attack:
+    family: str
+    test: str
+    by: str
+    stopped: str
+    bites: str
+
+
+def _family(family: str, *rows: tuple[str, str, str, str]) -> tuple[Attack, ...]:
+    return tuple(Attack(family, *row) for row in rows)
+
+
+ATTACKS: Final = (
+    *_family(
+        "names",
+        ("call_in_anothers_name", "agent, host", BROKER, UNHELD),
+        ("notice_in_anothers_name", "agent, host", BROKER, UNHELD),
+        ("probe_in_anothers_name", "agent, host", BROKER, UNHELD),
+        ("part_in_anothers_name", "agent, host", BROKER, UNHELD),
+        ("record_in_anothers_name", "agent, host", BROKER, UNHELD),
+        ("say_that_another_is_gone", "agent, host", BROKER, UNHELD),
+        ("a_connection_named_as_anothers", "agent", RECEIVER, "the control plane asks whether anybody listens, whatever the name"),
+    ),
+    *_family(
+        "answers",
+        ("answer_in_anothers_name", "agent, host", BROKER, UNHELD),
+        ("answer_quietly_in_anothers_name", "agent, host", BROKER, UNHELD),
+        ("answer_for_a_role_that_one_does_not_have", "agent, host", BROKER, UNHELD),
+        ("take_the_calls_of_a_role_that_one_does_not_have", "agent, host", BROKER, UNHELD),
+        ("answer_a_probe_in_anothers_name", "agent, host", BROKER, UNHELD),
+        ("end_anothers_call_by_what_the_broker_answers", "agent, host", RECEIVER, UNCHECKED),
+        ("answer_a_probe_by_what_the_broker_answers", "agent, host", RECEIVER, UNCHECKED),
+        ("call_by_what_the_broker_answers", "agent, host", RECEIVER, "what arrives has no reply subject: there is nobody to answer"),
+        ("deliver_a_stored_message_to_anothers_subscription", "pair", RECEIVER, UNCHECKED),
+    ),
+    *_family(
+        "reading",
+        ("read_anothers_calls", "agent, host", BROKER, UNHELD),
+        ("read_anothers_replies", "agent, host", BROKER, UNHELD),
+        ("read_anothers_quiet_calls_and_replies", "agent, host", BROKER, UNHELD),
+        ("read_anothers_probes", "agent, host", BROKER, UNHELD),
+        ("join_anothers_queue_group", "agent, host", BROKER, UNHELD),
+        ("read_anothers_notices", "agent, host", BROKER, UNHELD),
+        ("read_anothers_parts", "agent, host", BROKER, UNHELD),
+        ("read_anothers_inbox", "agent, host", BROKER, UNHELD),
+        ("read_anothers_keys", "agent, host", BROKER, UNHELD),
+        ("read_what_streams_hold", "agent, host", BROKER, UNHELD),
+    ),
+    *_family(
+        "consumers",
+        ("find_out_anothers_reader", "agent, host", BROKER, UNHELD),
+        ("pull_from_a_reader_by_a_guessed_name", "agent, host", BROKER, UNHELD),
+        ("remove_reset_or_pause_anothers_reader", "agent, host", BROKER, UNHELD),
+        ("have_the_broker_deliver_where_one_may_not_publish", "agent, host", BROKER, UNHELD),
+        ("read_directly_to_where_one_may_not_publish", "agent, host", BROKER, UNHELD),
+        ("change_a_stream", "agent, host", BROKER, UNHELD),
+        ("name_an_object_as_anothers", "agent, host", BROKER, UNHELD),
+        ("pose_as_a_service", "agent, host", BROKER, UNHELD),
+        ("reach_the_system_account", "agent, host", BROKER, UNHELD),
+        ("acknowledge_anothers_delivery", "agent, host", BROKER, UNHELD),
+    ),
+    *_family(
+        "injection",
+        ("have_a_responder_write_elsewhere", "pair", RECEIVER, UNCHECKED),
+        ("have_a_prober_answer_elsewhere", "host", RECEIVER, DOUBLE),
+        ("end_anothers_calls_by_what_the_broker_answers", "agent, host", RECEIVER, UNCHECKED),
+        ("tell_the_control_plane_that_anothers_connection_ended", "pair", RECEIVER, UNHELD),
+        ("have_the_broker_trace_to_where_one_may_not_publish", "agent, host", BROKER, UNHELD),
+        ("schedule_a_message_in_anothers_name", "agent", BROKER, DOUBLE),
+        ("keep_a_call_out_of_the_journal", "host", RECEIVER, UNCHECKED),
+        ("put_into_the_journal_what_was_not", "agent, host", RECEIVER, "it is stored; no reader takes it for a call"),
+        ("use_anothers_deduplication_id", "host", RECEIVER, DOUBLE),
+        ("fill_an_instance_for_the_others", "host", RECEIVER, "the bound is lowered for the test; at it others still find a place"),
+    ),
+    *_family(
+        "keys",
+        ("write_anothers_key", "agent, host", BROKER, UNHELD),
+        ("write_the_brokers_copy_of_a_key", "agent, host", BROKER, UNHELD),
+        ("overwrite_anothers_registry_entry_by_what_the_broker_answers", "agent, host", RECEIVER, UNCHECKED),
+        ("say_that_another_is_dead_by_what_the_broker_answers", "agent, host", RECEIVER, UNCHECKED),
+        ("empty_a_bucket", "agent", BROKER, DOUBLE),
+        ("empty_the_health_bucket", "agent", RECEIVER, "it is emptied, and filled again by the next beat; nobody is taken for dead"),
+        ("a_key_that_never_expires", "agent", RECEIVER, "the rule alone, since a real one would take ten seconds"),
+        ("an_entry_of_ones_own_that_names_another", "agent", RECEIVER, "it is stored; no reader believes it"),
+    ),
+    *_family(
+        "sessions",
+        ("speak_in_anothers_session", "host", RECEIVER, UNHELD),
+        ("give_a_sign_of_life_for_anothers_session", "host", RECEIVER, UNHELD),
+        ("cancel_or_resume_anothers_exchange", "host", RECEIVER, UNCHECKED),
+        ("forge_or_replay_request_state", "host", RECEIVER, "see the next one"),
+        ("forged_state_where_nothing_is_sealed", "host", RECEIVER, UNCHECKED),
+    ),
+    *_family(
+        "escape",
+        ("a_tool_whose_name_is_a_wildcard", "host", ESCAPE, UNCHECKED),
+        ("an_agent_whose_name_is_a_wildcard", "agent, host", ESCAPE, UNCHECKED),
+        ("names_that_no_participant_may_have", "agent", AUTHORITY, DOUBLE),
+        ("a_subject_has_one_name_and_a_name_one_subject", "host", ESCAPE, DOUBLE),
+        ("a_rule_that_is_no_rule", "agent", AUTHORITY, DOUBLE),
+    ),
+    *_family(
+        "tokens",
+        ("a_key_that_nobody_trusts", "agent", BROKER, DOUBLE),
+        ("a_token_without_a_signature", "agent", BROKER, DOUBLE),
+        ("another_users_token_with_a_key_of_ones_own", "agent", BROKER, DOUBLE),
+        ("more_rights_in_a_token_than_its_scope_gives", "agent", BROKER, DOUBLE),
+        ("a_membership_that_is_a_wildcard", "agent", ESCAPE, UNHELD),
+        ("a_revoked_token", "agent", BROKER, DOUBLE),
+        ("an_expired_token", "agent", BROKER, DOUBLE),
+        ("a_role_named_as_an_agent", "agent", AUTHORITY, UNHELD),
+    ),
+)  # fmt: skip

@@ -13,7 +13,7 @@ from mesh.subjects import Gone, client_name
 from mesh.wire import control
 from mesh.wire.jsonrpc import dumps
 from tests.attacks.broker_writes import WRITES, reader_of
-from tests.attacks.world import ACCOMPLICE, AGENT, HOST, SUBJECTS, World, call, held, stored, until, until_stored
+from tests.attacks.world import ACCOMPLICE, AGENT, HOST, SUBJECTS, World, call, drop, held, stored, until, until_stored
 from tests.helpers import Recorder, finish, hold, live, watching
 
 ELSEWHERE = [
@@ -96,7 +96,7 @@ async def test_end_anothers_calls_by_what_the_broker_answers(world: World, evil:
     monkeypatch.setattr(control, "says_gone", lambda *_: True)
     await write(attacker, notice)
     await recorder.signals.until(lambda: recorder.cancelled == [running.id])
-    task.cancel()
+    await drop(task)
 
 
 async def test_tell_the_control_plane_that_anothers_connection_ended(world: World) -> None:

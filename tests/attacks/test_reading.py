@@ -9,7 +9,7 @@ from mesh.subjects import escape
 from mesh.topology import HEALTH, REGISTRY, bucket_stream
 from mesh.wire.entries import JournalPolicy
 from mesh.wire.jsonrpc import dumps
-from tests.attacks.world import AGENT, HOST, SUBJECTS, World
+from tests.attacks.world import AGENT, HOST, SUBJECTS, World, drop
 
 EVIL = pytest.mark.parametrize("evil", [AGENT, HOST])
 EVERYTHING = (">", "*.>", "mesh.>", "mesh.v1.>", "*.v1.*.*.*.*.*")
@@ -38,7 +38,7 @@ async def deaf(world: World, evil: str, filters: Iterable[str], *, queue: str = 
     assert attacker.heard == []
     assert await world.logged(attacker, next(iter(bare)))
     for task in calling:
-        task.cancel()
+        await drop(task)
 
 
 @EVIL

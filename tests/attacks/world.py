@@ -199,6 +199,12 @@ async def held(recorder: Recorder, mesh: Mesh, tool: str = "t", target: str = "v
     return task, recorder.calls[-1]
 
 
+async def drop(task: "asyncio.Task[Any]") -> None:
+    """Nobody waits for it any more, however it ends."""
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+
+
 async def stored(reader: Attacker, subject: str, stream: str = "JOURNAL") -> int:
     """How many messages of this subject a stream holds. The journal confirms nothing, so this may lag."""
     state = (await reader.ask(f"$JS.API.STREAM.INFO.{stream}", dumps({"subjects_filter": subject})))["state"]
@@ -207,7 +213,7 @@ async def stored(reader: Attacker, subject: str, stream: str = "JOURNAL") -> int
 
 async def until_stored(reader: Attacker, subject: str, *, more_than: int = 0, stream: str = "JOURNAL") -> None:
     async with asyncio.timeout(5):
-        while await stored(reader, subject, stream) <= more_than:
+        while await stored(reader, subject, stream) <= more_than:  # noqa: ASYNC110 - nobody tells us
             await asyncio.sleep(0.01)
 
 
