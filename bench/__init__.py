@@ -9,6 +9,7 @@
 | table.py | what a row is and what a measurement says; the table and the JSON |
 | stage.py | a broker with its control plane, and the processes that take part |
 | participant.py | the program of those processes: callers and those who answer |
+| bare.py | a broker without identities, to compare with |
 | crowd.py | very many participants, some to a process |
 | http_caller.py | the thin client of streamable HTTP |
 | http_servers.py | servers over HTTP that the mesh is compared with |

@@ -4,6 +4,7 @@ import asyncio
 import time
 from typing import Final
 
+from bench.compare import Contender, Figure, ratios, versus
 from bench.crowd import member, other
 from bench.mesh_rows import memory
 from bench.stage import BenchError, stage
@@ -11,6 +12,17 @@ from bench.table import Measured, OnRound, Pace, Side
 
 PROCESSES: Final = 4
 OTHERS: Final = 100
+
+
+async def identity(pace: Pace, on_round: OnRound, figure: Figure) -> Measured:
+    """A call at a broker that holds everybody to their rights, against the same call at one that lets everybody do everything."""
+    async with stage() as held, stage(bare=True) as free:
+        for it in (held, free):
+            await it.participant("mesh-echo", it.broker, "echo")
+        this = Contender("with rights", await held.participant("mesh-caller", held.broker, "echo"))
+        that = Contender("without", await free.participant("mesh-caller", free.broker, "echo"))
+        sides = await versus(pace, on_round, this, that, figure)
+    return Measured(ratios(*sides), sides)
 
 
 async def crowd(pace: Pace, on_round: OnRound) -> Measured:

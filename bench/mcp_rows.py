@@ -5,9 +5,10 @@ import re
 import sys
 from typing import Final
 
+from bench.bare import ROOT
 from bench.compare import Contender, Figure, ratios, versus
 from bench.peers import FASTMCP, MCP_PROXY, Peer, command_of
-from bench.stage import ROOT, SLOW_SERVER, STDIO_SERVER, BenchError, stage
+from bench.stage import SLOW_SERVER, STDIO_SERVER, BenchError, stage
 from bench.table import Measured, OnRound, Pace, Side
 
 AGENTS: Final = 100

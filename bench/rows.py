@@ -3,7 +3,7 @@
 from typing import Final
 
 from bench.compare import by
-from bench.identity_rows import crowd
+from bench.identity_rows import crowd, identity
 from bench.mcp_rows import differential, fastmcp, gathered_list, http_stdio, in_process, mcp_proxy, pool
 from bench.mesh_rows import bridge_memory, call, journal_cost, journal_whole, stdio
 from bench.peers import FASTMCP, MCP_PROXY
@@ -26,6 +26,8 @@ ROWS: Final = (
     Row("differential", "generated exchanges, direct against through the mesh", "differences", "at most", 0, differential),
     Row("journal-whole", "calls lost or doubled in the journal", "calls", "at most", 0, journal_whole),
     Row("journal-cost", "what the journal takes from the rate, 64 at once", "%", "at most", 20, journal_cost),
+    Row("identity-p50", "a call with identity and permissions against without, one at a time", "x", "at most", 1.05, by("p50", identity)),
+    Row("identity-rate", "the same, 64 at once", "x", "at least", 0.95, by("rate", identity)),
     Row("crowd", "1,000 agents join, registered and answering, while 100 others call", "s", "at most", 60, crowd),
     Row("bridge-memory", "mesh-bridge serve with a stdio child, the child apart", "MB", "at most", 90, bridge_memory),
 )

@@ -13,6 +13,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any, Final
 
+from bench.bare import ROOT, bare_config
 from mesh import Mesh
 from mesh.errors import ApiError
 from mesh.identity.authority import Authority
@@ -24,7 +25,6 @@ from mesh.link.server import EmbeddedServer
 from mesh.subjects import CONTROL_PLANE, OPERATOR
 from mesh.topology import JOURNAL, declare
 
-ROOT: Final = Path(__file__).parent.parent
 RESULTS: Final = ROOT / ".bench"
 """What runs leave behind: figures, and peers that were installed. Git leaves it alone."""
 
@@ -134,15 +134,16 @@ class Stage:
 
 
 @asynccontextmanager
-async def stage() -> AsyncIterator[Stage]:
-    """A broker with its control plane in this process, as `mesh up` has them."""
+async def stage(*, bare: bool = False) -> AsyncIterator[Stage]:
+    """A broker with its control plane in this process, as `mesh up` has them; `bare`: without identities, as nobody should have them."""
     with tempfile.TemporaryDirectory(prefix="mesh-bench-") as directory:
         state = Path(directory)
-        authority = Authority.open(state, create=True)
-        for name in (CONTROL_PLANE, OPERATOR):
+        authority = Authority(state) if bare else Authority.open(state, create=True)
+        for name in () if bare else (CONTROL_PLANE, OPERATOR):
             authority.issue(name, roles_of(name))
+        trust, config = ({}, bare_config(state)) if bare else (server_trust(authority), None)
         async with (
-            EmbeddedServer(state, trust=server_trust(authority), port=0, monitor_port=0, websocket_port=0) as server,
+            EmbeddedServer(state, trust=trust, config=config, port=0, monitor_port=0, websocket_port=0) as server,
             Mesh(name=CONTROL_PLANE, broker=server.url, state_dir=state) as plane,
             plane.control_plane(),
             Mesh(name=OPERATOR, broker=server.url, state_dir=state) as mesh,

@@ -15,11 +15,11 @@ from typing import Any, TypeVar
 
 import pytest
 
+from bench.bare import bare_config
 from mesh.identity.authority import Authority
 from mesh.identity.finding import roles_of
 from mesh.identity.serving import server_trust
 from mesh.link.server import EmbeddedServer
-from tests.bare import bare_config
 
 T = TypeVar("T")
 

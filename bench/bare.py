@@ -1,10 +1,11 @@
-"""A broker that admits everybody, for tests of what receivers check by themselves: there the broker holds nobody to anything."""
+"""A broker that admits everybody and holds nobody to anything: what identity and permissions are measured against. Tests have it too, of
+what receivers check by themselves."""
 
 import re
 from pathlib import Path
 from typing import Final
 
-from tests.processes import ROOT
+ROOT: Final = Path(__file__).parent.parent
 
 EVERYBODY: Final = """
 accounts {
