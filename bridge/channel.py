@@ -15,7 +15,7 @@ from typing import Any, Final, Protocol
 
 import structlog
 
-from bridge.eras.shapes import INPUT_REQUIRED
+from bridge.eras.shapes import INPUT_REQUIRED, is_logged, read_wish
 from bridge.eras.words import CANCELLED
 from bridge.errors import ServerDied
 from bridge.ports.base import ServerPort
@@ -78,6 +78,17 @@ class Channel:
     def only_rider(self) -> Rider | None:
         """The one request there is, if it is the only one."""
         return next(iter(self._riders.values())) if len(self._riders) == 1 and not self._calls else None
+
+    def logged(self, frame: Frame) -> Call | None:
+        """The call that a log message of a modern server is for, where its port does not know: over a pipe it names none.
+
+        A server logs for the requests that ask for it and for no others. If all that run here are one connection's, it is for that one, on
+        the first of them that asks; with those of several nobody can tell, and one's logs are not another's to read.
+        """
+        running = [call for call in self._calls.values() if call.frame.method != "subscriptions/listen"]
+        if any(call.peer is not running[0].peer for call in running):
+            return None
+        return next((call for call in running if is_logged(frame, read_wish(call.frame).level)), None)
 
     async def open(self) -> None:
         await self._port.open(self._on_frame, self._on_end)

@@ -24,7 +24,7 @@ import structlog
 from bridge.channel import Channel
 from bridge.eras.carried import Carrier
 from bridge.eras.state import Sealer, StateRefused
-from bridge.eras.words import STATE_REFUSED
+from bridge.eras.words import LOG, STATE_REFUSED
 from bridge.errors import ServerUnreachable
 from bridge.facts import META, START_SECONDS, Facts, ask, ask_by_handshake, learn
 from bridge.lists import CHANGES, follow
@@ -238,6 +238,10 @@ class Exposed:
             else:
                 self._shared.send(error(id, control.METHOD_NOT_FOUND, "no host is behind this connection"))
                 self._face.asked(frame)
+            return
+        if frame.method == LOG and self.facts is not None and self.facts.modern and self._shared is not None:
+            if (call := self._shared.logged(frame)) is not None:
+                call.emit(frame.raw)
             return
         self._face.heard(frame)
         if frame.method in CHANGES:

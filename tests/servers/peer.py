@@ -35,6 +35,12 @@ def make() -> MCPServer:
         return "counted"
 
     @server.tool()
+    async def log(ctx: Context) -> str:
+        await ctx.debug("quiet")
+        await ctx.warning("loud")
+        return "logged"
+
+    @server.tool()
     async def fail() -> str:
         raise MCPError(-32123, "no", {"n": [1, {"deep": None}]})
 
