@@ -149,6 +149,48 @@ async def test_two_meshes_on_one_state_directory(tmp_path: Path) -> None:
         assert await first.end() == 0
 
 
+async def test_a_mesh_that_may_not_start_changes_nobodys_rights(tmp_path: Path) -> None:
+    """A second one on the state directory of another, with agents and roles of its own."""
+    async with up(tmp_path) as first:
+        await first.until("ready")
+        before = {path: path.read_bytes() for path in (first.state_dir / "auth").glob("*.js*")}
+        assert before
+        file = agents_file(tmp_path, time=NOTES)
+        file.write_text(f'{file.read_text()}\n[roles.reader]\ncall = ["*"]\n')
+        second = await mesh("up", file, "--json", "--state-dir", first.state_dir, "--broker-port", 0, cwd=tmp_path)
+        assert second.error["code"] == "state_dir_in_use"
+        assert {path: path.read_bytes() for path in (first.state_dir / "auth").glob("*.js*")} == before
+        assert await first.end() == 0
+
+
+async def test_what_was_stored_before_there_were_identities_is_there(tmp_path: Path) -> None:
+    file = agents_file(tmp_path, notes=NOTES)
+    async with up(tmp_path, file) as first:
+        await first.until("ready")
+        assert (await first.mesh("call", "notes", "find_notes")).code == 0
+        assert await first.end() == 0
+    state = tmp_path / "state"
+    (store,) = (state / "jetstream").iterdir()
+    store.rename(store.with_name("MESH"))
+    shutil.rmtree(state / "auth")
+    async with up(tmp_path, file) as second:
+        assert "as before" in (await second.until("broker"))["detail"]
+        await second.until("ready")
+        assert "find_notes" in (await second.mesh("journal")).out
+        assert await second.end() == 0
+
+
+async def test_what_another_account_stored_is_told(tmp_path: Path) -> None:
+    async with up(tmp_path) as first:
+        await first.until("ready")
+        assert await first.end() == 0
+    shutil.rmtree(tmp_path / "state/auth")
+    async with up(tmp_path) as second:
+        assert "holds streams of another account" in (await second.until("broker"))["detail"]
+        await second.until("ready")
+        assert await second.end() == 0
+
+
 async def test_with_a_broker_that_runs_already(tmp_path: Path) -> None:
     async with up(tmp_path) as first:
         broker = (await first.until("ready"))["broker"]

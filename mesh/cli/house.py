@@ -18,7 +18,7 @@ from mesh.errors import ConfigError
 from mesh.identity.authority import Authority
 from mesh.identity.finding import provide
 from mesh.identity.keeper import Keeper
-from mesh.identity.serving import server_trust
+from mesh.identity.serving import claim_streams, server_trust
 from mesh.identity.tls import Certificates
 from mesh.link.address import is_loopback, without_userinfo
 from mesh.link.server import EmbeddedServer
@@ -187,9 +187,16 @@ async def _broker(
         return state, {"broker": without_userinfo(settings.broker), **facts}
     ports = ports.beside()
     tls, files = _tls(settings, ports)
+
+    def prepare() -> dict[str, str]:
+        authority = _identities(settings, plan)
+        for found in claim_streams(authority):
+            on_event("store", "", found)
+        return server_trust(authority)
+
     server = EmbeddedServer(
         settings.state_dir,
-        trust=server_trust(_identities(settings, plan)),
+        trust=prepare,
         port=ports.broker,
         monitor_port=ports.monitor,
         websocket_port=ports.websocket,

@@ -66,15 +66,16 @@ class EmbeddedServer:
     """One nats-server on one state directory. `async with`, or `start` and `stop`.
 
     `trust` are the variables of nats-server.conf that say whom the broker admits: `MESH_OPERATOR`, a file, and `MESH_ACCOUNTS`, a
-    directory. Ports: None takes what the configuration says, 0 a free one, a number that one. `on_event(kind, detail)` is called in the
-    event loop. The thread that calls `start` must live as long as the server is to: Linux ties the server to that thread.
+    directory. As a function it is called when the state directory is ours alone, and may change what is in it. Ports: None takes what
+    the configuration says, 0 a free one, a number that one. `on_event(kind, detail)` is called in the event loop. The thread that calls
+    `start` must live as long as the server is to: Linux ties the server to that thread.
     """
 
     def __init__(
         self,
         state_dir: Path,
         *,
-        trust: Mapping[str, str],
+        trust: Mapping[str, str] | Callable[[], Mapping[str, str]],
         port: int | None = None,
         monitor_port: int | None = None,
         websocket_port: int | None = None,
@@ -93,7 +94,7 @@ class EmbeddedServer:
         """Where monitoring answers; empty also where the configuration has none. The same for `websocket_url`."""
         self.websocket_url = ""
         self.restarts = 0
-        self._trust = {name: json.dumps(value) for name, value in trust.items()}
+        self._make_trust = trust if callable(trust) else lambda: trust
         self._ports = {"port": port, "http": monitor_port, "websocket": websocket_port}
         if host is not None and tls is None and not is_loopback(host):
             raise ConfigError(
@@ -124,6 +125,7 @@ class EmbeddedServer:
         self.state_dir.acquire()
         try:
             await self._end_orphan()
+            self._trust = {name: json.dumps(value) for name, value in self._make_trust().items()}
             await self._launch()
         except BaseException:
             self.state_dir.release()
