@@ -51,6 +51,10 @@ PING_SECONDS: Final = 5
 LONGEST_PENDING: Final = 64 * 1024 * 1024
 """Bytes that may wait for the socket. Over it, sending fails: the broker is not taking what we send."""
 
+LONGEST_LINE: Final = 4_000
+"""Characters of subject, reply subject and queue together. The broker takes a line of 4,096 bytes and cuts off who sends a longer one; a
+subscription like that would be made again after each reconnection."""
+
 HIGH_WATER: Final = 1024 * 1024
 """Bytes waiting for the socket above which `publish` waits for them to go out."""
 
@@ -292,6 +296,8 @@ class Connection:
             raise self.why_down()
         if client.waiting > LONGEST_PENDING:
             raise BrokerUnavailable("the broker does not take what is sent to it", hint="look at its log and its load")
+        if len(subject) + len(reply) > LONGEST_LINE:
+            raise TooLarge("a subject is too long: a name in it has too many characters", limit=LONGEST_LINE)
         size = len(body)
         if headers:
             head = _encode_headers(headers)
@@ -313,8 +319,10 @@ class Connection:
         """Call `on_message` for each message, in the read loop: it must be quick. What it raises is logged.
 
         `pulled`: it is for what a consumer delivers, which comes under the subjects it is stored under. Anybody who may pull can name any
-        subject for that, so everybody else is shown only what came under a subject of their own.
+        subject for that, so everybody else is shown only what came under a subject of their own. Raises TooLarge, BrokerUnavailable.
         """
+        if len(subject) + len(queue) > LONGEST_LINE:
+            raise TooLarge("a subject is too long: a name in it has too many characters", limit=LONGEST_LINE)
         subscription = Subscription(self, subject, queue, on_message, pulled=pulled)
         try:
             await self._attach(self._client, subscription)

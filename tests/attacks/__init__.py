@@ -6,7 +6,7 @@
 |---------|---------------------------------------------------------------------------------------------------------------|
 | test    | the class: `tests/attacks/test_{family}.py::test_{test}`                                                      |
 | by      | agent: one that answers and may call nobody. host: one that may call everybody. pair: both, who conspire       |
-| stopped | by the broker; by a receiver, who logs it; by the escape of names; by the authority that issues credentials    |
+| stopped | by the broker; by a receiver or the front, who log it; by the escape; by the authority that issues credentials    |
 | bites   | how it is shown to succeed: by a user whom the broker holds to nothing; with the check taken away; by its double, |
 |         | the same thing done where it is right; or nothing of that, and why                                            |
 """
@@ -14,7 +14,7 @@
 from dataclasses import dataclass
 from typing import Final
 
-BROKER, RECEIVER, ESCAPE, AUTHORITY = "broker", "receiver", "escape", "authority"
+BROKER, RECEIVER, FRONT, ESCAPE, AUTHORITY = "broker", "receiver", "front", "escape", "authority"
 UNHELD, UNCHECKED, DOUBLE = "by a user who is held to nothing", "with the check taken away", "its double succeeds"
 
 
@@ -130,5 +130,15 @@ ATTACKS: Final = (
         ("a_revoked_token", "agent", BROKER, DOUBLE),
         ("an_expired_token", "agent", BROKER, DOUBLE),
         ("a_role_named_as_an_agent", "agent", AUTHORITY, UNHELD),
+    ),
+    *_family(
+        "web",
+        ("a_bearer_token_that_is_forged", "host", FRONT, DOUBLE),
+        ("a_bearer_token_of_who_was_revoked", "host", FRONT, DOUBLE),
+        ("inject_by_headers", "host", FRONT, DOUBLE),
+        ("inject_by_the_path", "host", FRONT, DOUBLE),
+        ("out_of_a_page_in_a_browser", "host", FRONT, DOUBLE),
+        ("use_anothers_session_over_http", "host", FRONT, DOUBLE),
+        ("reach_through_the_front_what_one_may_not", "agent", BROKER, DOUBLE),
     ),
 )  # fmt: skip
