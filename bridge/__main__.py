@@ -58,7 +58,8 @@ async def _serve(options: argparse.Namespace) -> int:
         journal=options.journal,
         sessions=options.sessions,
         **({} if options.at_once is None else {"at_once": options.at_once}),
-        tools={tool: {"journal": mode} for tool, mode in (_pair(each, "--tool-journal") for each in options.tool_journal)},
+        rate=options.rate,
+        tools=_tools(options),
     )
 
     def on_event(kind: str, agent: str, detail: str) -> None:
@@ -79,6 +80,15 @@ async def _serve(options: argparse.Namespace) -> int:
     if watching is not None:
         watching.cancel()
     return 0
+
+
+def _tools(options: argparse.Namespace) -> dict[str, dict[str, str]]:
+    """What is said of single tools."""
+    found: dict[str, dict[str, str]] = {}
+    for key, option, said in (("journal", "--tool-journal", options.tool_journal), ("rate", "--tool-rate", options.tool_rate)):
+        for tool, value in (_pair(each, option) for each in said):
+            found.setdefault(tool, {})[key] = value
+    return found
 
 
 async def _connect(options: argparse.Namespace) -> int:

@@ -44,6 +44,8 @@ def serve_command(spec: AgentSpec, credentials: Path | None) -> list[str]:
     command = [sys.executable, "-m", "bridge", "serve", spec.name, "--python", spec.python, "--json", "--sessions", spec.sessions]
     command += ["--with-stdin", "--journal", spec.journal, "--at-once", str(spec.at_once)]
     command += [part for role in spec.roles for part in ("--role", role)]
+    command += [] if spec.rate is None else ["--rate", str(spec.rate)]
+    command += [part for tool, said in spec.tools.items() if said.rate is not None for part in ("--tool-rate", f"{tool}={said.rate}")]
     command += [part for tool, said in spec.tools.items() for part in ("--tool-journal", f"{tool}={said.journal}")]
     return [*command, "--credentials", str(credentials.absolute())] if credentials else command
 

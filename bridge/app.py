@@ -86,6 +86,7 @@ async def expose(mesh: Mesh, spec: AgentSpec, make_port: PortFactory, *, on_even
             entry=facts.entry(),
             journal=spec.journal_policy,
             at_once=spec.at_once,
+            limits=spec.limits,
             on_probe=on_probe,
             on_gone=exposed.on_gone,
         ) as presence:

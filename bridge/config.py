@@ -1,5 +1,7 @@
 """The file that says which agents there are: `mesh.toml`, or the `mcpServers` JSON that MCP hosts already have.
 
+rate = "1000/s"                         # for every agent below that says nothing else
+
 [agents.time]
 command = "mcp-server-time"             # a stdio server: a command line, or a list; or with `args` as hosts write it
 roles = ["clock"]
@@ -9,7 +11,9 @@ url = "https://vault.example:9000/mcp"  # a server over streamable HTTP; ws:// a
 ca = "certs/vault-ca.pem"               # whom to trust there, where this machine does not know its authority
 journal = "metadata"                    # full (the default), metadata, none
 at_once = 8                             # calls that run at once; the others wait, and callers take turns
+rate = "100/s"                          # what one caller may ask of it: so many, all at once if need be, and then as they come back
 tools.read_secret.journal = "none"
+tools.read_secret.rate = "5/min"
 sessions = "shared"                     # one child for all sessions of the handshake era; "own" (the default): one for each
 
 [agents.attic]
@@ -43,10 +47,11 @@ from typing import Any, Final, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from bridge.http_spec import HttpSpec, make_http
+from bridge.http_spec import HttpSpec, RateText, make_http
 from mesh.errors import ConfigError
 from mesh.identity.policy_file import read_roles
 from mesh.policy.admission import AT_ONCE
+from mesh.policy.rate import Limits
 from mesh.policy.rights import Role
 from mesh.subjects import CONTROL_PLANE
 from mesh.wire.entries import JournalMode, JournalPolicy
@@ -73,6 +78,8 @@ class ToolSpec(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     journal: JournalMode = "full"
+    rate: RateText | None = None
+    """How often one caller may call it: `5/min`. Each instance counts for itself."""
 
 
 class AgentSpec(BaseModel):
@@ -98,6 +105,8 @@ class AgentSpec(BaseModel):
     sessions: Literal["own", "shared"] = "own"
     """Whether sessions of the handshake era have a server of their own, or share one (`bridge.shared` says what is then not kept apart)."""
     journal: JournalMode = "full"
+    rate: RateText | None = None
+    """How often one caller may ask it anything: `100/s`. Each instance counts for itself."""
     tools: dict[str, ToolSpec] = {}
 
     @field_validator("command", mode="before")
@@ -134,6 +143,12 @@ class AgentSpec(BaseModel):
     def journal_policy(self) -> JournalPolicy:
         return JournalPolicy(default=self.journal, tools={name: tool.journal for name, tool in self.tools.items()})
 
+    @property
+    def limits(self) -> Limits | None:
+        """How often it may be called; None without any limit."""
+        tools = {name: tool.rate for name, tool in self.tools.items() if tool.rate is not None}
+        return Limits(self.rate, tools) if tools or self.rate is not None else None
+
     def argv(self) -> list[str]:
         """The command with its program looked up: beside the running Python first, then on PATH. Raises ConfigError."""
         program = self.command[0]
@@ -151,6 +166,8 @@ class MeshFile(BaseModel):
 
     agents: tuple[AgentSpec, ...] = ()
     http: HttpSpec | None = None
+    rate: RateText | None = None
+    """What one caller may ask of an agent that says nothing else."""
     roles: tuple[Role, ...] = ()
     """What the holders of a role may do, beside the ready-made roles."""
 
@@ -178,7 +195,8 @@ def read_file(path: Path) -> MeshFile:
     if not isinstance(agents, dict) or not all(isinstance(each, dict) for each in agents.values()):
         raise ConfigError(f"{path}: agents are tables", hint="[agents.NAME], then command, url or python")
     try:
-        return MeshFile(agents=tuple(_agent(name, dict(entry)) for name, entry in agents.items()), roles=roles, **found)
+        common = {"rate": found["rate"]} if "rate" in found else {}
+        return MeshFile(agents=tuple(_agent(name, {**common, **entry}) for name, entry in agents.items()), roles=roles, **found)
     except ValidationError as error:
         raise _explain(path, error) from None
 

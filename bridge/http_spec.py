@@ -1,9 +1,9 @@
 """How the agents are served over HTTP and WebSocket: the table [http] of mesh.toml (`bridge.config` shows one)."""
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from mesh.errors import ConfigError
 from mesh.identity.issuers import Issuer
@@ -11,12 +11,15 @@ from mesh.link.address import is_loopback
 from mesh.policy.rate import Rate
 
 
-def read_rate(value: Any) -> Any:
-    """`5/min` as a Rate."""
+def _read_rate(value: Any) -> Any:
     try:
         return Rate.parse(value) if isinstance(value, str) else value
     except ConfigError as error:
         raise ValueError(f"{error}: {error.hint}") from None
+
+
+RateText = Annotated[Rate, BeforeValidator(_read_rate)]
+"""A rate as it is written: `100/s`, `5/min`, `20/h`."""
 
 
 class HttpTls(BaseModel):
@@ -76,7 +79,7 @@ class HttpSpec(BaseModel):
     """A directory with the `.creds` files of those whose tokens are taken. Default: the users of the state directory."""
     issuers: tuple[IssuerSpec, ...] = ()
     """Outside identity providers, as [[http.issuers]]."""
-    rate: Rate | None = None
+    rate: RateText | None = None
     """Requests of one caller: `100/s`, `5/min`, `20/h`."""
     most_bytes: int = Field(default=64 * 1024 * 1024, gt=0)
     """Of one body, or one message of a WebSocket."""
@@ -84,11 +87,6 @@ class HttpSpec(BaseModel):
     """Sessions of the handshake era at once, and as many WebSockets."""
     idle: float = Field(default=1800.0, gt=0)
     """Seconds without a word after which a session or a WebSocket is ended. The SDK's server has the same."""
-
-    @field_validator("rate", mode="before")
-    @classmethod
-    def _read_rate(cls, value: Any) -> Any:
-        return read_rate(value)
 
     def placed(self, listen: str | None, *, tls: bool, behind_proxy: bool) -> "HttpSpec":
         """As it is said on a command line: on another address, there with TLS unless a proxy has it."""

@@ -30,6 +30,7 @@ from mesh.link.reach import Reach
 from mesh.link.responder import Responder
 from mesh.link.targets import Target
 from mesh.policy.admission import AT_ONCE
+from mesh.policy.rate import Limits
 from mesh.registry.directory import Directory
 from mesh.registry.plane import PLANE_JOURNAL, ControlPlane
 from mesh.registry.presence import Presence
@@ -185,13 +186,14 @@ class Mesh:
         entry: Mapping[str, Any] | None = None,
         journal: JournalPolicy | None = None,
         at_once: int = AT_ONCE,
+        limits: Limits | None = None,
         on_probe: Callable[[str, bytes], bytes] | None = None,
         on_gone: Callable[[str, str], None] = lambda *_: None,
     ) -> AsyncIterator[Presence]:
         """Answer to a name with `handler`, until the block ends. `entry` holds what the registry should say (fields of
-        InstanceEntry), `at_once` how many calls may run at once: the others wait, callers taking turns. `on_gone(caller, connection)`
-        is told of callers that are gone, when their calls are cancelled already. Raises Denied where the participant may not answer to
-        `agent` or one of `roles`."""
+        InstanceEntry), `at_once` how many calls may run at once: the others wait, callers taking turns; `limits` how often each caller may
+        call. `on_gone(caller, connection)` is told of callers that are gone, when their calls are cancelled already. Raises Denied where
+        the participant may not answer to `agent` or one of `roles`."""
         agent = agent or self.name
         if agent == CONTROL_PLANE and not isinstance(handler, ControlPlane):
             raise ConfigError(f"{CONTROL_PLANE!r} is the control plane's name", hint="give the agent another name")
@@ -220,6 +222,7 @@ class Mesh:
             roles=roles,
             journal=journal,
             at_once=at_once,
+            limits=limits,
             on_probe=on_probe or (lambda _caller, _body: answer),
             on_gone=on_gone,
         )

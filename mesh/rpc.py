@@ -19,6 +19,7 @@ from mesh.errors import (
     MeshError,
     NoSuchAgent,
     OutcomeUnknown,
+    RateLimited,
     RemoteError,
 )
 from mesh.wire import control
@@ -34,7 +35,9 @@ CLIENT_INFO: Final = "io.modelcontextprotocol/clientInfo"
 Progress = Callable[[float, float | None, str | None], object]
 """`(progress, total, message)`, as MCP's progress notification has them. Called in the read loop: it must be quick."""
 
-_ERRORS: Final = {kind.code: kind for kind in (Busy, CallTimeout, Denied, Disconnected, InstanceLost, NoSuchAgent, OutcomeUnknown)}
+_ERRORS: Final = {
+    kind.code: kind for kind in (Busy, CallTimeout, Denied, Disconnected, InstanceLost, NoSuchAgent, OutcomeUnknown, RateLimited)
+}
 
 
 _META: Final = b'"_meta":' + dumps({PROTOCOL_VERSION: MODERN, CLIENT_CAPABILITIES: {}})[:-1]

@@ -26,7 +26,7 @@ from typing import Any, Final
 import structlog
 
 from mesh import clock
-from mesh.errors import BrokerUnavailable, Busy, Disconnected, MalformedMessage, MeshError, Refused, TooLarge
+from mesh.errors import BrokerUnavailable, Busy, Disconnected, MalformedMessage, MeshError, RateLimited, Refused, TooLarge
 from mesh.link.call import Call, Handler, current
 from mesh.link.connection import Connection, Message, Subscription
 from mesh.link.parts import Parts, read_stub
@@ -34,6 +34,7 @@ from mesh.link.wheel import Wheel
 from mesh.policy.admission import AT_ONCE, Admission, Verdict
 from mesh.policy.lines import worth_a_line
 from mesh.policy.memory import Fate, Memory, Peer
+from mesh.policy.rate import CallLimiter, Limits, Rate
 from mesh.subjects import ANSWER, ANY, Gone, Record, Subjects, client_name, escape, tail, unescape
 from mesh.wire import control
 from mesh.wire.bodies import End, read_end
@@ -92,6 +93,7 @@ class Responder:
         on_probe: Callable[[str, bytes], bytes],
         on_gone: Callable[[str, str], None] = lambda *_: None,
         at_once: int = AT_ONCE,
+        limits: Limits | None = None,
     ) -> None:
         self.agent = agent
         self.instance = instance
@@ -106,6 +108,7 @@ class Responder:
         self._on_probe = on_probe
         self._tell_gone = on_gone
         self._admission: Admission[Call] = Admission(at_once)
+        self._limiter = None if limits is None else CallLimiter(limits)
         self._memory = Memory()
         self._running: dict[str, Call] = {}
         self._held: dict[str, int] = {}
@@ -217,6 +220,8 @@ class Responder:
             call.fail(control.REQUEST_TIMEOUT, "cancelled before it arrived", {"mesh": "cancelled"})
         elif len(self._running) > MOST_HELD or self._held.get(caller, 0) > MOST_EACH:
             self._refuse_busy(call)
+        elif self._limiter is not None and (over := self._limiter.take(caller, _tool_of(frame), now)) is not None:
+            self._refuse_often(call, *over)
         else:
             self._wheel.add(call, min(now + FIRST_WORKING, self._next_look(call, now)))
             if target != self.agent:
@@ -246,6 +251,10 @@ class Responder:
     def _refuse_busy(self, call: Call) -> None:
         problem = f"{self.agent} is busy: {self._admission.at_once} calls run and {self._admission.waiting} wait"
         call.fail(control.MESH_ERROR, problem, {"mesh": "busy", "hint": "call again in a moment", "retry_after": 1.0})
+
+    def _refuse_often(self, call: Call, rate: Rate, wait: float) -> None:
+        problem = RateLimited(f"{call.caller!r} may ask this of {self.agent} {rate}, no more", hint=f"call again in {wait:.1f} s")
+        call.refuse(problem, retry_after=round(wait, 3))
 
     def _on_whole(self, call: Call, said: str, body: bytes | MeshError) -> None:
         """The large request behind a stub is here, or cannot be had. It must be what the stub said."""
@@ -513,6 +522,10 @@ class Responder:
         self.refused += 1
         if worth_a_line(self.refused):
             _log.warning("message refused", agent=self.agent, subject=message.subject, why=str(problem), count=self.refused)
+
+
+def _tool_of(frame: Frame) -> str | None:
+    return frame.name if frame.method == "tools/call" else None
 
 
 def _deadline(headers: dict[str, str] | None) -> float | None:

@@ -9,8 +9,8 @@ So many keys are remembered; the one that was used longest ago makes room, and b
 
 import re
 from collections import OrderedDict
-from collections.abc import Hashable
-from dataclasses import dataclass
+from collections.abc import Hashable, Mapping
+from dataclasses import dataclass, field
 from typing import Final, Generic, Self, TypeVar
 
 from mesh.errors import ConfigError
@@ -18,6 +18,9 @@ from mesh.errors import ConfigError
 UNITS: Final = {"s": 1.0, "min": 60.0, "h": 3600.0}
 
 MOST_KEYS: Final = 10_000
+
+EPSILON: Final = 1e-9
+"""What sums of many small times may be off by."""
 
 _rate: Final = re.compile(r"([1-9][0-9]{0,8})/(s|min|h)").fullmatch
 
@@ -53,12 +56,17 @@ class Limiter(Generic[K]):
         self._one = rate.seconds / rate.count
         self._full_at: OrderedDict[K, float] = OrderedDict()
 
+    def wait(self, key: K, now: float) -> float:
+        """The seconds until a token is there; 0.0 where one is."""
+        missing = max(self._full_at.get(key, now) - now, 0.0)
+        wait = missing + self._one - self.rate.seconds
+        return wait if wait > EPSILON else 0.0
+
     def take(self, key: K, now: float) -> float:
         """Take a token and return 0.0; or leave it, and return the seconds until one is there."""
-        full_at = max(self._full_at.get(key, now), now) + self._one
-        if (wait := full_at - now - self.rate.seconds) > 1e-9:
+        if wait := self.wait(key, now):
             return wait
-        self._full_at[key] = full_at
+        self._full_at[key] = max(self._full_at.get(key, now), now) + self._one
         self._full_at.move_to_end(key)
         if len(self._full_at) > self._most_keys:
             self._full_at.popitem(last=False)
@@ -67,4 +75,30 @@ class Limiter(Generic[K]):
     def left(self, key: K, now: float) -> tuple[int, float]:
         """The tokens that are there, and the seconds until the bucket is full."""
         missing = max(self._full_at.get(key, now) - now, 0.0)
-        return int((self.rate.seconds - missing) / self._one + 1e-9), missing
+        return int((self.rate.seconds - missing) / self._one + EPSILON), missing
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What one caller may ask of an instance: of all of it (None: as often as it likes), and of single tools."""
+
+    each: Rate | None = None
+    tools: Mapping[str, Rate] = field(default_factory=dict)
+
+
+class CallLimiter:
+    """The buckets of an instance. A call that one of them refuses takes a token from none."""
+
+    def __init__(self, limits: Limits) -> None:
+        self._each: Limiter[str] | None = None if limits.each is None else Limiter(limits.each)
+        self._tools: dict[str, Limiter[str]] = {tool: Limiter(rate) for tool, rate in limits.tools.items()}
+
+    def take(self, caller: str, tool: str | None, now: float) -> tuple[Rate, float] | None:
+        """None, or the rate that the call is over and the seconds until it is not."""
+        mine = [each for each in (self._each, self._tools.get(tool) if tool is not None else None) if each is not None]
+        for limiter in mine:
+            if wait := limiter.wait(caller, now):
+                return limiter.rate, wait
+        for limiter in mine:
+            limiter.take(caller, now)
+        return None
