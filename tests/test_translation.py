@@ -16,7 +16,8 @@ from mesh import Mesh
 from mesh.errors import RemoteError
 from mesh.rpc import CLIENT_CAPABILITIES, PROTOCOL_VERSION
 from mesh.wire.jsonrpc import dumps
-from tests.translation_peers import MODERN, NAMES, HandshakeOnly, ModernOnly, Peers, exposed, said
+from tests.one_era import HandshakeOnly, ModernOnly
+from tests.translation_peers import MODERN, NAMES, Peers, exposed, said
 
 pytestmark = [
     # The SDK says of half of what is tested here that it will go.

@@ -11,7 +11,8 @@ from mcp import MCPError
 
 from bridge import sessions
 from bridge.ports.local import LocalServer
-from tests.translation_peers import MODERN, NAMES, ModernOnly, Peers, exposed, said
+from tests.one_era import ModernOnly
+from tests.translation_peers import MODERN, NAMES, Peers, exposed, said
 
 pytestmark = [
     # The SDK says of half of what is tested here that it will go.
