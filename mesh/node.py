@@ -32,7 +32,7 @@ from mesh.link.targets import Target
 from mesh.policy.admission import AT_ONCE
 from mesh.policy.rate import Limits
 from mesh.registry.directory import Directory
-from mesh.registry.plane import PLANE_JOURNAL, ControlPlane
+from mesh.registry.plane import MOST_ASKED, PLANE_JOURNAL, ControlPlane
 from mesh.registry.presence import Presence
 from mesh.registry.readers import Readers
 from mesh.rpc import Progress, build_request, read_response
@@ -248,6 +248,7 @@ class Mesh:
                 on_probe=plane.on_probe,
                 entry={"version": VERSION},
                 journal=PLANE_JOURNAL,
+                limits=Limits(MOST_ASKED),
             ),
         ):
             yield plane

@@ -8,11 +8,12 @@ from typing import Any
 import pytest
 
 from mesh import Mesh, clock
-from mesh.errors import ConfigError, NoSuchAgent
+from mesh.errors import ConfigError, NoSuchAgent, RateLimited
 from mesh.link.buckets import Bucket
 from mesh.link.jetstream import JetStream
 from mesh.registry.directory import Agent, Directory
-from mesh.subjects import key_of
+from mesh.registry.plane import MOST_ASKED
+from mesh.subjects import CONTROL_PLANE, key_of
 from mesh.topology import HEALTH, REGISTRY
 from tests.conftest import Broker
 from tests.helpers import (
@@ -264,3 +265,15 @@ async def test_calls_go_on_while_no_control_plane_runs(tmp_path: Path) -> None:
                     await signals.until(lambda: live(directory, "alone"))
     finally:
         await asyncio.to_thread(broker.close)
+
+
+async def test_nobody_has_readers_made_without_end(plane: str) -> None:
+    """Each stays for minutes, and the broker takes a number of them: one participant could have all."""
+    async with asyncio.timeout(30), Mesh(name="greedy", broker=plane) as greedy, Mesh(name="modest", broker=plane) as modest:
+        asked = [greedy.request(CONTROL_PLANE, "mesh/reader", {"bucket": "registry"}) for _ in range(MOST_ASKED.count + 50)]
+        made = await asyncio.gather(*asked, return_exceptions=True)
+        refused = [each for each in made if isinstance(each, BaseException)]
+        assert {type(each) for each in refused} == {RateLimited}
+        assert len(refused) > 25
+        async with modest.directory() as directory:
+            assert directory.instances_of(CONTROL_PLANE)

@@ -6,6 +6,7 @@ Calls and deliveries go on while none runs; several may run side by side, since 
   with another within `GRACE`, it is gone: its heartbeat is deleted, which tells everybody who watches, and its entry
   is marked as lost for an hour, so that people see who died. A heartbeat that expired is a hung instance and is marked the same way.
 - **Callers that are gone.** The same events say that a caller is gone; the instances are told, and stop its work (`mesh.registry.gone`).
+- **Shares.** An agent whose keys fill the registry loses them, before nobody else could write there.
 - **Questions.** A probe to `mesh` with a name in its body gets the live instances of that name, or the names that come close. Readers of
   buckets, and of the journal for auditors, are made for those who may not make consumers (`mesh.registry.readers`). Micro discovery is
   answered from the directory.
@@ -28,13 +29,14 @@ from mesh.link.jetstream import JetStream
 from mesh.link.reader import INACTIVE, make_consumer
 from mesh.link.reconcile import reconcile
 from mesh.policy.lines import worth_a_line
+from mesh.policy.rate import Rate
 from mesh.registry import micro
 from mesh.registry.directory import Directory
 from mesh.registry.gone import GRACE, Departures, caller_of
 from mesh.registry.readers import make_reader, secret_name
 from mesh.registry.sight import RightsOf, Sight
-from mesh.subjects import CONTROL_PLANE, Subjects
-from mesh.topology import HEALTH, JOURNAL, REGISTRY, ConsumerSpec, declare
+from mesh.subjects import CONTROL_PLANE, Subjects, unescape
+from mesh.topology import HEALTH, JOURNAL, REGISTRY, ConsumerSpec, bucket_stream, bucket_subject, declare
 from mesh.wire import control
 from mesh.wire.entries import JournalPolicy, Loss, ProbeAnswer, ProbeQuestion, ReaderQuestion, read
 from mesh.wire.jsonrpc import Frame, dumps, locate
@@ -46,6 +48,10 @@ SILENT: Final = "its heartbeat stopped: it hangs, or its machine is gone"
 
 PLANE_JOURNAL: Final = JournalPolicy(default="none")
 """What people look for in the journal are the calls between their agents."""
+
+MOST_ASKED: Final = Rate(200, 60.0)
+"""What one participant may ask. A reader that nobody uses lives five minutes and a bucket takes 10,000 of them, so no one can take all;
+a directory asks for two."""
 
 LOST_SECONDS: Final = 3600
 """How long the registry shows an instance that went without a word."""
@@ -65,8 +71,9 @@ class ControlPlane:
         self._js = JetStream(connection)
         self._registry = Bucket(self._js, REGISTRY)
         self._health = Bucket(self._js, HEALTH)
-        self.directory = Directory(self._js, subjects, partial(make_reader, self._js), self._on_change)
+        self.directory = Directory(self._js, subjects, partial(make_reader, self._js), self._on_change, self._on_heavy)
         self._departures = Departures(connection, subjects)
+        self._purging: set[str] = set()
         self.refused = 0
         self._tasks: set[asyncio.Task[None]] = set()
         self._stack = AsyncExitStack()
@@ -209,6 +216,20 @@ class ControlPlane:
         """It hung, and goes on: its heartbeat is there again."""
         if (entry := self.directory.entry(key)) is not None:
             await self._registry.put(key, entry.model_copy(update={"lost": None}).encode())
+
+    def _on_heavy(self, owner: str) -> None:
+        """An agent fills the registry, so that soon nobody else could write there: all that it has there goes."""
+        if owner not in self._purging:
+            self._purging.add(owner)
+            self._start(self._purge(owner), f"purge of {owner}")
+
+    async def _purge(self, owner: str) -> None:
+        try:
+            _log.warning("an agent fills the registry: its entries are purged", agent=unescape(owner))
+            await self._js.api(f"STREAM.PURGE.{bucket_stream(REGISTRY)}", {"filter": bucket_subject(REGISTRY, f"{owner}.*")})
+            self.directory.forget(owner)
+        finally:
+            self._purging.discard(owner)
 
     async def _mark_lost(self, key: str, reason: str) -> None:
         entry = self.directory.entry(key)
