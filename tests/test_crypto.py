@@ -145,3 +145,16 @@ def _part(token: str, number: int) -> bytes:
 
 def _b64(value: object) -> str:
     return base64.urlsafe_b64encode(json.dumps(value).encode()).rstrip(b"=").decode()
+
+
+def test_a_sealed_text_is_read_by_its_receiver_alone_and_only_whole() -> None:
+    one, other, third = (keys.new_key(Kind.CURVE) for _ in range(3))
+    sealed = one.seal(b"text", other.public)
+    assert b"text" not in sealed
+    assert other.open(sealed, one.public) == b"text"
+    for reader, peer, data in (
+        (third, one.public, sealed), (other, third.public, sealed), (other, one.public, sealed[:-1]), (other, one.public, b""),
+        (other, one.public, b"xkv1"), (other, one.public, b"text"), (other, "", sealed), (keys.new_key(Kind.USER), one.public, sealed),
+    ):  # fmt: skip
+        with pytest.raises(ConfigError):
+            reader.open(data, peer)

@@ -27,14 +27,19 @@ VERSION: Final = 2
 UNLIMITED: Final = -1
 """The server takes 0 for "none at all"."""
 
-_UNBOUND: Final = {"subs": UNLIMITED, "data": UNLIMITED, "payload": UNLIMITED}
-_ACCOUNT_LIMITS: Final = {**_UNBOUND, "imports": -1, "exports": -1, "wildcards": True, "conn": -1, "leaf": -1}
+UNBOUND: Final = {"subs": UNLIMITED, "data": UNLIMITED, "payload": UNLIMITED}
+_ACCOUNT_LIMITS: Final = {**UNBOUND, "imports": -1, "exports": -1, "wildcards": True, "conn": -1, "leaf": -1}
 _JETSTREAM_LIMITS: Final = {"mem_storage": -1, "disk_storage": -1, "streams": -1, "consumer": -1}
 
 SCOPE_MARK: Final = "made by the mesh, which writes it anew"
 """The description of our scopes, by which they are known among those that somebody else gave the account."""
 
-ISSUERS: Final = {"operator": {Kind.OPERATOR}, "account": {Kind.OPERATOR, Kind.ACCOUNT}, "user": {Kind.ACCOUNT}}
+REQUEST: Final = "authorization_request"
+"""A server asks a service whether to admit somebody."""
+
+ISSUERS: Final = {
+    "operator": {Kind.OPERATOR}, "account": {Kind.OPERATOR, Kind.ACCOUNT}, "user": {Kind.ACCOUNT}, REQUEST: {Kind.SERVER},
+}  # fmt: skip
 """Whose keys may sign what. An account that signs itself is one that an operator is asked to sign (`nsc import account`)."""
 
 
@@ -89,7 +94,7 @@ class Scope:
     subscribe: Sequence[str]
 
     def as_claim(self) -> dict[str, Any]:
-        template = {"pub": _rules(self.publish), "sub": _rules(self.subscribe), **_UNBOUND}
+        template = {"pub": _rules(self.publish), "sub": _rules(self.subscribe), **UNBOUND}
         return {"kind": "user_scope", "key": self.key, "role": self.name, "template": template, "description": SCOPE_MARK}
 
 
@@ -164,7 +169,7 @@ def sign_user(
 ) -> str:
     """A user's claims. With `account` (its public key) `signer` is a scoped signing key, and the scope's template counts; without, `signer`
     is the account's own key, and the user may do everything in it."""
-    nats: dict[str, Any] = {"pub": {}, "sub": {}, **({} if account else _UNBOUND), "type": "user", "version": VERSION}
+    nats: dict[str, Any] = {"pub": {}, "sub": {}, **({} if account else UNBOUND), "type": "user", "version": VERSION}
     if account:
         nats["issuer_account"] = account
     if tags:

@@ -3,7 +3,7 @@
 An nkey is 32 bytes of Ed25519 in base32, with a letter that says whose it is and a checksum against typing errors: `OA…` is an operator's
 public key, `SO…` its seed. The seed is the secret. A curve key (`X`) is X25519 instead: it seals, and signs nothing.
 
-Source: github.com/nats-io/nkeys, README.md and strkey.go.
+Source: github.com/nats-io/nkeys, README.md, strkey.go and xkeys.go.
 """
 
 import base64
@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final
 
-from nacl.exceptions import BadSignatureError
-from nacl.public import PrivateKey
+from nacl.exceptions import BadSignatureError, CryptoError
+from nacl.public import Box, PrivateKey, PublicKey
 from nacl.signing import SigningKey, VerifyKey
 from nacl.utils import random
 
@@ -35,6 +35,9 @@ _KIND: Final = {byte: kind for kind, byte in _PREFIX.items()}
 _SEED: Final = 18 << 3
 _SIZE: Final = 32
 
+SEALED: Final = b"xkv1"
+"""What sealed bytes begin with; a nonce and a NaCl box follow."""
+
 
 @dataclass(frozen=True, slots=True)
 class KeyPair:
@@ -49,6 +52,27 @@ class KeyPair:
         if self.kind is Kind.CURVE:
             raise ConfigError("a curve key seals, it cannot sign", public=self.public)
         return SigningKey(_read_seed(self.seed)[1]).sign(data).signature
+
+    def seal(self, data: bytes, peer: str) -> bytes:
+        """So that only the holder of the curve key `peer` reads it, and knows that it is ours. Raises ConfigError."""
+        nonce = random(Box.NONCE_SIZE)
+        return SEALED + nonce + self._box(peer).encrypt(data, nonce).ciphertext
+
+    def open(self, sealed: bytes, peer: str) -> bytes:
+        """What the holder of `peer` has sealed for us. Raises ConfigError."""
+        nonce, rest = sealed[len(SEALED) :][: Box.NONCE_SIZE], sealed[len(SEALED) + Box.NONCE_SIZE :]
+        try:
+            if sealed.startswith(SEALED):
+                return self._box(peer).decrypt(rest, nonce)
+        except (CryptoError, ValueError):
+            pass
+        raise ConfigError("this was not sealed for us by that key", public=peer)
+
+    def _box(self, peer: str) -> Box:
+        kind, raw = _read_public(peer)
+        if not self.kind is kind is Kind.CURVE:
+            raise ConfigError("only curve keys seal", public=peer)
+        return Box(PrivateKey(_read_seed(self.seed)[1]), PublicKey(raw))
 
 
 def new_key(kind: Kind) -> KeyPair:

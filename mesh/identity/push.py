@@ -10,6 +10,7 @@ Source: docs.nats.io, "NATS based resolver"; nats-server, accounts.go (`DirAccRe
 """
 
 import json
+from pathlib import Path
 from typing import Final
 
 from mesh.crypto import jwt
@@ -29,12 +30,7 @@ ANSWER_SECONDS: Final = 5.0
 
 async def push(authority: Authority, broker_url: str, tls: ClientTls | None = None) -> None:
     """Raises BrokerUnavailable, BrokerUnsuitable where the broker keeps no accounts that can be told, BrokerError where it refuses."""
-    credentials = authority.system_credentials()
-    if credentials is None:
-        raise ConfigError(
-            "there are no credentials of the system account, so no running broker can be told",
-            hint="`mesh auth init --system-creds FILE`, or load what `mesh auth export --account-template` prints with your own tools.",
-        )
+    credentials = _system(authority)
     token = _begin(authority)
     async with await Connection.open(broker_url, name="mesh-push", user_credentials=credentials, tls=tls) as connection:
         while True:
@@ -45,9 +41,25 @@ async def push(authority: Authority, broker_url: str, tls: ClientTls | None = No
             token = newest
 
 
+async def push_other(authority: Authority, token: str, broker_url: str, tls: ClientTls | None = None) -> None:
+    """Tell it the claims of another account of ours. As `push`."""
+    async with await Connection.open(broker_url, name="mesh-push", user_credentials=_system(authority), tls=tls) as connection:
+        await _tell(connection, token)
+
+
 def untold(authority: Authority) -> bool:
     """Whether a broker was to be told something, and it is not known that it was."""
     return authority.keyring.has(UNTOLD)
+
+
+def _system(authority: Authority) -> Path:
+    credentials = authority.system_credentials()
+    if credentials is None:
+        raise ConfigError(
+            "there are no credentials of the system account, so no running broker can be told",
+            hint="`mesh auth init --system-creds FILE`, or load what `mesh auth export --account-template` prints with your own tools.",
+        )
+    return credentials
 
 
 def _begin(authority: Authority, told: str | None = None) -> str:
