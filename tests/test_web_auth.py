@@ -234,6 +234,14 @@ async def test_what_the_roles_do_not_allow(world: World) -> None:
     assert NOBODY not in {each.caller for each in world.recorder.calls}
 
 
+async def test_who_may_not_call_a_tool_learns_nothing_of_its_schema(world: World) -> None:
+    async with asyncio.timeout(20), agent(world.broker.url, "region", "headers"):
+        for name, status in ((ME, 400), (NOBODY, 403)):
+            async with world.client(name, agent="region") as client:
+                response = await client.modern(call(1, "where", {"region": "eu"}))
+                assert (response.status_code, "Region" in response.text) == (status, status == 400)
+
+
 @asynccontextmanager
 async def join(world: World, token: str, url: str = "") -> AsyncIterator[Any]:
     headers = {"Authorization": f"Bearer {token}"}

@@ -143,7 +143,9 @@ class Endpoint:
         if (problem := rules.modern_problem(asked.headers, asked.pairs, frame)) is not None:
             return problem
         tool = asked.user.tool(asked.agent, frame)
-        if tool is not None and (why := self._params.problem(tool, frame, asked.pairs)) is not None:
+        why = None if tool is None else self._params.problem(tool, frame, asked.pairs)
+        if tool is not None and why is not None and asked.user.mesh.reach.may_call(tool[0], "tools/call", tool[1]):
+            # To who may not call it, nothing is said of what the tool looks like: the call is denied below.
             return Problem(400, rules.HEADER_MISMATCH, why, id=rules.id_of(frame))
         try:
             link = asked.user.link(asked.agent, _drop, _ignore)
