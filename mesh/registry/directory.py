@@ -1,7 +1,7 @@
 """Who is there: the registry's entries and the heartbeats, joined. A live copy that costs the broker one small reader a bucket."""
 
 import difflib
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
@@ -25,6 +25,12 @@ _log = structlog.get_logger("mesh.registry")
 
 OVERDUE_NS: Final = 2 * HEALTH_TTL_SECONDS * 1_000_000_000
 """A heartbeat that is so much older than the newest one of anybody has expired, whatever keeps its key."""
+
+MOST_OF_ONE: Final = 64 * 1024 * 1024
+"""Bytes of the registry that the keys of one agent may take: a quarter. The broker has no bound for that (facts of the broker)."""
+
+KEY_BYTES: Final = 4_096
+"""What a key counts for besides its value, so that many small ones are bounded too."""
 
 MakeReader = Callable[[str], Awaitable[str]]
 """Has a reader of a bucket made for this process, and returns its name."""
@@ -61,8 +67,14 @@ class Directory:
     with `what` `health` or `registry`; it runs in the read loop."""
 
     def __init__(
-        self, js: JetStream, subjects: Subjects, make_reader: MakeReader, on_change: Callable[[str, str, str], None] | None = None
+        self,
+        js: JetStream,
+        subjects: Subjects,
+        make_reader: MakeReader,
+        on_change: Callable[[str, str, str], None] | None = None,
+        on_heavy: Callable[[str], None] = lambda _: None,
     ) -> None:
+        """`on_heavy(owner)`: the keys of this agent (its token) take more of the registry than those of one may."""
         self._js = js
         self._subjects = subjects
         self._make_reader = make_reader
@@ -70,6 +82,10 @@ class Directory:
         self._stack = AsyncExitStack()
         self._entries: dict[str, InstanceEntry] = {}
         self._health: dict[str, tuple[Health, int]] = {}
+        self._on_heavy = on_heavy
+        self._sizes: dict[str, int] = {}
+        self._weights: Counter[str] = Counter()
+        """Of the keys of the registry, and of those of each agent together."""
         self._latest_ns = 0
         """When the newest heartbeat of anybody was stored."""
         self.refused = 0
@@ -146,6 +162,7 @@ class Directory:
         return tuple(key for key, (health, _) in self._health.items() if health.client.id == client and health.client.server == server)
 
     def _on_registry(self, key: str, entry: Entry | None, reason: str) -> None:
+        self._weigh(key, entry)
         found = self._read(InstanceEntry, key, entry)
         if found is not None:
             self._entries[key] = found
@@ -165,6 +182,21 @@ class Directory:
         else:
             return
         self._tell(HEALTH, key, reason)
+
+    def forget(self, owner: str) -> None:
+        """The keys of an agent were purged from the registry, which nobody is told by the broker."""
+        for key in [each for each in self._sizes if each.partition(".")[0] == owner]:
+            self._on_registry(key, None, "deleted")
+
+    def _weigh(self, key: str, entry: Entry | None) -> None:
+        owner, new = key.partition(".")[0], 0 if entry is None else KEY_BYTES + len(entry.value)
+        self._weights[owner] += new - self._sizes.pop(key, 0)
+        if new:
+            self._sizes[key] = new
+        if not self._weights[owner]:
+            del self._weights[owner]
+        if new and self._weights[owner] > MOST_OF_ONE:
+            self._on_heavy(owner)
 
     def _read(self, model: type[T], key: str, entry: Entry | None) -> T | None:
         """A value that says another name than its key is nobody's: the key is what the broker enforces. What cannot be read is no word of

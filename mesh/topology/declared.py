@@ -61,6 +61,7 @@ def declare(prefix: str = "mesh", replicas: int = 1) -> Topology:
         max_age=10.0,
         max_bytes=64 * MIB,
         marker_ttl=1.0,
+        discard="old",  # one that fills it pushes out what the next beat brings back; otherwise nobody's beat would be taken any more
         republish=subjects.bucket_republish(HEALTH),
         replicas=replicas,
     )

@@ -137,6 +137,8 @@ class BucketSpec:
     max_bytes: int = NO_LIMIT
     marker_ttl: float = 0
     """Seconds that the marker of an expired key stays. 0: keys expire without one, and nobody is told."""
+    discard: Literal["old", "new"] = "new"
+    """What gives way when the bucket is full."""
     republish: tuple[str, str] | None = None
     replicas: int = 1
 
@@ -148,7 +150,7 @@ class BucketSpec:
             subjects=(bucket_subject(self.name, ">"),),
             description=self.description,
             storage=self.storage,
-            discard="new",
+            discard=self.discard,
             max_bytes=self.max_bytes,
             max_age=self.max_age,
             max_msgs_per_subject=self.history,

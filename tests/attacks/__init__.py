@@ -102,6 +102,8 @@ ATTACKS: Final = (
         ("empty_a_bucket", "agent", BROKER, DOUBLE),
         ("empty_the_health_bucket", "agent", RECEIVER, "it is emptied, and filled again by the next beat; nobody is taken for dead"),
         ("a_key_that_never_expires", "agent", RECEIVER, "the rule alone, since a real one would take ten seconds"),
+        ("fill_the_registry", "agent", RECEIVER, UNCHECKED),
+        ("fill_the_health_bucket", "agent", BROKER, DOUBLE),
         ("an_entry_of_ones_own_that_names_another", "agent", RECEIVER, "it is stored; no reader believes it"),
     ),
     *_family(

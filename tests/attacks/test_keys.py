@@ -6,6 +6,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from mesh import clock
+from mesh.errors import BrokerError
 from mesh.link.buckets import Entry
 from mesh.link.jetstream import JetStream
 from mesh.registry.directory import Directory
@@ -185,3 +186,57 @@ async def test_an_entry_of_ones_own_that_names_another(world: World) -> None:
         assert found is not None
         assert found.tools == ()
         assert directory.entry(f"{AGENT}.{presence.entry.instance}") is None
+
+
+async def test_fill_the_registry(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An agent may write as many keys of its own as it likes, and a full bucket takes nobody's."""
+    _, presence = await world.victim()
+    attacker, bare = await world.join(AGENT), await world.unprotected()
+    monkeypatch.setattr("mesh.registry.directory.MOST_OF_ONE", 3_000_000)
+    with capture_logs() as logs:
+        for number in range(8):
+            await attacker.ask(f"$KV.registry.{AGENT}.{number}", b"x" * 900_000)
+        purged = "an agent fills the registry: its entries are purged"
+        await until(lambda: [each for each in logs if each["event"] == purged])
+        async with asyncio.timeout(5):
+            while len([each for each in await stored_subjects(bare, "KV_registry") if AGENT in each]) > 3:  # noqa: ASYNC110
+                await asyncio.sleep(0.02)  # nobody tells us
+    assert {each["agent"] for each in logs if each["event"] == purged} == {AGENT}
+    await presence.update(presence.entry)
+    monkeypatch.setattr("mesh.registry.directory.MOST_OF_ONE", 10**12)
+    config = (await bare.ask("$JS.API.STREAM.INFO.KV_registry"))["config"]
+    await bare.ask("$JS.API.STREAM.UPDATE.KV_registry", dumps({**config, "max_bytes": 3_000_000}))
+    for number in range(4):
+        await attacker.ask(f"$KV.registry.{AGENT}.{number}", b"x" * 900_000)
+    with pytest.raises(BrokerError, match="maximum bytes"):
+        await presence.update(presence.entry.model_copy(update={"description": "x" * 500_000}))
+    await bare.ask("$JS.API.STREAM.UPDATE.KV_registry", dumps(config))
+    await bare.ask("$JS.API.STREAM.PURGE.KV_registry", dumps({"filter": f"$KV.registry.{AGENT}.*"}))
+
+
+async def test_fill_the_health_bucket(world: World) -> None:
+    """It drops what is oldest, so nobody's beat is refused, and nobody is taken for dead."""
+    recorder, presence = await world.victim(Recorder(hold), heart=None)
+    mesh, attacker, bare = await world.honest(), await world.join(AGENT), await world.unprotected()
+    task, running = await held(recorder, mesh)
+    bucket = (await bare.ask("$JS.API.STREAM.INFO.KV_health"))["config"]
+    await bare.ask("$JS.API.STREAM.UPDATE.KV_health", dumps({**bucket, "max_bytes": 3_000_000}))
+    async with watching(await world.honest("bystander")) as (directory, signals):
+        for number in range(12):
+            assert "error" not in await attacker.ask(f"$KV.health.{AGENT}.{number}", b"x" * 900_000)
+        beats: list[str] = []
+
+        def on_change(_: str, key: str, reason: str) -> None:
+            if key.startswith("victim."):
+                beats.append(reason)
+            signals.tell()
+
+        directory._on_change = on_change
+        await signals.until(lambda: "put" in beats, timeout=4)
+        assert live(directory, "victim") == [presence.entry.instance]
+    await bare.ask("$JS.API.STREAM.UPDATE.KV_health", dumps({**bucket, "discard": "new", "max_bytes": 1_000}))
+    assert "maximum bytes" in (await attacker.ask(f"$KV.health.{AGENT}.x", b"{}"))["error"]["description"]
+    await bare.ask("$JS.API.STREAM.UPDATE.KV_health", dumps(bucket))
+    assert not task.done()
+    finish(running, {})
+    await task

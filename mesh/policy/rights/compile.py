@@ -220,12 +220,12 @@ def _admin(subjects: Subjects) -> Entries:
 
 
 def _plane(subjects: Subjects) -> Entries:
-    """Declare the topology; make readers; keep the keys of others (who is lost); say who is gone; answer discovery to inboxes. It deletes
-    no stream, reads no message that is not in a bucket, and speaks in nobody's name."""
+    """Declare the topology; make readers; keep the keys of others (who is lost, who takes too much); say who is gone; answer discovery to
+    inboxes. It deletes no stream, reads no message that is not in a bucket, and speaks in nobody's name."""
     streams = [spec.name for spec in declare(subjects.prefix).all_streams()]
     yield from _publish(rights_api("STREAM.LIST"), *(rights_api(f"STREAM.{verb}.{name}") for name in streams for verb in _DECLARING))
     yield from _publish(*(rights_api(f"CONSUMER.CREATE.{name}.*") for name in streams))
-    yield from _publish(*(bucket_subject(bucket, ">") for bucket in BUCKETS))
+    yield from _publish(*(bucket_subject(bucket, ">") for bucket in BUCKETS), rights_api(f"STREAM.PURGE.{bucket_stream(REGISTRY)}"))
     yield from _publish(subjects.gone, ALL_INBOXES)
     yield from _subscribe(subjects.disconnects, MICRO)
 
