@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import sys
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -22,7 +23,7 @@ from mesh.identity.issuers import Issuer
 from mesh.identity.outside import GUESTS, Outside, disable, enable, keep
 from mesh.identity.push import push_other
 from mesh.policy.rights import Permissions, Policy, Role, parse_rule
-from tests.helpers import CUT_WARNINGS
+from tests.helpers import CUT_WARNINGS, ROOT
 from tests.operator_server import operator_server
 
 pytestmark = CUT_WARNINGS
@@ -116,7 +117,7 @@ async def test_a_token_that_names_a_participant_gives_that_ones_rights(world: Wo
     [
         None, "", "no token", token(OTHER_KEY), token(iss="https://evil.example"), token(aud="another mesh"), token(aud=None),
         token(exp=1), token(exp=None), token(sub="mesh"), token(sub="operator"), token(sub=None), token(sub=""),
-        token(RSA_KEY, "RS256"), pyjwt.encode({"iss": ISSUER, "sub": "visitor", "aud": AUDIENCE}, None, "none"),
+        token(RSA_KEY, "RS256"), pyjwt.encode({"iss": ISSUER, "sub": "visitor", "aud": AUDIENCE}, "", "none"),
     ],
 )  # fmt: skip
 async def test_any_other_token_is_refused_at_once(world: World, service: Callout, said: str | None) -> None:
@@ -159,3 +160,29 @@ async def test_a_broker_that_starts_later_knows_of_guests(world: World, tmp_path
     keep(world.authority, said)
     found = [each.read_text() for each in (world.authority.keyring.path / "accounts").glob("*.jwt")]
     assert said in found
+
+
+async def test_as_a_person_types_it(world: World, tmp_path: Path) -> None:
+    where = ("--state-dir", str(tmp_path / ".mesh"), "--broker", world.url, "--json")
+
+    async def typed(*words: str) -> asyncio.subprocess.Process:
+        command = (sys.executable, "-m", "mesh", "auth", "callout", *words, *where)
+        return await asyncio.create_subprocess_exec(*command, cwd=ROOT, stdout=asyncio.subprocess.PIPE)
+
+    async def said(*words: str) -> dict[str, Any]:
+        process = await typed(*words)
+        out, _ = await process.communicate()
+        assert process.returncode == 0
+        return dict(json.loads(out))
+
+    provider = ("--issuer", ISSUER, "--jwks", str(tmp_path / "jwks.json"), "--audience", AUDIENCE)
+    async with asyncio.timeout(30):
+        assert (await said("enable", *provider, "--role", "visitors"))["told"]
+        service = await typed()
+        assert service.stdout is not None
+        assert json.loads(await service.stdout.readline()) == {"event": "ready", "issuer": ISSUER, "audience": AUDIENCE}
+        assert await rights(await world.guest(token())) == world.authority.rights("visitor")
+        service.terminate()
+        assert await service.wait() == 0
+        assert await said("disable") == {"changed": True, "told": True}
+        assert await said("disable") == {"changed": False, "told": False}

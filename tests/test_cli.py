@@ -86,7 +86,7 @@ def test_every_command_is_here() -> None:
     assert {" ".join(path) for path in COMMANDS} == {
         "up", "call", "agents", "tools", "doctor", "journal", "journal show", "journal check", "topology plan", "topology apply",
         *(f"auth {each}" for each in ("init", "issue", "list", "show", "revoke", "rotate", "export")),
-        *(f"auth {each}" for each in ("explain", "diff", "apply", "tls", "token")),
+        *(f"auth {each}" for each in ("explain", "diff", "apply", "tls", "token", "callout", "callout enable", "callout disable")),
     }  # fmt: skip
 
 

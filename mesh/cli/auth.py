@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mesh.cli import auth_policy, auth_tls, auth_token, auth_users, options
+from mesh.cli import auth_callout, auth_policy, auth_tls, auth_token, auth_users, options
 from mesh.cli.running import execute
 
 if TYPE_CHECKING:
@@ -202,4 +202,5 @@ def add_to(app: typer.Typer) -> None:
     auth_policy.add_to(group)
     auth_tls.add_to(group)
     auth_token.add_to(group)
+    auth_callout.add_to(group)
     app.add_typer(group, name="auth")

@@ -9,7 +9,7 @@ A token counts until it expires or is void: the account's claims say of each key
 after that second, so a client that is cut off comes back with the file's new content.
 """
 
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -96,19 +96,12 @@ class Authority:
 
     def rights(self, name: str) -> Permissions:
         """What the broker lets a participant do."""
-        return self.all_rights()(name)
-
-    def all_rights(self) -> Callable[[str], Permissions]:
-        """`rights` by name, as the files say now: for many names at the cost of one."""
         with self.keyring.locked():
             known = self.ledger.load()
-            compiled = self.scopes.compiled(self.policy, known, self.subjects)
-
-        def of(name: str) -> Permissions:
             user = _find(known, name)
-            return Permissions() if user.revoked is not None else expand(compiled[user.scope], name, user.memberships)
-
-        return of
+            if user.revoked is not None:
+                return Permissions()
+            return expand(self.scopes.compiled(self.policy, known, self.subjects)[user.scope], name, user.memberships)
 
     def scope_names(self) -> tuple[str, ...]:
         return self.scopes.names(self.ledger.load())
@@ -117,19 +110,12 @@ class Authority:
         """The file of a participant whose credentials are here, None otherwise."""
         return self.keyring.secret(creds_file(name))
 
-    def system_credentials(self) -> Path | None:
-        """Of a user in the system account; None where an adopted operator's were not given."""
-        return self.keyring.secret("system.creds")
-
     def account_public(self) -> str:
         return self.trust.account_key().public
 
     def system_account(self) -> str:
         """Its public key."""
         return self.trust.system_public()
-
-    def operator_jwt(self) -> str:
-        return self.trust.operator_jwt()
 
     def account_jwt(self) -> str:
         """What a broker should know of the account now. The same text until something changes."""

@@ -1,12 +1,17 @@
-"""The rights of each participant, for the control plane: by the records of this state directory, and fresh after each change of them."""
+"""The rights of each participant, for the control plane: by the records of this state directory, and fresh after each change of them.
 
-from collections.abc import Callable
+The files are read and the policy is compiled once for each change, and not for each of a thousand participants.
+"""
+
+from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Self
 
 from mesh.errors import ConfigError
 from mesh.identity.authority import Authority
-from mesh.policy.rights import Permissions
+from mesh.identity.records import User
+from mesh.policy.rights import Permissions, expand
 
 NOBODY = Permissions()
 
@@ -18,7 +23,8 @@ class RightsBook:
         self._authority = authority
         self._files = [authority.keyring.path / name for name in ("users.json", "policy.json")]
         self._read_at: tuple[int, ...] = ()
-        self._look_up: Callable[[str], Permissions] = lambda _: NOBODY
+        self._users: Mapping[str, User] = {}
+        self._scopes: Mapping[str, Permissions] = {}
         self._rights: dict[str, Permissions] = {}
 
     @classmethod
@@ -32,15 +38,22 @@ class RightsBook:
     def __call__(self, name: str) -> Permissions:
         now = tuple(path.stat().st_mtime_ns if path.exists() else 0 for path in self._files)
         if now != self._read_at:
-            self._rights.clear()
             self._read_at = now
-            try:
-                self._look_up = self._authority.all_rights()
-            except ConfigError:  # files that nobody can read say nothing of anybody
-                self._look_up = lambda _: NOBODY
+            self._rights.clear()
+            self._read()
         if name not in self._rights:
-            try:
-                self._rights[name] = self._look_up(name)
-            except ConfigError:
+            user = self._users.get(name)
+            if user is None or user.revoked is not None:
                 self._rights[name] = NOBODY
+            else:
+                self._rights[name] = expand(self._scopes[user.scope], name, user.memberships)
         return self._rights[name]
+
+    def _read(self) -> None:
+        """Files that cannot be read say nothing of anybody."""
+        authority = self._authority
+        self._users, self._scopes = {}, {}
+        with suppress(ConfigError), authority.keyring.locked():
+            known = authority.ledger.load()
+            self._scopes = authority.scopes.compiled(authority.policy, known, authority.subjects)
+            self._users = known.users

@@ -54,7 +54,8 @@ class Callout:
         self._broker_url = broker_url
         self._tls = tls
         self._outside = believed(authority)
-        self._provider = Provider(self._outside.issuer, fetch)
+        self.issuer = self._outside.issuer
+        self._provider = Provider(self.issuer, fetch)
         self._account = _key(authority, SEED, Kind.ACCOUNT)
         self._sealing = _key(authority, SEALING, Kind.CURVE)
         self._tasks: set[asyncio.Task[None]] = set()

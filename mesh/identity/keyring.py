@@ -14,6 +14,7 @@
 | `users.json` | who there is (mesh/identity/records.py) | no |
 | `policy.json` | the policy in force (mesh/identity/scopes.py) | no |
 | `policy.toml` | roles and what they may do, as people write them | no |
+| `guests*` | whom outside its own participants a mesh believes (mesh/identity/outside.py) | seeds, the service's |
 | `accounts/` | the broker's own copies of the accounts | no |
 | `tls/` | a private authority, and certificates (mesh/identity/tls.py) | keys |
 
