@@ -39,6 +39,12 @@ def ids(calls: list[JournalCall]) -> list[str]:
     return [call.correlation_id for call in calls]
 
 
+async def test_a_journal_that_nothing_was_written_to_is_complete(world: World) -> None:
+    report = await world.journal.check()
+    assert report.complete
+    assert (report.messages, report.skipped, report.stored) == (0, 0, 0)
+
+
 async def test_each_outcome_as_it_was(world: World) -> None:
     tools, caller = await world.agent("time"), await world.caller("qa")
     for tool in ("now", "complain", "fail"):

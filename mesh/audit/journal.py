@@ -108,7 +108,7 @@ class Journal:
         counting = Counting()
         pairing = Pairing(self._subjects, counting=counting)
         outcomes: dict[Outcome, int] = dict.fromkeys(OUTCOMES, 0)
-        expected = int(before["state"]["first_seq"])
+        expected = max(1, int(before["state"]["first_seq"]))  # 0: nothing was ever written.
         skipped = first_ns = last_ns = 0
         async with aclosing(read_history(self._connection, (), int(before["state"]["last_seq"]), make=self._make)) as batches:
             async for batch in batches:
