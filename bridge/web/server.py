@@ -18,7 +18,6 @@ import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from bridge.config import HttpSpec
-from bridge.ports.jwks import fetch_keys
 from bridge.ports.param_headers import ParamCheck
 from bridge.web.app import App, Look
 from bridge.web.challenge import Resource
@@ -30,6 +29,7 @@ from bridge.web.one_write import OneWrite
 from bridge.web.tls import Place, place_of
 from mesh import Mesh
 from mesh.errors import ConfigError, PortTaken
+from mesh.identity.fetching import fetch_keys
 from mesh.identity.issuers import Provider
 from mesh.identity.keyring import DIRECTORY, USERS
 from mesh.identity.tokens import Verifier

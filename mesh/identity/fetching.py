@@ -38,7 +38,8 @@ def _get(url: str) -> bytes:
         raise KeysUnavailable(f"the keys at {url} could not be fetched: {problem}") from None
     finally:
         connection.close()
-    if answer.status != 200 or len(body) > LARGEST_SET:
-        why = f"status {answer.status}" if answer.status != 200 else f"more than {LARGEST_SET} bytes"
-        raise KeysUnavailable(f"the keys at {url} could not be fetched: {why}")
+    if answer.status != 200:
+        raise KeysUnavailable(f"the keys at {url} could not be fetched: status {answer.status}")
+    if len(body) > LARGEST_SET or answer.length:  # http.client says nothing of a body that ends early
+        raise KeysUnavailable(f"the keys at {url} are more than {LARGEST_SET} bytes, or were cut off")
     return body
