@@ -101,11 +101,13 @@ def test_forged_tokens_are_refused(account: KeyPair, user: KeyPair) -> None:
     claims: dict[str, Any] = json.loads(_part(token, 1))
     none = _b64({"typ": "JWT", "alg": "none"})
     other = keys.new_key(Kind.ACCOUNT).public
+    endless = jwt.sign_user(account, user.public, "time", issued=NOW, expires=float("inf"))  # type: ignore[arg-type]
     by_user = jwt.sign_user(user, user.public, "time", issued=NOW)
     forged = (
         f"{none}.{body}.", f"{none}.{body}.{signature}", f"{_b64({'typ': 'JWT', 'alg': 'HS256'})}.{body}.{signature}",
         f"{head}.{_b64(claims | {'name': 'admin'})}.{signature}", f"{head}.{_b64(claims | {'iss': other})}.{signature}",
         f"{head}.{_b64(claims | {'iss': 7})}.{signature}", f"{head}.{_b64([])}.{signature}", f"{head}.{body}.", f"{head}.{body}", by_user,
+        endless,
     )  # fmt: skip
     for each in forged:
         with pytest.raises(ConfigError) as refused:

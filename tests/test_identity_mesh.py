@@ -3,12 +3,13 @@
 import asyncio
 import shutil
 from collections.abc import AsyncIterator
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
-from mesh import Mesh
-from mesh.errors import CallTimeout, Denied, NotAdmitted
+from mesh import Mesh, clock
+from mesh.errors import CallTimeout, ConfigError, Denied, NotAdmitted
 from mesh.identity.authority import Authority
 from mesh.identity.push import push
 from mesh.policy.rights import Policy, Role, parse_rule
@@ -49,6 +50,32 @@ async def test_credentials_of_another_mesh_are_worth_nothing(broker: Broker, tmp
     with pytest.raises(NotAdmitted, match="does not admit 'local'"):
         async with Mesh(name="local", broker=broker.url, state_dir=tmp_path):
             pass
+
+
+async def test_who_brings_anothers_credentials_is_told_so(broker: Broker, plane: str, tmp_path: Path) -> None:
+    path = broker.authority.issue("ann", ("host",)).path
+    with pytest.raises(ConfigError, match="takes us for 'ann', and not for 'bob'"):
+        async with Mesh(name="bob", broker=broker.url, credentials=path):
+            pass
+    async with Mesh(broker=broker.url, credentials=path) as mesh:
+        assert mesh.name == "ann"
+
+
+async def test_who_comes_with_what_has_expired_is_told_so(broker: Broker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    then = clock.wall_ns() - 3_600 * 10**9
+    with monkeypatch.context() as context:
+        context.setattr(clock, "wall_ns", lambda: then)
+        path = broker.authority.issue("late", expires=timedelta(minutes=5)).path
+    with pytest.raises(NotAdmitted, match="its credentials have expired"):
+        async with Mesh(name="late", broker=broker.url, credentials=path):
+            pass
+
+
+async def test_a_broker_of_another_operator_is_not_told(broker: Broker, tmp_path: Path) -> None:
+    foreign = Authority.open(tmp_path, create=True)
+    with pytest.raises(NotAdmitted, match="trusts another operator") as caught:
+        await push(foreign, broker.url)
+    assert "Name the state directory of its mesh" in caught.value.hint
 
 
 async def test_who_was_revoked_is_not_let_in_again(broker: Broker) -> None:

@@ -24,7 +24,7 @@ def authority(tmp_path: Path) -> Authority:
 
 def test_what_is_made_at_first_is_found_again_and_nobody_else_can_read_it(authority: Authority, tmp_path: Path) -> None:
     again = Authority.open(tmp_path, create=True)
-    assert again.operator_jwt() == authority.operator_jwt()
+    assert again.trust.operator_jwt() == authority.trust.operator_jwt()
     assert again.account_jwt() == authority.account_jwt()
     assert again.server_config() == authority.server_config()
     authority.issue("time")
@@ -33,7 +33,7 @@ def test_what_is_made_at_first_is_found_again_and_nobody_else_can_read_it(author
 
 
 def test_the_operators_own_key_signs_nothing_but_itself(authority: Authority) -> None:
-    operator = jwt.read(authority.operator_jwt(), "operator")
+    operator = jwt.read(authority.trust.operator_jwt(), "operator")
     assert operator.issuer == operator.subject
     assert account(authority).issuer in operator.nats["signing_keys"]
     assert account(authority).issuer != operator.subject
@@ -49,7 +49,7 @@ async def test_several_processes_at_once_make_one_operator_and_lose_no_user(tmp_
         "import sys; from pathlib import Path; from mesh.identity.authority import Authority\n"
         "a = Authority.open(Path(sys.argv[1]), create=True)\n"
         "for n in range(5): a.issue(f'{sys.argv[2]}-{n}')\n"
-        "print(a.operator_jwt())"
+        "print(a.trust.operator_jwt())"
     )
     async with asyncio.timeout(30):
         started = [
@@ -120,19 +120,21 @@ def test_rotating_the_operators_signing_key(authority: Authority) -> None:
     with pytest.raises(ConfigError, match="no new signing key"):
         authority.rotate_operator(retire=True)
     authority.rotate_operator()
-    both = jwt.read(authority.operator_jwt(), "operator").nats["signing_keys"]
+    both = jwt.read(authority.trust.operator_jwt(), "operator").nats["signing_keys"]
     assert account(authority).issuer == old
     authority.rotate_operator(retire=True)
     assert set(both) == {old, account(authority).issuer}
-    assert jwt.read(authority.operator_jwt(), "operator").nats["signing_keys"] == [account(authority).issuer]
+    assert jwt.read(authority.trust.operator_jwt(), "operator").nats["signing_keys"] == [account(authority).issuer]
     assert jwt.read(authority.trust.system_jwt() or "", "account").issuer == account(authority).issuer
 
 
 def test_a_damaged_index_is_not_taken_for_an_empty_one(authority: Authority) -> None:
     authority.issue("time")
-    authority.keyring.write("users.json", "{}")
-    with pytest.raises(ConfigError, match="damaged"):
-        authority.issue("time")
+    whole = authority.keyring.read("users.json") or ""
+    for damaged in ("{}", "", whole[:-9], whole.replace('"expires": null', '"expires": 1e999')):
+        authority.keyring.write("users.json", damaged)
+        with pytest.raises(ConfigError, match="damaged"):
+            authority.issue("time")
 
 
 def test_an_operator_that_was_made_elsewhere(tmp_path: Path) -> None:

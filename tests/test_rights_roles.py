@@ -127,7 +127,7 @@ def test_a_rule_on_a_role_reaches_who_took_the_call() -> None:
     assert not permissions.may_publish("mesh.v1.call.bob.i1.me.notifications.cancelled")
 
 
-@pytest.mark.parametrize("name", [*(role.name for role in READY_MADE), CONTROL_PLANE, ""])
+@pytest.mark.parametrize("name", [*(role.name for role in READY_MADE), CONTROL_PLANE, "", "none"])
 def test_ready_made_roles_and_the_control_planes_name_cannot_be_taken(name: str) -> None:
     with pytest.raises(ConfigError):
         Policy.of([Role(name, (Rule(None),))])

@@ -12,7 +12,9 @@ from typing import Any
 
 import pytest
 
+from bench.bare import bare_config
 from mesh.cli.stopping import children_of
+from mesh.link.server import EmbeddedServer
 from tests.cli_helpers import ROOT, alive, mesh, up
 
 NOTES = {"command": [sys.executable, str(ROOT / "examples/notes.py")]}
@@ -189,6 +191,22 @@ async def test_what_another_account_stored_is_told(tmp_path: Path) -> None:
         assert "holds streams of another account" in (await second.until("broker"))["detail"]
         await second.until("ready")
         assert await second.end() == 0
+
+
+async def test_a_role_that_is_misspelled_is_told(tmp_path: Path) -> None:
+    file = agents_file(tmp_path, notes=NOTES | {"roles": ["raeder"]})
+    file.write_text(f'{file.read_text()}\n[roles.reader]\ncall = ["*"]\n')
+    async with up(tmp_path, file) as first:
+        assert "did you mean 'reader'?" in (await first.until("agent", agent="notes", state="note"))["detail"]
+        assert await first.end() == 0
+
+
+async def test_a_broker_that_admits_everybody_is_told(tmp_path: Path) -> None:
+    bare = EmbeddedServer(tmp_path / "bare", trust={}, config=bare_config(tmp_path), port=0, monitor_port=0, websocket_port=0)
+    async with bare, up(tmp_path, "--broker", bare.url) as first:
+        assert "no role counts" in (await first.until("broker", state="WARNING"))["detail"]
+        await first.until("ready")
+        assert await first.end() == 0
 
 
 async def test_with_a_broker_that_runs_already(tmp_path: Path) -> None:

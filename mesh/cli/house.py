@@ -5,9 +5,10 @@ everything stored. The state directory is locked all the time, with a broker of 
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
+from difflib import get_close_matches
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, Final, Protocol
@@ -118,6 +119,8 @@ async def running(
         logging.configure(file=state.path / logging.LOG_FILE)
         settings = settings.model_copy(update={"state_dir": state.path, **_found(settings, facts)})
         mesh = await stack.enter_async_context(Mesh(settings=settings.model_copy(update={"name": CONTROL_PLANE})))
+        if mesh.connection.rights is None:
+            on_event("WARNING", "", "it holds nobody to any rights: whoever reaches it may speak in every name, and no role counts")
         plane = await stack.enter_async_context(mesh.control_plane())
         _keep_identities(stack, settings, plan, plane.directory)
         hosted: Hosted | None = None
@@ -173,6 +176,14 @@ def _identities(settings: Settings, plan: Plan) -> Authority:
     return authority
 
 
+def _misspelled(policy: Policy, plan: Plan) -> Iterator[tuple[str, str]]:
+    """Agents with roles that no policy defines, and that look like one that it does: such a role is no more than another name to call."""
+    for agent, roles in plan.agents.items():
+        for role in set(roles) - policy.roles.keys():
+            for near in get_close_matches(role, policy.roles, n=1):
+                yield agent, f"the policy has no role {role!r}, so it only names this agent; did you mean {near!r}?"
+
+
 async def _broker(
     stack: AsyncExitStack, settings: Settings, ports: Ports, plan: Plan, on_event: OnEvent
 ) -> tuple[StateDir, dict[str, Any]]:
@@ -192,6 +203,8 @@ async def _broker(
         authority = _identities(settings, plan)
         for found in claim_streams(authority):
             on_event("store", "", found)
+        for agent, problem in _misspelled(authority.policy, plan):
+            on_event("note", agent, problem)
         return server_trust(authority)
 
     server = EmbeddedServer(

@@ -189,7 +189,7 @@ def read(token: str, kind: str, *, issuers: Collection[str] | None = None, now: 
         expires = None if claims.get("exp") is None else int(claims["exp"])
         found = Claims(issuer, str(claims["sub"]), str(claims.get("name", "")), int(claims["iat"]), expires, nats)
         fits = nats["type"] == kind and keys.kind_of(issuer) in ISSUERS[kind]
-    except (jwt.InvalidTokenError, ConfigError, ValueError, KeyError, TypeError, RecursionError):
+    except (jwt.InvalidTokenError, ConfigError, ValueError, ArithmeticError, KeyError, TypeError, RecursionError):
         raise ConfigError(f"this is no {kind} JWT of NATS, or its signature is wrong") from None
     if not fits:
         raise ConfigError(f"this is a JWT of NATS, but not one of {'an' if kind[0] in 'ao' else 'a'} {kind}")

@@ -110,19 +110,12 @@ class Authority:
         """The file of a participant whose credentials are here, None otherwise."""
         return self.keyring.secret(creds_file(name))
 
-    def system_credentials(self) -> Path | None:
-        """Of a user in the system account; None where an adopted operator's were not given."""
-        return self.keyring.secret("system.creds")
-
     def account_public(self) -> str:
         return self.trust.account_key().public
 
     def system_account(self) -> str:
         """Its public key."""
         return self.trust.system_public()
-
-    def operator_jwt(self) -> str:
-        return self.trust.operator_jwt()
 
     def account_jwt(self) -> str:
         """What a broker should know of the account now. The same text until something changes."""

@@ -14,8 +14,10 @@ from pathlib import Path
 from typing import Final
 
 from mesh.crypto import jwt
-from mesh.errors import BrokerError, BrokerUnsuitable, CallTimeout, ConfigError, NoResponders
+from mesh.errors import BrokerError, BrokerUnsuitable, CallTimeout, ConfigError, NoResponders, NotAdmitted
 from mesh.identity.authority import Authority
+from mesh.identity.trust import SYSTEM_USER
+from mesh.link.address import without_userinfo
 from mesh.link.connection import Connection
 from mesh.link.tls import ClientTls
 
@@ -32,7 +34,7 @@ async def push(authority: Authority, broker_url: str, tls: ClientTls | None = No
     """Raises BrokerUnavailable, BrokerUnsuitable where the broker keeps no accounts that can be told, BrokerError where it refuses."""
     credentials = _system(authority)
     token = _begin(authority)
-    async with await Connection.open(broker_url, name="mesh-push", user_credentials=credentials, tls=tls) as connection:
+    async with await _connect(authority, credentials, broker_url, tls) as connection:
         while True:
             await _tell(connection, token)
             newest = _begin(authority, told=token)
@@ -43,7 +45,7 @@ async def push(authority: Authority, broker_url: str, tls: ClientTls | None = No
 
 async def push_other(authority: Authority, token: str, broker_url: str, tls: ClientTls | None = None) -> None:
     """Tell it the claims of another account of ours. As `push`."""
-    async with await Connection.open(broker_url, name="mesh-push", user_credentials=_system(authority), tls=tls) as connection:
+    async with await _connect(authority, _system(authority), broker_url, tls) as connection:
         await _tell(connection, token)
 
 
@@ -53,13 +55,23 @@ def untold(authority: Authority) -> bool:
 
 
 def _system(authority: Authority) -> Path:
-    credentials = authority.system_credentials()
+    credentials = authority.keyring.secret("system.creds")
     if credentials is None:
         raise ConfigError(
             "there are no credentials of the system account, so no running broker can be told",
             hint="`mesh auth init --system-creds FILE`, or load what `mesh auth export --account-template` prints with your own tools.",
         )
     return credentials
+
+
+async def _connect(authority: Authority, credentials: Path, broker_url: str, tls: ClientTls | None) -> Connection:
+    try:
+        return await Connection.open(broker_url, name=SYSTEM_USER, user_credentials=credentials, tls=tls)
+    except NotAdmitted:
+        raise NotAdmitted(
+            f"the broker at {without_userinfo(broker_url)} trusts another operator than the one in {authority.keyring.path}",
+            hint="Name the state directory of its mesh, or another broker.",
+        ) from None
 
 
 def _begin(authority: Authority, told: str | None = None) -> str:

@@ -84,7 +84,7 @@ def load(text: str | None, where: str) -> Records:
             {public: Voided(int(each["at"]), _second(each["lasts"])) for public, each in found["voided"].items()},
             {scope: [str(each) for each in keys] for scope, keys in found["retiring"].items()},
         )
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (ValueError, ArithmeticError, LookupError, TypeError, AttributeError, RecursionError) as error:
         hint = "Restore it from a backup. It says who was revoked, so do not delete it."
         raise ConfigError(f"{where} is damaged: {error!r}", hint=hint) from None
 

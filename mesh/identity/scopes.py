@@ -15,6 +15,7 @@ from mesh.errors import ConfigError, MeshError
 from mesh.identity.keyring import Keyring
 from mesh.identity.records import Records
 from mesh.policy.rights import READY_MADE, Permissions, Policy, Power, Role, compile_scope, memberships_of, parse_rule, scope_name, scope_of
+from mesh.policy.rights.model import INTERNAL
 from mesh.subjects import CONTROL_PLANE, Subjects, escape, unescape
 
 IN_FORCE: Final = "policy.json"
@@ -76,7 +77,7 @@ class Scopes:
         if not scope_of(self.policy, wanted):
             raise ConfigError(
                 f"the policy says of none of these roles what it may do: {', '.join(wanted) or 'none given'}",
-                hint=f"Add one that it knows: {', '.join(sorted(self.policy.roles))}.", scope=scope,
+                hint=f"Add one that it knows: {', '.join(sorted(self.policy.roles.keys() - INTERNAL))}.", scope=scope,
             )  # fmt: skip
         taken = next((each for each in memberships if each in known.users), None)
         if taken is not None:

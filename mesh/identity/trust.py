@@ -18,6 +18,9 @@ from mesh.identity.keyring import Keyring
 
 ACCOUNT: Final = "MESH"
 SYSTEM: Final = "SYS"
+SYSTEM_USER: Final = "mesh-push"
+"""Who tells a running broker what changed."""
+
 DISCONNECTS: Final = "$SYS.ACCOUNT.{}.DISCONNECT"
 _ACCOUNT_TOKEN: Final = 3
 """The token of that subject which names the account: each account may import its own events and no other's."""
@@ -48,7 +51,7 @@ class Trust:
         now = _now()
         if not self.keyring.has("system.creds"):
             user = new_key(Kind.USER)
-            token = jwt.sign_user(system, user.public, "mesh-push", issued=now)
+            token = jwt.sign_user(system, user.public, SYSTEM_USER, issued=now)
             self.keyring.write("system.creds", format_credentials(token, user.seed))
         # Last: with it the rest is known to be there.
         token = jwt.sign_operator(operator, "mesh", system_account=system.public, signing_keys=[signing.public], issued=now)

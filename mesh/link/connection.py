@@ -43,7 +43,7 @@ from mesh.link.server_program import check_server_info
 from mesh.link.tls import ClientTls
 from mesh.policy.lines import worth_a_line
 from mesh.policy.rights import Permissions
-from mesh.subjects import USER_INFO, client_name, escape
+from mesh.subjects import USER_INFO, client_name, escape, unescape
 
 PING_SECONDS: Final = 5
 """How often the client pings. Two unanswered pings end the connection, so a dead broker is noticed within 15 s."""
@@ -70,6 +70,7 @@ RIGHTS_SECONDS: Final = 1.0
 
 _NOT_ADMITTED: Final = re.compile(r"authorization violation|authentication (expired|revoked|timeout)", re.IGNORECASE)
 _PUBLISH_REFUSED: Final = re.compile(r'permissions violation for publish to "([^"]*)"', re.IGNORECASE)
+_SUBSCRIBE_REFUSED: Final = re.compile(r'permissions violation for subscription to "([^"]*)"', re.IGNORECASE)
 
 FIRST_WAIT: Final = 0.01
 LAST_WAIT: Final = (0.1, 0.3)
@@ -136,6 +137,8 @@ class Connection:
         self._back = asyncio.Event()
         self._turned_away = False
         """Whether the broker has said, since we were last connected, that it does not know us."""
+        self._deaf = False
+        """Whether the broker does not let us hear what is sent to our inbox: we are not who we say."""
         self._tls_problem = ""
         """Why no TLS came about, while we first connected."""
         self._closing = False
@@ -195,9 +198,11 @@ class Connection:
             await _discard(self._client)
             where = without_userinfo(url)
             if self._turned_away:
+                why = ", which brings no credentials" if user_credentials is None else ": its credentials have expired" * self._expired()
                 raise NotAdmitted(
-                    f"the broker at {where} does not admit {name!r}{'' if user_credentials else ', which brings no credentials'}",
-                    hint=f"`mesh auth list` shows whom it knows, and `mesh auth issue {name}` makes credentials",
+                    f"the broker at {where} does not admit {name!r}{why}",
+                    hint=f"on the state directory of its mesh `mesh auth list` shows whom it knows, and `mesh auth issue {name}` "
+                    "makes credentials",
                 ) from None
             if self._tls_problem:
                 raise BrokerUnavailable(
@@ -218,6 +223,13 @@ class Connection:
         self._is_up = True
         self._back.set()
         await self._ask_rights()
+        if self._deaf:
+            await self.close()
+            whose = unescape(read_credentials(user_credentials).name) if user_credentials is not None else "somebody else"
+            raise ConfigError(
+                f"the broker takes us for {whose!r}, and not for {name!r}: it lets us hear no answers",
+                hint="use the credentials of that name, or leave the name out: --name, MESH_NAME",
+            )
         self._supervisor = asyncio.create_task(self._supervise(), name=f"connection {name}")
         return self
 
@@ -426,6 +438,9 @@ class Connection:
             self._turned_away = self._turned_away or no_file or _NOT_ADMITTED.search(str(error)) is not None
         if refused := _PUBLISH_REFUSED.search(str(error)):
             self._refused(refused[1].lower())
+        elif (refused := _SUBSCRIBE_REFUSED.search(str(error))) and refused[1].lower() == f"{self._inbox}.*".lower():
+            self._deaf = True
+            self._fail_requests()
 
     def _refused(self, subject: str) -> None:
         """The broker does not take what we sent to `subject`, which nats-py gives in lower case."""

@@ -27,6 +27,9 @@ from mesh.policy.rights.matching import covers, matches
 from mesh.subjects import CONTROL_PLANE, escape
 
 AGENT: Final = "agent"
+NO_ROLES: Final = "none"
+"""How the scope of users is called none of whose roles the policy defines. So it is no role's name."""
+
 STAR: Final = "*"
 """How "any" is written in a rule, and what makes a tool's name a pattern. A name that holds one cannot be written in a rule."""
 
@@ -115,7 +118,7 @@ class Role:
     about: str = ""
 
     def __post_init__(self) -> None:
-        if not self.name or self.name == CONTROL_PLANE:
+        if self.name in ("", CONTROL_PLANE, NO_ROLES):
             raise ConfigError(f"no role can be named {self.name!r}", hint="give it another name")
 
 
@@ -205,7 +208,7 @@ def scope_of(policy: Policy, roles: Collection[str]) -> tuple[str, ...]:
 
 def scope_name(scope: Iterable[str]) -> str:
     """A scope as one word that is safe in a file's name: `agent+host`. The empty scope is `none`."""
-    return "+".join(sorted(map(escape, scope))) or "none"
+    return "+".join(sorted(map(escape, scope))) or NO_ROLES
 
 
 def memberships_of(roles: Collection[str]) -> tuple[str, ...]:
