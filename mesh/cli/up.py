@@ -5,7 +5,7 @@ With `--json` each event is one line on stdout:
 | event | when |
 |---|---|
 | `{"event": "agent", "agent", "state", "detail"}` | an agent is starting, ready, failed (it is tried again), restarting, stopped |
-| `{"event": "broker", "state", "detail"}` | the embedded broker died, was restarted, dropped something |
+| `{"event": "broker", "state", "detail"}` | the embedded broker died, was restarted, dropped something, has found something in its store |
 | `{"event": "ready", "broker", "agents", …}` | once, when every agent answers |
 | `{"event": "stopping"}`, `{"event": "stopped"}` | somebody asked for the end; all has ended |
 """
