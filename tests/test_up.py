@@ -220,6 +220,13 @@ async def test_with_a_broker_that_runs_already(tmp_path: Path) -> None:
             everybody = (await second.mesh("agents", "--all", "--json")).json
             assert [len(each["instances"]) for each in everybody if each["name"] == "mesh"] == [2]
             assert await second.end() == 0
+        only = tmp_path / "only/state/auth/users/mesh.creds"
+        only.parent.mkdir(parents=True, mode=0o700)
+        shutil.copy2(first.state_dir / "auth/users/mesh.creds", only)
+        async with up(tmp_path / "only", "--broker", broker) as third:
+            assert "whoever may call anybody is shown who there is" in (await third.until("broker", state="WARNING"))["detail"]
+            await third.until("ready")
+            assert await third.end() == 0
         stranger = await mesh("up", "--json", "--state-dir", tmp_path / "third", "--broker", broker, cwd=tmp_path)
         assert stranger.error["code"] == "not_admitted"
         assert await first.end() == 0

@@ -122,6 +122,8 @@ async def running(
         if mesh.connection.rights is None:
             on_event("WARNING", "", "it holds nobody to any rights: whoever reaches it may speak in every name, and no role counts")
         plane = await stack.enter_async_context(mesh.control_plane())
+        if mesh.connection.rights is not None and not plane.knows_rights:
+            on_event("WARNING", "", f"the roles are not in {state.path}: whoever may call anybody is shown who there is, all of them")
         _keep_identities(stack, settings, plan, plane.directory)
         hosted: Hosted | None = None
 

@@ -78,6 +78,11 @@ class ControlPlane:
         self._tasks: set[asyncio.Task[None]] = set()
         self._stack = AsyncExitStack()
 
+    @property
+    def knows_rights(self) -> bool:
+        """Whether it shows each caller whom it may call, and no more."""
+        return self._sight.limited
+
     async def __aenter__(self) -> Self:
         await reconcile(self._js, self._topology)
         async with AsyncExitStack() as stack:

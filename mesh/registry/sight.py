@@ -12,11 +12,15 @@ RightsOf = Callable[[str], Permissions]
 
 
 class Sight:
-    """`rights_of` is None where nothing is known of anybody's rights: on a broker that holds nobody to any."""
+    """`rights_of` is None where nothing is known of anybody's rights: the roles are kept elsewhere, or the broker holds nobody to any."""
 
     def __init__(self, subjects: Subjects, rights_of: RightsOf | None) -> None:
         self._subjects = subjects
         self._rights_of = rights_of
+
+    @property
+    def limited(self) -> bool:
+        return self._rights_of is not None
 
     def sees(self, caller: str, agent: str) -> bool:
         """Whether `caller` may know of an agent."""

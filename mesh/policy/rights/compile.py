@@ -221,7 +221,7 @@ def _admin(subjects: Subjects) -> Entries:
 
 def _plane(subjects: Subjects) -> Entries:
     """Declare the topology; make readers; keep the keys of others (who is lost, who takes too much); say who is gone; answer discovery to
-    inboxes. It deletes no stream, reads no message that is not in a bucket, and speaks in nobody's name."""
+    inboxes. It deletes no stream and publishes in nobody's name. What is stored it could read: consumers deliver anywhere."""
     streams = [spec.name for spec in declare(subjects.prefix).all_streams()]
     yield from _publish(rights_api("STREAM.LIST"), *(rights_api(f"STREAM.{verb}.{name}") for name in streams for verb in _DECLARING))
     yield from _publish(*(rights_api(f"CONSUMER.CREATE.{name}.*") for name in streams))
