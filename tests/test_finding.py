@@ -115,8 +115,10 @@ async def test_what_could_not_be_told_is_told_later(authority: Authority, server
     assert not untold(authority)
 
 
-async def test_a_policy_that_could_not_be_told_is_told_later(authority: Authority, server: str) -> None:
-    wanted = Policy.of([Role("reader", call=(parse_rule("time/get_*"),))])
+@pytest.mark.parametrize("rule", ["time/get_*", "time/get_now"])
+async def test_a_policy_that_could_not_be_told_is_told_later(authority: Authority, server: str, rule: str) -> None:
+    """Also at a broker that `mesh up` did not start, and where no rule is a pattern."""
+    wanted = Policy.of([Role("reader", call=(parse_rule(rule),))])
     tools = {"time": ["get_now"]}
     keeper = Keeper(authority, NOBODY, wanted, lambda: tools)
     with pytest.raises(BrokerUnavailable):

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import shutil
 import stat
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ from mesh.crypto import jwt, keys
 from mesh.crypto.keys import Kind
 from mesh.errors import ConfigError
 from mesh.identity.authority import Authority
+from mesh.policy.rights import Policy
 from tests.cli_helpers import ROOT
 from tests.issued import account, token
 
@@ -126,6 +128,12 @@ def test_rotating_the_operators_signing_key(authority: Authority) -> None:
     assert set(both) == {old, account(authority).issuer}
     assert jwt.read(authority.trust.operator_jwt(), "operator").nats["signing_keys"] == [account(authority).issuer]
     assert jwt.read(authority.trust.system_jwt() or "", "account").issuer == account(authority).issuer
+
+
+def test_a_directory_that_is_gone(authority: Authority) -> None:
+    shutil.rmtree(authority.keyring.path)
+    with pytest.raises(ConfigError, match="is not there"):
+        authority.apply_policy(Policy())
 
 
 def test_a_damaged_index_is_not_taken_for_an_empty_one(authority: Authority) -> None:

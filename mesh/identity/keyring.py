@@ -63,7 +63,8 @@ class Keyring:
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Alone with the files: other processes wait. The lock goes with the process, also by kill -9."""
-        self._check(self.path)
+        if self.secret("") is None:
+            raise ConfigError(f"{self.path} is not there", hint="Restore it from a backup, or start anew: `mesh auth init`.")
         try:
             descriptor = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:
@@ -122,7 +123,10 @@ class Keyring:
         return path
 
     def remove(self, name: str) -> None:
-        (self.path / name).unlink(missing_ok=True)
+        try:
+            (self.path / name).unlink(missing_ok=True)
+        except OSError as error:
+            raise self._unusable(error) from None
 
     def key(self, name: str, kind: Kind) -> KeyPair | None:
         """The key whose seed is in a file, None where there is none."""
