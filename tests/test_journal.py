@@ -40,9 +40,7 @@ def ids(calls: list[JournalCall]) -> list[str]:
 
 
 async def test_a_journal_that_nothing_was_written_to_is_complete(world: World) -> None:
-    report = await world.journal.check()
-    assert report.complete
-    assert (report.messages, report.skipped, report.stored) == (0, 0, 0)
+    assert (await world.journal.check()).complete
 
 
 async def test_each_outcome_as_it_was(world: World) -> None:
