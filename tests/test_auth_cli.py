@@ -155,6 +155,10 @@ def test_an_operator_that_was_made_elsewhere(typed: Callable[..., Ended], tmp_pa
     loaded = typed("init", "--account-jwt", "account.jwt")
     assert (loaded.code, "signed the account" in loaded.err) == (0, False)
     assert claims.nats["signing_keys"]
+    (tmp_path / "policy.toml").write_text('[roles.agent-of-time]\ncall = ["time"]\n')
+    assert "signed the account" not in (typed("apply", "policy.toml")).err
+    typed("issue", "ann", "--role", "agent-of-time")
+    assert "signed the account" in (typed("apply", "policy.toml")).err
     assert operator.public in (typed("export")).out
 
 

@@ -108,7 +108,7 @@ def test_diff_says_what_apply_then_does(authority: Authority) -> None:
     assert "mesh.v1.health.notes.*" in change["subscribe"]["removed"]
     applied = run(authority, "apply")
     assert applied["scopes"] == told["scopes"]
-    assert not applied["broker_told"]
+    assert not applied["told"]
     assert told["account_bytes"] == {"before": len(before), "after": len(authority.account_jwt())}
     assert (run(authority, "diff")["scopes"], run(authority, "diff")["roles"]) == ([], [])
     assert run(authority, "explain", "bob", "call", "git")["allowed"]
@@ -162,7 +162,7 @@ async def test_what_is_applied_reaches_who_is_connected(authority: Authority, tm
         try:
             write(authority, WIDER)
             applied = await asyncio.to_thread(run, authority, "apply", "--broker", url)
-            assert applied["broker_told"]
+            assert applied["told"]
             async with asyncio.timeout(5):
                 await back.wait()
                 said = json.loads((await client.request("$SYS.REQ.USER.INFO", b"")).data)

@@ -1,5 +1,6 @@
 """`mesh auth explain | diff | apply`: who may do what and why, and what another policy changes."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -38,10 +39,11 @@ def explain(
 
     async def work() -> int:
         from mesh.cli import render
+        from mesh.cli.telling import authority_of
         from mesh.identity.scopes import members_of
         from mesh.policy.rights import explain as explain_rights
 
-        authority = _authority(state_dir)
+        authority = authority_of(state_dir)
         policy = authority.policy if file is None else await _read(file, state_dir, broker, as_json)
         held = tuple(roles) if roles else authority.user(agent).roles
         known = authority.ledger.load()
@@ -65,9 +67,10 @@ def diff(
     """Show what `apply` would add and take away, for whom, and how large the account becomes. Changes nothing."""
 
     async def work() -> int:
+        from mesh.cli.telling import authority_of
         from mesh.identity.preview import preview
 
-        authority = _authority(state_dir)
+        authority = authority_of(state_dir)
         found = preview(authority, await _read(file or _default(authority), state_dir, broker, as_json))
         _print(found, as_json=as_json)
         return 0 if found.fits else 1
@@ -84,26 +87,14 @@ def apply(
     """Let a policy count, here and at the running broker. Whose rights change reconnects by itself; no call is lost."""
 
     async def work() -> None:
-        from mesh.cli import render
-        from mesh.errors import BrokerUnavailable
+        from mesh.cli.telling import authority_of, tell
         from mesh.identity.preview import preview
-        from mesh.identity.push import push
-        from mesh.settings import make_settings
 
-        authority = _authority(state_dir)
+        authority = authority_of(state_dir)
         policy = await _read(file or _default(authority), state_dir, broker, as_json)
         found = preview(authority, policy)
         authority.apply_policy(policy)
-        try:
-            settings = make_settings(state_dir=state_dir, broker=broker)
-            url, tls = settings.broker_url(), settings.broker_tls()
-        except BrokerUnavailable:
-            url, tls = "", None
-        if url:
-            await push(authority, url, tls)
-        _print(found, as_json=as_json, told=bool(url))
-        if not as_json and not url:
-            render.print_text("no broker runs here; the next one is told when it starts", stderr=True)
+        _print(found, as_json=as_json, told=await tell(authority, state_dir, broker, quiet=as_json))
 
     execute(work, as_json=as_json)
 
@@ -150,14 +141,6 @@ def add_to(group: typer.Typer) -> None:
     group.command("apply", epilog="Example: mesh auth apply policy.toml")(apply)
 
 
-def _authority(state_dir: Path | None) -> "Authority":
-    from mesh.identity.authority import Authority
-    from mesh.settings import make_settings
-
-    settings = make_settings(state_dir=state_dir)
-    return Authority.open(settings.state_dir, prefix=settings.prefix)
-
-
 def _default(authority: "Authority") -> Path:
     from mesh.identity.policy_file import POLICY_FILE
 
@@ -192,11 +175,12 @@ def _lines(verdict: "Verdict") -> list[str]:
     return [*lines, f"allowed by: {verdict.allowed_by}"] if verdict.allowed else lines
 
 
-def _print(found: "Preview", *, as_json: bool, told: bool | None = None) -> None:
+def _print(found: "Preview", *, as_json: bool, told: Mapping[str, Any] | None = None) -> None:
+    """`told`: what `mesh.cli.telling.tell` returned; None where nothing was applied."""
     from mesh.cli import render
 
     if as_json:
-        render.print_json(preview_dict(found) | ({} if told is None else {"broker_told": told}))
+        render.print_json(preview_dict(found) | dict(told or {}))
         return
     render.print_text(f"roles that differ: {', '.join(found.roles) or 'none'}")
     for change in found.changes:
@@ -208,6 +192,8 @@ def _print(found: "Preview", *, as_json: bool, told: bool | None = None) -> None
     if found.renewed:
         render.print_text(f"new credentials: {', '.join(found.renewed)}")
     render.print_text(f"account: {found.size_before} → {found.size_after} bytes{'' if found.fits else ', which is too large for a broker'}")
+    if told is not None and "note" in told:
+        render.print_text(told["note"], stderr=True)
 
 
 def _entries(change: "ScopeChange") -> list[str]:
