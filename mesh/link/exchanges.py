@@ -64,6 +64,10 @@ ASKED: Final = 1.0
 RETURNING: Final = 3.0
 """Seconds after a reconnection for which the other side may still be on its way back: where nobody answers, it is asked again."""
 
+OVERTAKEN: Final = 0.3
+"""Seconds after a reconnection in which "unknown" proves nothing: the broker may still be reading what the broken connection brought it,
+and what is said on the new one may overtake a call."""
+
 PATIENCE: Final = 5.0
 """Seconds for which open calls wait for the connection to come back. A broker that restarts is back in one or two."""
 
@@ -100,6 +104,8 @@ class Exchanges:
         self._reply_prefixes: dict[tuple[str, bool], str] = {}
         self._down_since = 0.0
         self._up_since = 0.0
+        self._unproven: list[Exchange] = []
+        """Nobody knew them, so soon after a reconnection that it proves nothing: they are asked for once more."""
         self._tasks: set[asyncio.Task[None]] = set()
         connection.on_down(self._on_down)
         connection.on_up(self._on_up)
@@ -401,7 +407,14 @@ class Exchanges:
     def _on_up(self) -> None:
         self._down_since = 0.0
         self._up_since = clock.monotonic()
+        self._unproven.clear()
         self._ask(list(self._open.values()))
+        asyncio.get_running_loop().call_later(OVERTAKEN, self._ask_unproven)
+
+    def _ask_unproven(self) -> None:
+        unproven, self._unproven = self._unproven, []
+        if not self._down_since:
+            self._ask([each for each in unproven if not each.ended])
 
     def _ask(self, exchanges: list[Exchange]) -> None:
         """Ask every instance of each target what it knows of these."""
@@ -431,7 +444,10 @@ class Exchanges:
         if exchange.candidates is None:
             return
         if exchange.denied >= exchange.candidates:
-            self._resend(exchange)
+            if clock.monotonic() - self._up_since < OVERTAKEN:
+                self._unproven.append(exchange)
+            else:
+                self._resend(exchange)
         elif exchange.denied | exchange.gone >= exchange.candidates:
             self._lost(exchange)
 
