@@ -16,10 +16,12 @@ from pathlib import Path
 from typing import Any, Final
 
 import structlog
+from pydantic import ValidationError
 
 from bridge.apart import run_apart
 from bridge.config import AgentSpec
 from bridge.expose import Exposed
+from bridge.http_spec import mistake
 from bridge.ports.base import PortFactory
 from bridge.ports.child import ChildPort
 from mesh import Mesh, clock
@@ -134,10 +136,8 @@ def make_spec(**fields: Any) -> AgentSpec:
     """An AgentSpec from arguments. Raises ConfigError."""
     try:
         return AgentSpec(**fields)
-    except ValueError as error:
-        details = error.errors() if hasattr(error, "errors") else []
-        why = details[0]["msg"] if details else str(error)
-        raise ConfigError(f"{fields.get('name') or 'the agent'}: {why}") from None
+    except ValidationError as error:
+        raise ConfigError(f"{fields.get('name') or 'the agent'}: {mistake(error, AgentSpec)}") from None
 
 
 def load_python(path: str) -> Any:

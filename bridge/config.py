@@ -47,7 +47,7 @@ from typing import Any, Final, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from bridge.http_spec import HttpSpec, RateText, make_http
+from bridge.http_spec import HttpSpec, RateText, make_http, mistake
 from mesh.errors import ConfigError
 from mesh.identity.policy_file import read_roles
 from mesh.policy.admission import AT_ONCE
@@ -56,7 +56,9 @@ from mesh.policy.rights import Role
 from mesh.subjects import CONTROL_PLANE
 from mesh.wire.entries import JournalMode, JournalPolicy
 
-__all__ = ["AgentSpec", "HttpSpec", "MeshFile", "ToolSpec", "Transport", "make_http", "read_file"]
+__all__ = ["AgentSpec", "HostFile", "HttpSpec", "MeshFile", "ToolSpec", "Transport", "make_http", "read_file"]
+
+_HINT: Final = "examples/quickstart.toml shows what an agent may have"
 
 Transport = Literal["", "http", "sse", "ws"]
 """How a URL is spoken to. Empty: as its scheme says, where http is streamable HTTP."""
@@ -172,6 +174,13 @@ class MeshFile(BaseModel):
     """What the holders of a role may do, beside the ready-made roles."""
 
 
+class HostFile(MeshFile):
+    """What a host's file says."""
+
+    left_out: tuple[str, ...] = ()
+    """Entries that are the host's way onto the mesh: served there, they would show the mesh inside itself."""
+
+
 def read_file(path: Path) -> MeshFile:
     """Read `mesh.toml` or `mcpServers` JSON. Raises ConfigError that names the file, the place and what is expected there."""
     try:
@@ -180,14 +189,12 @@ def read_file(path: Path) -> MeshFile:
         raise ConfigError(f"{path} cannot be read: {error}", hint="give a mesh.toml, or an mcpServers JSON file") from None
     try:
         if path.suffix == ".json":
-            return MeshFile(agents=_from_hosts(json.loads(text)))
+            return _from_hosts(json.loads(text))
         found = tomllib.loads(text)
     except (tomllib.TOMLDecodeError, json.JSONDecodeError) as error:
         raise ConfigError(f"{path} is not {'JSON' if path.suffix == '.json' else 'TOML'}: {error}") from None
-    except ValidationError as error:
-        raise _explain(path, error) from None
     except ValueError as error:
-        raise ConfigError(f"{path}: {error}") from None
+        raise ConfigError(f"{path}: {error}", hint=_HINT) from None
     except RecursionError:
         raise ConfigError(f"{path} is nested too deep") from None
     agents = found.pop("agents", {})
@@ -198,18 +205,23 @@ def read_file(path: Path) -> MeshFile:
         common = {"rate": found["rate"]} if "rate" in found else {}
         return MeshFile(agents=tuple(_agent(name, {**common, **entry}) for name, entry in agents.items()), roles=roles, **found)
     except ValidationError as error:
-        raise _explain(path, error) from None
+        raise ConfigError(f"{path}: {mistake(error, MeshFile)}", hint=_HINT) from None
+    except ValueError as error:
+        raise ConfigError(f"{path}: {error}", hint=_HINT) from None
 
 
-def _from_hosts(found: Any) -> tuple[AgentSpec, ...]:
+def _from_hosts(found: Any) -> HostFile:
     """The servers of a host's file: `mcpServers` (Claude, Cursor) or `servers` (VS Code)."""
     servers = (found.get("mcpServers") or found.get("servers")) if isinstance(found, dict) else None
     if not isinstance(servers, dict):
         raise ValueError('an object "mcpServers" is expected')
-    agents = []
+    agents, left_out = [], []
     for name, entry in servers.items():
         if not isinstance(entry, dict):
             raise ValueError(f"mcpServers.{name} is not an object")
+        if _is_this_mesh(entry):
+            left_out.append(name)
+            continue
         known = {key: entry[key] for key in ("command", "args", "env", "cwd", "url", "headers") if key in entry}
         if "url" in entry and "type" in entry:
             if entry["type"] not in _TYPES:
@@ -218,7 +230,15 @@ def _from_hosts(found: Any) -> tuple[AgentSpec, ...]:
         if isinstance(known.get("command"), str):
             known["command"] = [known["command"]]  # a host never splits it
         agents.append(_agent(name, known))
-    return tuple(agents)
+    return HostFile(agents=tuple(agents), left_out=tuple(left_out))
+
+
+def _is_this_mesh(entry: dict[str, Any]) -> bool:
+    """Whether it is what `mesh-bridge connect --print-config` writes."""
+    command, args, headers = entry.get("command"), entry.get("args"), entry.get("headers")
+    if isinstance(command, str) and isinstance(args, list):
+        return Path(command).stem == "mesh-bridge" and args[:1] == ["connect"]
+    return isinstance(headers, dict) and "MESH_TOKEN}" in str(headers.get("Authorization"))
 
 
 def _agent(name: str, entry: dict[str, Any]) -> AgentSpec:
@@ -226,13 +246,7 @@ def _agent(name: str, entry: dict[str, Any]) -> AgentSpec:
     if args:
         command = entry.get("command", [])
         entry["command"] = [*(shlex.split(command) if isinstance(command, str) else command), *args]
-    return AgentSpec(name=name, **entry)
-
-
-def _explain(path: Path, error: ValidationError) -> ConfigError:
-    first = error.errors()[0]
-    where = ".".join(str(part) for part in first["loc"])
-    who = f" (agent {first['input']['name']!r})" if isinstance(first.get("input"), dict) and "name" in first["input"] else ""
-    return ConfigError(
-        f"{path}{who}: {where + ': ' if where else ''}{first['msg']}", hint="examples/quickstart.toml shows what an agent may have"
-    )
+    try:
+        return AgentSpec(name=name, **entry)
+    except ValidationError as error:
+        raise ValueError(f"agent {name!r}: {mistake(error, AgentSpec)}") from None

@@ -1,5 +1,6 @@
 """How the agents are served over HTTP and WebSocket: the table [http] of mesh.toml (`bridge.config` shows one)."""
 
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -100,5 +101,15 @@ def make_http(**fields: Any) -> HttpSpec:
     try:
         return HttpSpec(**fields)
     except ValidationError as error:
-        first = error.errors()[0]
-        raise ConfigError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+        raise ConfigError(mistake(error, HttpSpec)) from None
+
+
+def mistake(error: ValidationError, model: type[BaseModel]) -> str:
+    """The first thing that is wrong, and where, for a person who wrote it; for a key that is not known the one that was probably meant."""
+    first = error.errors()[0]
+    where = ".".join(map(str, first["loc"]))
+    if first["type"] == "extra_forbidden":
+        close = get_close_matches(str(first["loc"][-1]), model.model_fields, 1) if len(first["loc"]) == 1 else []
+        return f"there is no {where!r}" + (f"; did you mean {close[0]!r}?" if close else "")
+    why = str(first["ctx"]["error"]) if first["type"] == "value_error" else first["msg"]
+    return f"{where}: {why}" if where else why

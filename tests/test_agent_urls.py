@@ -58,3 +58,21 @@ def test_types_that_hosts_write(tmp_path: Path) -> None:
     path.write_text(json.dumps({"mcpServers": {"a": {"url": "http://x/", "type": "pigeon"}}}))
     with pytest.raises(ConfigError, match=r"mcpServers\.a: a url of type 'pigeon'"):
         read_file(path)
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ('[agents.a]\ncomand = "x"', r"agent 'a': there is no 'comand'; did you mean 'command'\?"),
+        ('[agents.a]\ncommand = "x"\nurl = "http://x/"', "agent 'a': an agent has exactly one of"),
+        ('[agents.a]\ncommand = "x"\ntools.now.jurnal = "none"', r"agent 'a': there is no 'tools\.now\.jurnal'"),
+        ('[agent.a]\ncommand = "x"', "there is no 'agent'; did you mean 'agents'"),
+        ("[http]\nprot = 1", r"there is no 'http\.prot'"),
+    ],
+)
+def test_a_typo_is_named(text: str, why: str, tmp_path: Path) -> None:
+    path = tmp_path / "mesh.toml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=why) as raised:
+        read_file(path)
+    assert raised.value.hint

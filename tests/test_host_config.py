@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from bridge.host_config import HOSTS, advice, make_entry
+from bridge.config import HostFile, read_file
+from bridge.host_config import HOSTS, advice, make_entry, make_http_entry
 from mesh.settings import make_settings
 from tests.helpers import ROOT
 
@@ -75,3 +76,13 @@ def test_find_only_is_for_all_agents() -> None:
     refused = run("connect", "time", "--find-only")
     assert refused.returncode == 1
     assert "leave the name out" in refused.stderr
+
+
+def test_mesh_up_leaves_the_hosts_way_onto_the_mesh_out(tmp_path: Path) -> None:
+    _, over_http = make_http_entry("claude-code", "http://127.0.0.1:8808", agent=None)
+    servers = {"time": {"command": "mcp-server-time"}, "mesh": entry("claude-code"), "web": json.loads(over_http)["mcpServers"]["mesh"]}
+    path = tmp_path / ".mcp.json"
+    path.write_text(json.dumps({"mcpServers": servers}))
+    said = read_file(path)
+    assert isinstance(said, HostFile)
+    assert ([agent.name for agent in said.agents], said.left_out) == (["time"], ("mesh", "web"))

@@ -112,7 +112,7 @@ def up(
 
     async def work() -> None:
         from bridge.app import host
-        from bridge.config import HttpSpec, MeshFile, read_file
+        from bridge.config import HostFile, HttpSpec, MeshFile, read_file
         from mesh.cli import house, logging
         from mesh.cli.output import Output
         from mesh.cli.stopping import Stop
@@ -152,6 +152,8 @@ def up(
 
             make_front = partial(serving, http)
 
+        for name in said.left_out if isinstance(said, HostFile) else ():
+            told.event("left out", name, "it is this mesh itself")
         stop = Stop()
         try:
             async with stop.listening(), house.running(settings, ports, make_host, make_front, plan, told.event) as mesh:
