@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Final, Self
 
 from mesh import clock
-from mesh.errors import CallError, ConfigError
+from mesh.errors import CallError, ConfigError, InstanceLost
 from mesh.identity.book import RightsBook
 from mesh.identity.finding import find_credentials
 from mesh.link.call import Handler
@@ -161,6 +161,8 @@ class Mesh:
             if again and attempt == 1:
                 self.exchanges.targets.stale(agent)
                 continue
+            if isinstance(answer, InstanceLost):
+                self.exchanges.targets.stale(agent)  # it says so itself, before the broker does
             if isinstance(answer, CallError):
                 raise answer
             return answer

@@ -8,6 +8,7 @@ One thread serves all agents of a process. Each agent has a connection in it, si
 """
 
 import asyncio
+import contextlib
 import threading
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -23,6 +24,9 @@ from mesh.wire.entries import HEALTH_TTL_SECONDS, HEARTBEAT_SECONDS
 
 STALLED: Final = 1.5
 TICK: Final = 0.25
+
+FAREWELL: Final = 1.0
+"""Seconds to wait until the broker has read the last heartbeat."""
 
 _log = structlog.get_logger("mesh.link")
 
@@ -40,7 +44,7 @@ class _Pulse:
 
 
 class Heart:
-    """Make it in the event loop that it is to speak for; `add` and `remove` are called there."""
+    """Make it in the event loop that it is to speak for; its methods are called there."""
 
     def __init__(self) -> None:
         self._pulses: dict[str, _Pulse] = {}
@@ -49,6 +53,10 @@ class Heart:
         self._ticker: asyncio.Task[None] | None = None
         self._executor: ThreadPoolExecutor | None = None
         self._thread: asyncio.Future[None] | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        """The thread's own, while it runs."""
+        self._beating: dict[str, tuple[_Pulse, asyncio.Task[None]]] = {}
+        """For the thread alone."""
 
     def add(self, subject: str, beat: Beat, open_connection: OpenConnection) -> None:
         """Send `beat()` to `subject` (a key of the health bucket) every second. The first heartbeat is the caller's to send."""
@@ -59,8 +67,14 @@ class Heart:
             self._executor = ThreadPoolExecutor(1, "heart")
             self._thread = asyncio.get_running_loop().run_in_executor(self._executor, self._run)
 
-    def remove(self, subject: str) -> None:
-        self._pulses.pop(subject, None)
+    async def remove(self, subject: str) -> None:
+        """Send no more there. Once it returns the broker has read the last heartbeat (unless it is away): no late one undoes a farewell."""
+        if self._pulses.pop(subject, None) is None or self._loop is None:
+            return
+        ending = asyncio.run_coroutine_threadsafe(self._finish(subject), self._loop)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(FAREWELL):
+                await asyncio.wrap_future(ending)
 
     async def close(self) -> None:
         """Send no more, and wait for the thread. Idempotent."""
@@ -88,16 +102,21 @@ class Heart:
 
     async def _beat_all(self) -> None:
         """A task for each pulse, while it is there: one whose connection cannot be opened delays no other."""
-        beating: dict[str, tuple[_Pulse, asyncio.Task[None]]] = {}
+        self._loop, beating = asyncio.get_running_loop(), self._beating
         while not self._stopping.is_set():
             wanted = dict(self._pulses)
             for subject in [each for each, (pulse, _) in beating.items() if wanted.get(each) is not pulse]:
                 await _end(beating.pop(subject)[1])
             for subject, pulse in wanted.items():
-                if subject not in beating:
+                if subject not in beating and subject in self._pulses:
                     beating[subject] = pulse, asyncio.create_task(self._beat_on(subject, pulse), name=f"heartbeat {subject}")
             await asyncio.sleep(TICK)
+        self._loop = None
         await asyncio.gather(*(_end(task) for _, task in beating.values()))
+
+    async def _finish(self, subject: str) -> None:
+        if (beating := self._beating.pop(subject, None)) is not None:
+            await _end(beating[1])
 
     async def _beat_on(self, subject: str, pulse: _Pulse) -> None:
         connection: Connection | None = None
@@ -114,6 +133,8 @@ class Heart:
                 await asyncio.sleep(HEARTBEAT_SECONDS)
         finally:
             if connection is not None:
+                with contextlib.suppress(MeshError):
+                    await connection.flush(FAREWELL)
                 await connection.close()
 
 

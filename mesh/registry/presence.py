@@ -73,7 +73,7 @@ class Presence:
         if self._again is not None:
             self._again.cancel()
             await asyncio.gather(self._again, return_exceptions=True)
-        self._heart.remove(self._subject)
+        await self._heart.remove(self._subject)
         try:
             if self._copy is not None:
                 await self._copy.unsubscribe()
