@@ -199,6 +199,11 @@ async def test_the_command(broker: Broker, world: str, tmp_path: Path) -> None:
     assert refused.error["code"] == "permission_denied"
     assert refused.error["hint"].startswith("`mesh auth explain bob 'read journal'`")
 
+    for asked in ("journal", "doctor"):
+        mistyped = await command(asked, "--json", "--name", "bobb", *here, cwd=tmp_path)
+        assert mistyped.error["message"] == "nobody is named 'bobb' here"
+    assert broker.authority.known("bobb") is None  # nobody is made by being named
+
 
 def test_as_whom(broker: Broker, world: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """An option says it, then a variable, then the credentials, then what the command is usually run as."""

@@ -74,7 +74,7 @@ def test_explain_for_people(authority: Authority) -> None:
     ]
     code, out, _ = command(authority, "explain", "bob", "read", "journal")
     assert code == 1
-    assert out.startswith("denied: nothing allows it: 'bob' has agent, reviewer; it is allowed to auditor, operator\n")
+    assert out.startswith("denied: nothing allows it: 'bob' has agent, reviewer; any of the roles auditor, operator would allow it\n")
 
 
 def test_explain_by_other_roles_and_another_policy(authority: Authority, tmp_path: Path) -> None:

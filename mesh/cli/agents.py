@@ -144,7 +144,7 @@ def agents_table(views: "Sequence[AgentView]") -> "RenderableType":
         said = (f"lost {age(gone.ago)} ago: {view.name} {gone.id}: {gone.reason}" for gone in view.lost)
         lost += [Text(plain(line), style="red") for line in said]
     if not rows and not lost:
-        return Text("nobody is here yet. Start agents with `mesh up FILE`, or one with `mesh-bridge serve NAME -- COMMAND`")
+        return Text("nobody is here whom you may see. Start agents with `mesh up FILE`, or one with `mesh-bridge serve NAME -- COMMAND`")
     columns = ("agent", "roles", "version", "tools", "instance", "state", "age", "beat", "now", "calls", "failed")
     return Group(table(columns, rows, right=("tools", "age", "beat", "now", "calls", "failed")), *lost)
 

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Final
 import typer
 
 from mesh.cli import options
-from mesh.cli.running import execute
+from mesh.cli.running import execute, settings_of
 from mesh.subjects import OPERATOR
 
 if TYPE_CHECKING:
@@ -31,10 +31,9 @@ def doctor(
 
     async def work() -> int:
         from mesh.cli import checks, live_checks, logging, render
-        from mesh.settings import make_settings
 
         logging.configure(stderr=None)
-        settings = make_settings(OPERATOR, state_dir=state_dir, broker=broker, name=name, credentials=credentials)
+        settings = settings_of(OPERATOR, state_dir=state_dir, broker=broker, name=name, credentials=credentials)
         found: list[checks.Check] = []
         console = render.console()
 

@@ -25,6 +25,7 @@ from mesh.errors import MeshError, RemoteError
 
 if TYPE_CHECKING:
     from mesh.node import Mesh
+    from mesh.settings import Settings
 
 INTERRUPTED: Final = 130
 """128 and SIGINT's number: what a shell expects of a program that Ctrl-C ended."""
@@ -88,12 +89,24 @@ async def joined(
     usually: str | None = None,
 ) -> "AsyncIterator[Mesh]":
     """On the mesh that the options name. `quiet`: no log line on stderr, whatever happens. `usually`: as whom, where neither an option nor
-    a variable says it."""
+    a variable says it. Raises ConfigError, and what Mesh raises."""
     from mesh.cli.logging import configure
     from mesh.node import Mesh
-    from mesh.settings import make_settings
 
     configure(stderr=None if quiet else logging.WARNING)
-    settings = make_settings(usually, state_dir=state_dir, broker=broker, name=name, credentials=credentials, timeout=timeout)
+    settings = settings_of(usually, state_dir=state_dir, broker=broker, name=name, credentials=credentials, timeout=timeout)
     async with Mesh(settings=settings) as mesh:
         yield mesh
+
+
+def settings_of(usually: str | None = None, /, **given: Any) -> "Settings":
+    """The settings of a command that asks a running mesh, as `make_settings`.
+
+    Raises ConfigError also for a name that nobody has here: nobody is made by being named."""
+    from mesh.identity.finding import must_be_known
+    from mesh.settings import make_settings
+
+    settings = make_settings(usually, **given)
+    if "name" in settings.model_fields_set and settings.credentials is None:
+        must_be_known(settings.state_dir, settings.name, prefix=settings.prefix)
+    return settings

@@ -4,6 +4,7 @@ New ones are made only where the state directory holds the keys to make them wit
 laptop it is. A bridge on another machine, or of another user of this one, brings a file that `mesh auth issue` made.
 """
 
+import shlex
 from collections.abc import Collection
 from pathlib import Path
 from typing import Final
@@ -59,6 +60,15 @@ def provide(authority: Authority, name: str, roles: Collection[str] | None = Non
         hint = "Say where its credentials are: --credentials FILE, or MESH_CREDENTIALS."
         raise ConfigError(f"the key of {name!r} is kept elsewhere, so nothing is made for it here", hint=hint)
     return authority.issue(name, roles or user.roles, expires=user.lifetime)
+
+
+def must_be_known(state_dir: Path, name: str, *, prefix: str = "mesh") -> None:
+    """Raise ConfigError where the state directory has identities and no participant of that name, who would then be made with the rights of
+    the person whose laptop it is: a name that is mistyped would have more of them than the one that was meant."""
+    authority = Authority(state_dir, prefix=prefix)
+    if authority.trust.exists and authority.known(name) is None and authority.credentials(name) is None:
+        hint = f"`mesh auth list` shows who is; `mesh auth issue {shlex.quote(name)} --role ROLE` makes credentials."
+        raise ConfigError(f"nobody is named {name!r} here", hint=hint)
 
 
 def _expired(path: Path) -> bool:

@@ -82,7 +82,7 @@ def explain(
     if part := _parts(policy, roles, action):
         why += f"; allowed is {', '.join(part)}"
     if would:
-        why += f"; it is allowed to {', '.join(would)}"
+        why += f"; {'the role' if len(would) == 1 else 'any of the roles'} {', '.join(would)} would allow it"
     return Verdict(False, "", "", subject, "", why, would)
 
 
