@@ -15,11 +15,13 @@ import pytest
 from bridge.config import HttpSpec, make_http
 from bridge.web.tls import place_of
 from mesh.cli.live_checks import in_the_clear
-from mesh.errors import ConfigError
+from mesh.errors import BrokerUnavailable, ConfigError
 from mesh.identity import tls as authority
 from mesh.identity.tls import Certificates
 from mesh.link.address import is_secure, without_userinfo
+from mesh.link.connection import Connection
 from mesh.link.server import EmbeddedServer
+from mesh.link.tls import ClientTls
 from tests.cli_helpers import ENVIRONMENT, Up, mesh, up
 
 # ---- the authority
@@ -175,7 +177,11 @@ async def test_mesh_up_beyond_this_machine(tmp_path: Path) -> None:
         called = await running.mesh("call", "notes", "add_note", "text=over TLS", "--json")
         assert called.code == 0, called
         there = await another_machine(tmp_path, running)
-        async with bridge_of(there, ready["broker"].replace("127.0.0.1", "localhost")):
+        url = ready["broker"].replace("127.0.0.1", "localhost")
+        with pytest.raises(BrokerUnavailable, match="a certificate of ours") as bare:
+            await Connection.open(url, name="away", user_credentials=there / "away.creds", tls=ClientTls(there / "ca.pem"))
+        assert "MESH_CLIENT_CERT" in bare.value.hint
+        async with bridge_of(there, url):
             called = await running.mesh("call", "away", "get_current_time", "timezone=UTC", "--json")
             assert called.code == 0, called
         checks = {each["check"]: each["result"] for each in (await running.mesh("doctor", "--json")).json["checks"]}

@@ -204,11 +204,16 @@ class Connection:
                     hint=f"on the state directory of its mesh `mesh auth list` shows whom it knows, and `mesh auth issue {name}` "
                     "makes credentials",
                 ) from None
-            if self._tls_problem:
+            if "CERTIFICATE_REQUIRED" in self._tls_problem or (self._client.server.get("tls_verify") and not (tls and tls.cert)):
                 raise BrokerUnavailable(
-                    f"no TLS with the broker at {where}: {self._tls_problem}",
-                    hint="MESH_CA names the file of the authority that signed its certificate: ca.pem of `mesh auth tls`",
+                    f"the broker at {where} wants to see a certificate of ours",
+                    hint="MESH_CLIENT_CERT names the file of one, which `mesh auth tls --client NAME` makes on its machine",
                 ) from None
+            if self._tls_problem:
+                hint = "MESH_CA names the file of the authority that signed its certificate: ca.pem of `mesh auth tls`"
+                if "not valid for" in self._tls_problem:
+                    hint = "reach it by a name of its certificate, or make one with this name too, over there: `mesh auth tls --host NAME`"
+                raise BrokerUnavailable(f"no TLS with the broker at {where}: {self._tls_problem}", hint=hint) from None
             raise BrokerUnavailable(
                 f"no broker answers at {where}: {str(error) or type(error).__name__}",
                 hint="start one with `mesh up`, or say where it is with --broker URL or --state-dir DIR",
