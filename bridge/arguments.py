@@ -14,7 +14,7 @@ CONNECT_HELP = """examples:
   mesh-bridge connect                 all agents as one: tools are named agent__tool
   mesh-bridge connect --find-only     the same for hosts with too many tools: find_tools and call_tool
   mesh-bridge connect --print-config cursor
-  claude mcp add time -- mesh-bridge connect time --state-dir /path/to/.mesh
+  claude mcp add time -- /path/to/.venv/bin/mesh-bridge connect time --state-dir /path/to/.mesh
 """
 
 HTTP_HELP = """examples:

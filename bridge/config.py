@@ -237,7 +237,7 @@ def _is_this_mesh(entry: dict[str, Any]) -> bool:
     """Whether it is what `mesh-bridge connect --print-config` writes."""
     command, args, headers = entry.get("command"), entry.get("args"), entry.get("headers")
     if isinstance(command, str) and isinstance(args, list):
-        return Path(command).stem == "mesh-bridge" and args[:1] == ["connect"]
+        return (Path(command).stem == "mesh-bridge" and args[:1] == ["connect"]) or args[:3] == ["-m", "bridge", "connect"]
     return isinstance(headers, dict) and "MESH_TOKEN}" in str(headers.get("Authorization"))
 
 

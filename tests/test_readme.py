@@ -119,6 +119,6 @@ async def test_the_host_command_is_a_server_for_a_host(mesh_dir: Path) -> None:
     words = shlex.split(line.partition(" -- ")[2].replace("$PWD", str(mesh_dir)))
     async with (
         asyncio.timeout(30),
-        Client(StdioServerParameters(command=str(BIN / words[0]), args=words[1:])) as client,
+        Client(StdioServerParameters(command=str(BIN / Path(words[0]).name), args=words[1:])) as client,
     ):
         assert "get_current_time" in [tool.name for tool in (await client.list_tools()).tools]
