@@ -217,5 +217,3 @@ class Directory:
     def _tell(self, what: str, key: str, reason: str) -> None:
         if self._on_change is not None:
             self._on_change(what, key, reason)
-
-
