@@ -23,6 +23,9 @@ from mesh.link.server import EmbeddedServer
 
 T = TypeVar("T")
 
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell's background job ignores Ctrl-C, and so would all that it starts
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
 
 class Broker:
     """A broker on free ports, with a state directory of its own. All methods are synchronous."""
