@@ -7,18 +7,14 @@ is closed last, so that the last answers go out.
 
 import asyncio
 import json
-import logging
 import os
 import secrets
 import socket
-import sys
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, Final, Self
-
-import structlog
 
 from mesh import clock
 from mesh.errors import CallError, ConfigError, InstanceLost
@@ -33,6 +29,7 @@ from mesh.link.jetstream import JetStream
 from mesh.link.reach import Reach
 from mesh.link.responder import Responder
 from mesh.link.targets import Target
+from mesh.logs import be_quiet_by_default
 from mesh.policy.admission import AT_ONCE
 from mesh.policy.rate import Limits
 from mesh.registry.directory import Directory
@@ -48,20 +45,7 @@ from mesh.wire.jsonrpc import Frame
 
 VERSION: Final = installed_version()
 
-if not structlog.is_configured():
-    # structlog's own default prints to stdout, where a stdio server speaks, and a traceback with all local variables, secrets among them.
-    structlog.configure(
-        processors=[
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.dev.ConsoleRenderer(colors=False, exception_formatter=structlog.dev.plain_traceback),
-        ],
-        wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING),
-        logger_factory=lambda *_: structlog.PrintLogger(sys.stderr),
-    )
-
-READER_SECONDS: Final = 5.0
-"""For the control plane to make a reader, which takes it milliseconds."""
+be_quiet_by_default()
 
 
 class Mesh:
