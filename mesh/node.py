@@ -45,6 +45,9 @@ from mesh.wire.jsonrpc import Frame
 
 VERSION: Final = installed_version()
 
+READER_SECONDS: Final = 5.0
+"""For the control plane to make a reader, which takes it milliseconds."""
+
 be_quiet_by_default()
 
 
