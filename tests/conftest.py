@@ -32,6 +32,7 @@ class Broker:
 
     def __init__(self, state_dir: Path, *, bare: bool = False, **options: Any) -> None:
         self._environment = pytest.MonkeyPatch()
+        self._killed: int | None = None
         trust: dict[str, str] = {}
         config: Path | None = None
         if bare:
@@ -67,9 +68,13 @@ class Broker:
     def kill(self) -> None:
         """SIGKILL, as a crash. The watch brings the server back by itself; `wait_ready` waits for that."""
         assert self.server.pid is not None, "the broker does not run"
+        self._killed = self.server.pid
         os.kill(self.server.pid, signal.SIGKILL)
 
     def wait_ready(self) -> None:
+        """Wait until it takes connections; after `kill`, until another process does."""
+        while self.server.pid in (None, self._killed):
+            threading.Event().wait(0.01)
         self.run(self.server.wait_ready)
 
     def run(self, method: Callable[[], Coroutine[Any, Any, T]]) -> T:
