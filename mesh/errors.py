@@ -15,6 +15,7 @@ MeshError
 ├── MalformedMessage       bytes that are no JSON-RPC message         malformed_message
 ├── Refused                a message that breaks a rule of the mesh   refused
 ├── TooLarge               over the size limit                        too_large
+├── MailboxFull            no room for another message                mailbox_full
 ├── InvalidToken           a bearer token that does not count here    invalid_token
 └── CallError              one call did not come to its result
     ├── NoSuchAgent        nobody answers to that name                no_such_agent
@@ -146,6 +147,14 @@ class TooLarge(MeshError):
     """A body over the limit. Nothing was sent."""
 
     code = "too_large"
+
+
+class MailboxFull(MeshError):
+    """The target has as many messages of this sender and priority waiting as there may be, or the priority's stream is full. Nothing was
+    stored. `details["limit"]` is the number of messages, where it is that."""
+
+    code = "mailbox_full"
+    retryable = True
 
 
 class InvalidToken(MeshError):

@@ -1,8 +1,8 @@
 """`async with Mesh(...) as mesh`: one participant, wired and shut down.
 
-What is opened, in this order, and closed in the reverse one: the connection, the exchanges on it (calls of ours), the heart (a thread),
-and the presences (names that we answer to). Presences leave first, so that no call arrives while we stop answering, and the connection
-is closed last, so that the last answers go out.
+What is opened, in this order, and closed in the reverse one: the connection, the exchanges on it (calls of ours), messages, the heart (a
+thread), and the presences (names that we answer to). Presences leave first, so that no call arrives while we stop answering, and the
+connection is closed last, so that the last answers go out.
 """
 
 import asyncio
@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Final, Self
 
 from mesh import clock
+from mesh.broker import MessageBroker
 from mesh.errors import CallError, ConfigError, InstanceLost
 from mesh.identity.book import RightsBook
 from mesh.identity.finding import find_credentials
@@ -82,6 +83,7 @@ class Mesh:
         self.exchanges: Exchanges
         self.reach: Reach
         self.readers: Readers
+        self.messages: MessageBroker
         self._shared_heart = heart
         self._heart: Heart
         self._stack = AsyncExitStack()
@@ -95,6 +97,8 @@ class Mesh:
             self.readers = Readers(self.connection, partial(self.request, CONTROL_PLANE, "mesh/reader", timeout=READER_SECONDS))
             await self.exchanges.start()
             stack.push_async_callback(self.exchanges.close)
+            messages = MessageBroker(self.connection, self.subjects, self.name, self._credentials, self.request)
+            self.messages = await stack.enter_async_context(messages)
             self._heart = self._shared_heart or Heart()
             if self._shared_heart is None:
                 stack.push_async_callback(self._heart.close)
@@ -266,10 +270,10 @@ class Mesh:
 
     async def _open_connection(self) -> Connection:
         url, tls = self.settings.broker_url(), self.settings.broker_tls()
-        credentials = self.settings.credentials or await find_credentials(
+        self._credentials: Path | None = self.settings.credentials or await find_credentials(
             self.settings.state_dir, self.name, url, self._roles, prefix=self.settings.prefix, tls=tls
         )
-        return await Connection.open(url, name=self.name, user_credentials=credentials, tls=tls)
+        return await Connection.open(url, name=self.name, user_credentials=self._credentials, tls=tls)
 
 
 def new_instance() -> str:

@@ -12,6 +12,8 @@
 | hush     | the same                                               | the frames of a quiet exchange, not journaled       |
 | part     | {to}.{end}.{from}.{caller}.{connection}.{exchange}     | chunks of a large body, and the credits for them    |
 | record   | {target}.{caller}                                      | a journal record without bodies                     |
+| msg      | {target}.{sender}.{priority}                           | a durable message, stored in its priority's stream  |
+| dead     | {target}.{stream}.{number}                             | a message that is not tried again                   |
 | health   | {agent}.{instance}                                     | the broker's copy of the health bucket, live        |
 | registry | {agent}.{instance}                                     | the broker's copy of the registry bucket, live      |
 | gone     | {agent}.{connection}                                   | the control plane's word that a caller is gone      |
@@ -63,6 +65,9 @@ NAME_KEYS: Final = {
 
 ANSWER: Final = "mesh/answer"
 """Stands in the method's place when a host answers a server's request: a response has no method."""
+
+PRIORITIES: Final = ("critical", "high", "normal", "low")
+"""Of messages, the most urgent first. The last token of a message's subject."""
 
 LONGEST_NAME: Final = 1024
 """Characters of an escaped name. The broker takes 4,096 a line, for subject and reply subject together."""
@@ -232,6 +237,25 @@ class Record:
 
 
 @dataclass(frozen=True, slots=True)
+class Msg:
+    """A durable message. The sender is the one whom the broker held to its name."""
+
+    target: str
+    sender: str
+    priority: str
+
+
+@dataclass(frozen=True, slots=True)
+class Dead:
+    """A message to `target` that is not tried again. `number` names one message of `stream`: its sequence and the time of its storing, in
+    nanoseconds (`7-1700000000000000000`). A sequence alone can be guessed, and comes again in a stream that was made anew."""
+
+    target: str
+    stream: str
+    number: str
+
+
+@dataclass(frozen=True, slots=True)
 class Health:
     agent: str
     instance: str
@@ -249,7 +273,7 @@ class Gone:
     connection: str
 
 
-Subject = Call | Probe | Note | Reply | FoldedReply | Part | Record | Health | Registry | Gone
+Subject = Call | Probe | Note | Reply | FoldedReply | Part | Record | Msg | Dead | Health | Registry | Gone
 
 
 class Subjects:
@@ -269,6 +293,8 @@ class Subjects:
             "hush": _read_hush,
             "part": lambda t: Part(*map(unescape, t)) if len(t) == 6 else None,
             "record": lambda t: Record(*map(unescape, t)) if len(t) == 2 else None,
+            "msg": lambda t: Msg(unescape(t[0]), unescape(t[1]), t[2]) if len(t) == 3 and t[2] in PRIORITIES else None,
+            "dead": lambda t: Dead(*map(unescape, t)) if len(t) == 3 else None,
             "health": lambda t: Health(*map(unescape, t)) if len(t) == 2 else None,
             "registry": lambda t: Registry(*map(unescape, t)) if len(t) == 2 else None,
             "gone": lambda t: Gone(*map(unescape, t)) if len(t) == 2 else None,
@@ -290,6 +316,10 @@ class Subjects:
                 return self.part(to, end, sender, ".".join(map(escape, (caller, connection, exchange))))
             case Record(target, caller):
                 return f"{self.root}record.{escape(target)}.{escape(caller)}"
+            case Msg(target, sender, priority):
+                return self.message(target, sender, priority)
+            case Dead(target, stream, number):
+                return self.dead(target, stream, number)
             case Health(agent, instance):
                 return f"{self.root}health.{escape(agent)}.{escape(instance)}"
             case Registry(agent, instance):
@@ -326,7 +356,25 @@ class Subjects:
         """`exchange_id` is made of tokens already."""
         return f"{self.root}part.{escape(to)}.{escape(end)}.{escape(sender)}.{exchange_id}"
 
+    def message(self, target: str, sender: str, priority: str) -> str:
+        return f"{self.root}msg.{escape(target)}.{escape(sender)}.{escape(priority)}"
+
+    def dead(self, target: str, stream: str, number: str) -> str:
+        return f"{self.root}dead.{escape(target)}.{escape(stream)}.{escape(number)}"
+
     # what to subscribe to
+
+    def lane(self, target: str, priority: str) -> str:
+        """The messages of one priority to one name."""
+        return f"{self.root}msg.{escape(target)}.*.{priority}"
+
+    def lanes(self, priority: str) -> str:
+        """What the stream of a priority takes."""
+        return f"{self.root}msg.*.*.{priority}"
+
+    def dead_of(self, target: str | None = None) -> str:
+        """The dead letters of one name, or of all."""
+        return f"{self.root}dead.{'*' if target is None else escape(target)}.*.*"
 
     def parts_to(self, name: str, end: str) -> str:
         return f"{self.root}part.{escape(name)}.{escape(end)}.>"
@@ -425,6 +473,12 @@ class Subjects:
     def rights_record(self, target: str | Token) -> str:
         return f"{self.root}record.{_token(target)}.*"
 
+    def rights_send(self, target: str | Token, sender: str | Token) -> str:
+        return f"{self.root}msg.{_token(target)}.{_token(sender)}.*"
+
+    def rights_dead(self, target: str | Token) -> str:
+        return f"{self.root}dead.{_token(target)}.*.*"
+
     def rights_copy(self, bucket: str, agent: str | Token) -> str:
         return f"{self.root}{bucket}.{_token(agent)}.*"
 
@@ -450,6 +504,16 @@ def rights_inbox(name: str | Token) -> str:
 def rights_api(verb: str) -> str:
     """A request to JetStream. `verb` with its tokens: `STREAM.INFO.JOURNAL`, `CONSUMER.MSG.NEXT.JOURNAL.*`."""
     return f"$JS.API.{verb}"
+
+
+def rights_ack(stream: str, consumer: str | Token) -> str:
+    """What is said of a message that a consumer delivered: done, again, never again."""
+    return f"$JS.ACK.{stream}.{_token(consumer)}.>"
+
+
+def given_up(stream: str) -> str:
+    """Where the broker says that a message of a stream was delivered as often as it may be (NATS ADR-5: `MAX_DELIVERIES`)."""
+    return f"$JS.EVENT.ADVISORY.CONSUMER.MAX_DELIVERIES.{stream}.*"
 
 
 ALL_INBOXES: Final = "_INBOX.>"

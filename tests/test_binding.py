@@ -9,7 +9,7 @@ import yaml
 
 from mesh import subjects
 from mesh.errors import Refused
-from mesh.subjects import Call, Gone, Health, Note, Part, Probe, Record, Registry, Reply, Subjects
+from mesh.subjects import Call, Dead, Gone, Health, Msg, Note, Part, Probe, Record, Registry, Reply, Subjects
 from mesh.wire import control
 from mesh.wire.entries import Health as Beat
 from mesh.wire.entries import InstanceEntry
@@ -28,6 +28,8 @@ MADE = {
     "hush": Reply("{caller}", "{target}", "{connection}", "{exchange}", quiet=True),
     "part": Part("{to}", "{end}", "{from}", "{caller}", "{connection}", "{exchange}"),
     "record": Record("{target}", "{caller}"),
+    "msg": Msg("{target}", "{sender}", "{priority}"),
+    "dead": Dead("{target}", "{stream}", "{number}"),
     "health": Health("{agent}", "{instance}"),
     "registry": Registry("{agent}", "{instance}"),
     "gone": Gone("{agent}", "{connection}"),

@@ -32,6 +32,9 @@ def commands() -> list[str]:
     return [line.partition("  #")[0].strip() for line in lines]
 
 
+GROUPS = "agents|auth|call|dlq|journal|listen|send|tools|doctor|topology"
+
+
 @pytest.fixture(scope="module")
 def mesh_dir(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A directory with a running quickstart mesh in `.mesh`, as after `scripts/start`."""
@@ -66,12 +69,12 @@ def run(command: list[str | Path], cwd: Path, code: int = 0) -> str:
 @pytest.mark.parametrize("number", range(len(blocks("python"))))
 def test_python_runs(number: int, mesh_dir: Path) -> None:
     out = run([sys.executable, "-c", blocks("python")[number]], mesh_dir)
-    assert ("Europe/Berlin", "add_note", "Hello, mesh", "local True")[number] in out
+    assert ("Europe/Berlin", "add_note", "Hello, mesh", "local True", "{'sum': 7}")[number] in out
 
 
 @pytest.mark.parametrize(
     "command",
-    [line for line in commands() if re.match(r"mesh (agents|auth|call|journal|tools|doctor|topology)\b|mesh-bridge connect --print", line)],
+    [line for line in commands() if re.match(rf"mesh ({GROUPS})\b|mesh-bridge connect --print", line)],
 )
 def test_commands_work_as_typed(command: str, mesh_dir: Path) -> None:
     refuses = command.startswith("mesh auth explain")  # what is asked there is not allowed, and 1 says so
@@ -90,7 +93,7 @@ def test_commands_of_the_table_are_there(command: str, mesh_dir: Path) -> None:
 def test_every_other_command_is_one_that_the_tests_know() -> None:
     """A new kind of command in the README needs a test of its own."""
     known = r"scp |MESH_CA=ca.pem mesh-bridge serve|"  # tests/test_tls.py does what these say
-    known += r"mesh (agents|auth|call|journal|tools|doctor|topology|up)\b|mesh-bridge (serve|connect)|scripts/start|source |claude mcp add"
+    known += rf"mesh ({GROUPS}|up)\b|mesh-bridge (serve|connect)|scripts/start|source |claude mcp add"
     assert [line for line in commands() if not re.match(known, line)] == []
 
 

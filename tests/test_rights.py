@@ -24,10 +24,13 @@ from mesh.subjects import (
     ANY,
     CONTROL_PLANE,
     NAME_KEYS,
+    PRIORITIES,
     Call,
+    Dead,
     FoldedReply,
     Gone,
     Health,
+    Msg,
     Note,
     Part,
     Probe,
@@ -74,6 +77,7 @@ class World:
     answers: bool
     rules: tuple[Rule, ...]
     subject: Subject
+    send: tuple[str | None, ...] = ()
 
 
 @st.composite
@@ -97,6 +101,8 @@ def worlds(draw: st.DrawFn) -> World:
         st.builds(FoldedReply, names, names),
         st.builds(Part, names, names, names, names, names, names),
         st.builds(Record, names, names),
+        st.builds(Msg, names, names, st.sampled_from(PRIORITIES)),
+        st.builds(Dead, names, names, names),
         st.builds(Health, names, names),
         st.builds(Registry, names, names),
         st.builds(Gone, names, names),
@@ -107,6 +113,7 @@ def worlds(draw: st.DrawFn) -> World:
         answers=draw(st.booleans()),
         rules=tuple(draw(st.lists(rules, max_size=3))),
         subject=draw(calls | others),
+        send=tuple(draw(st.lists(st.none() | names, max_size=2))),
     )
 
 
@@ -136,6 +143,10 @@ def publishes(world: World) -> bool:
             return world.answers and target in {world.me, *world.others}
         case Part():
             return world.subject.sender == world.me
+        case Msg(target, sender):
+            return sender == world.me and (None in world.send or target in world.send)
+        case Dead(target):
+            return world.answers and target in {world.me, *world.others}
     return False
 
 
@@ -144,14 +155,14 @@ def hears(world: World) -> bool:
     match world.subject:
         case Call(target, instance) | Probe(target, instance):
             return target in mine and (target == world.me or instance == ANY)
-        case Note(target):
+        case Note(target) | Msg(target):
             return target in mine
         case Reply(caller):
             return caller == world.me
         case Part(to):
             return to == world.me
         case Health(agent) | Registry(agent):
-            own = isinstance(world.subject, Health) and agent in (world.me, CONTROL_PLANE)
+            own = agent in (world.me, CONTROL_PLANE) if isinstance(world.subject, Health) else world.answers and agent == world.me
             return own or any(rule.agent in (None, agent) for rule in world.rules)
         case Gone():
             return True
@@ -160,7 +171,7 @@ def hears(world: World) -> bool:
 
 def policy_of(world: World) -> tuple[Policy, list[str]]:
     """A policy with the world's rules, and the roles of its user."""
-    policy = Policy.of([Role("caller of things", world.rules)])
+    policy = Policy.of([Role("caller of things", world.rules, send=world.send)])
     return policy, ["caller of things", *world.others, *(["agent"] if world.answers else [])]
 
 

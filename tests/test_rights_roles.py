@@ -51,6 +51,17 @@ FORGING = (
     "mesh.v1.health.other.i1",
     "mesh.v1.reply.a.b.c.1",
     "mesh.v1.call.mesh.any.other.ping",
+    "mesh.v1.msg.me.other.normal",
+    "mesh.v1.msg.other.other.critical",
+    "mesh.v1.dead.other.MESSAGES_NORMAL.1-1",
+    "$JS.API.CONSUMER.MSG.NEXT.MESSAGES_NORMAL.other",
+    "$JS.API.CONSUMER.MSG.NEXT.DEAD_LETTERS.me",
+    "$JS.API.CONSUMER.MSG.NEXT.ADVISORIES.given-up",
+    "$JS.API.CONSUMER.CREATE.MESSAGES_NORMAL.me",
+    "$JS.API.STREAM.MSG.GET.MESSAGES_NORMAL",
+    "$JS.API.STREAM.MSG.DELETE.MESSAGES_NORMAL",
+    "$JS.ACK.MESSAGES_NORMAL.other.1.1.1.1.1",
+    "$JS.EVENT.ADVISORY.CONSUMER.MAX_DELIVERIES.MESSAGES_NORMAL.other",
     "_INBOX.other.1",
     "$SYS.REQ.CLAIMS.UPDATE",
 )
@@ -86,6 +97,30 @@ def test_the_control_plane_speaks_in_nobodys_name_and_deletes_nothing() -> None:
         "mesh.v1.call.time.any.mesh.tools.call.now",
     ):
         assert not permissions.may_publish(subject), subject
+
+
+def test_an_agent_receives_under_its_own_name_and_its_roles() -> None:
+    permissions = permissions_of("agent", memberships=["librarian"])
+    for name in ("me", "librarian"):
+        for stream in ("MESSAGES_CRITICAL", "MESSAGES_HIGH", "MESSAGES_NORMAL", "MESSAGES_LOW"):
+            assert permissions.may_publish(f"$JS.API.CONSUMER.MSG.NEXT.{stream}.{name}")
+            assert permissions.may_publish(f"$JS.ACK.{stream}.{name}.1.1.1.1.1")
+        assert permissions.may_subscribe(f"mesh.v1.msg.{name}.*.high")
+        assert permissions.may_publish(f"mesh.v1.dead.{name}.MESSAGES_HIGH.1-1")
+    assert not permissions.may_publish("mesh.v1.msg.other.me.normal")
+    assert not permissions.may_subscribe("mesh.v1.msg.other.*.high")
+
+
+def test_who_may_send() -> None:
+    policy = Policy.of([Role("r", send=("time", "librarian"))])
+    permissions = expand(compile_scope(policy, ["r"], SUBJECTS), "me", ())
+    for target, allowed in (("time", True), ("librarian", True), ("other", False)):
+        assert permissions.may_publish(f"mesh.v1.msg.{target}.me.low") is allowed
+        assert explain(policy, "me", ["r"], f"send {target}").allowed is allowed
+    assert explain(policy, "me", ["r"], "send time").rule == "send time"
+    assert explain(policy, "me", ["r"], "send other").roles == ("host", "operator")
+    assert permissions_of("host").may_publish("mesh.v1.msg.other.me.low")
+    assert not permissions.may_publish("mesh.v1.call.time.any.me.tools.list")
 
 
 def test_an_operator_calls_nobody() -> None:

@@ -13,9 +13,12 @@ from mesh.subjects import (
     LONGEST_METHOD,
     LONGEST_NAME,
     NAME_KEYS,
+    PRIORITIES,
     Call,
+    Dead,
     FoldedReply,
     Health,
+    Msg,
     Note,
     Probe,
     Record,
@@ -53,6 +56,8 @@ subjects = st.one_of(
     st.builds(Reply, names, names, names, names),
     st.builds(FoldedReply, names, names),
     st.builds(Record, names, names),
+    st.builds(Msg, names, names, st.sampled_from(PRIORITIES)),
+    st.builds(Dead, names, names, names),
     st.builds(Health, names, names),
     st.builds(Registry, names, names),
 )
@@ -191,6 +196,23 @@ def test_filters_of_the_same_name_take_it(pool: list[str]) -> None:
                 copy = f"{SUBJECTS.root}{bucket}.{escape(target)}.i1"
                 assert takes(SUBJECTS.bucket_copy(bucket, other), copy) is (other == target)
                 assert takes(SUBJECTS.bucket_copy(bucket), copy)
+
+
+@given(subjects, names)
+def test_each_message_is_in_one_lane(subject: Subject, target: str) -> None:
+    text = SUBJECTS.build(subject)
+    for priority in PRIORITIES:
+        of_it = subject.target if isinstance(subject, Msg) and subject.priority == priority else None
+        assert takes(SUBJECTS.lanes(priority), text) is (of_it is not None)
+        assert takes(SUBJECTS.lane(target, priority), text) is (of_it == target)
+    assert takes(SUBJECTS.dead_of(), text) is isinstance(subject, Dead)
+    assert takes(SUBJECTS.dead_of(target), text) is (isinstance(subject, Dead) and subject.target == target)
+
+
+@pytest.mark.parametrize("priority", ["", "urgent", "Normal", "_x_"])
+def test_a_message_of_no_priority_is_refused(priority: str) -> None:
+    with pytest.raises(Refused):
+        SUBJECTS.parse(f"mesh.v1.msg.a.b.{priority}")
 
 
 @given(subjects)

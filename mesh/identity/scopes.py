@@ -133,7 +133,13 @@ def _seed(scope: str) -> str:
 
 def _dump(policy: Policy) -> str:
     roles = [
-        {"name": role.name, "call": [str(rule) for rule in role.call], "powers": sorted(role.powers), "about": role.about}
+        {
+            "name": role.name,
+            "call": [str(rule) for rule in role.call],
+            "powers": sorted(role.powers),
+            "about": role.about,
+            "send": role.send,
+        }
         for role in policy.own
     ]
     return json.dumps({"roles": roles}, indent=1) + "\n"
@@ -147,6 +153,7 @@ def _load(text: str, where: str) -> Policy:
                 tuple(parse_rule(rule) for rule in said["call"]),
                 frozenset(Power(power) for power in said["powers"]),
                 str(said["about"]),
+                tuple(None if each is None else str(each) for each in said.get("send", ())),
             )
             for said in json.loads(text)["roles"]
         )

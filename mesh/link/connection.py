@@ -285,9 +285,11 @@ class Connection:
         self._down.append(callback)
         return lambda: self._down.remove(callback)
 
-    def on_denied(self, callback: Callable[[str], None]) -> None:
-        """Call `callback(subject)`, in lower case, for each message that the broker refused to take from us."""
+    def on_denied(self, callback: Callable[[str], None]) -> Callable[[], None]:
+        """Call `callback(subject)`, in lower case, for each message that the broker refused to take from us. What is returned takes it off
+        again."""
         self._denied.append(callback)
+        return lambda: self._denied.remove(callback)
 
     def on_renewed(self, callback: Callable[[], None]) -> Callable[[], None]:
         """Call `callback` when `rights` are others than before. What is returned takes it off again."""

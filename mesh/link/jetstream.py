@@ -22,6 +22,7 @@ API: Final = "$JS.API."
 
 CONSUMER_NOT_FOUND: Final = 10014
 STREAM_NOT_FOUND: Final = 10059
+NO_MESSAGE: Final = 10037
 STORE_NOT_MADE: Final = 10049
 WRONG_LAST_SEQUENCE: Final = frozenset({10071, 10164})
 """The subject's newest message is not the one that the sender expected. 10164 is the same, said without the number."""

@@ -25,7 +25,7 @@ from collections.abc import Callable, Mapping
 from typing import Final, Self
 
 from mesh.clock import monotonic
-from mesh.errors import ApiError, BrokerError, BrokerUnavailable, MeshError, NoResponders, OutcomeUnknown
+from mesh.errors import ApiError, BrokerError, BrokerUnavailable, Denied, MeshError, NoResponders, OutcomeUnknown
 from mesh.link.connection import Connection, Message, Subscription
 from mesh.link.jetstream import PASSING, PubAck, parse_ack
 
@@ -80,7 +80,11 @@ class WindowedPublisher:
 
     async def __aenter__(self) -> Self:
         self._subscription = await self._connection.subscribe(self._inbox + ".*", self._on_ack)
-        self._detach = [self._connection.on_down(self._on_down), self._connection.on_up(self._on_up)]
+        self._detach = [
+            self._connection.on_down(self._on_down),
+            self._connection.on_up(self._on_up),
+            self._connection.on_denied(self._on_denied),
+        ]
         return self
 
     async def __aexit__(self, kind: object, *_: object) -> None:
@@ -108,7 +112,8 @@ class WindowedPublisher:
     async def publish(self, subject: str, body: bytes, *, headers: Mapping[str, str] | None = None, msg_id: str | None = None) -> PubAck:
         """Publish and wait for the ack.
 
-        Raises TooLarge; ApiError where the stream refuses it (full, a wrong expectation); NoResponders where no stream takes the subject;
+        Raises TooLarge; Denied where the broker does not let us publish there; ApiError where the stream refuses it (full, a wrong
+        expectation); NoResponders where no stream takes the subject;
         OutcomeUnknown where the ack was lost and there is no `msg_id`; BrokerUnavailable where the broker was away for `retry_for` seconds.
         """
         return await (await self.submit(subject, body, headers=headers, msg_id=msg_id))
@@ -193,6 +198,10 @@ class WindowedPublisher:
     def _on_down(self) -> None:
         for entry in list(self._in_flight.values()):
             self._silent(entry, "the connection was lost before the broker acknowledged the message", entry.give_up)
+
+    def _on_denied(self, subject: str) -> None:
+        for entry in [each for each in self._in_flight.values() if each.subject.lower() == subject]:
+            self._end(entry, Denied(f"the broker does not let us publish to {entry.subject}", subject=entry.subject))
 
     def _on_up(self) -> None:
         for entry in list(self._parked.values()):

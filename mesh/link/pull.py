@@ -4,7 +4,8 @@ Theory of operation
 -------------------
 `batch` bounds what is asked for and buffered together. Whoever iterates takes all that is buffered as one list; that makes room,
 and at half a batch of room the next pull goes out. So at most two batches are held: one in the buffer, one in the hands of the
-taker, and a taker that is slow is simply asked for no more.
+taker, and a taker that is slow is simply asked for no more. With `holds=True` what is taken counts as held until
+`release`: for who says a word of each in time, so that none is delivered twice, and so must have all of them in its hands.
 
 All pulls share one inbox. A *status* (heartbeat, end of a pull, refusal) comes on the inbox itself; a *message* comes on its own
 subject, with the consumer's ack subject as reply. That, and not a header, tells them apart: a sender can write a `Status` header,
@@ -81,10 +82,13 @@ class PullLoop:
         max_bytes: int = MAX_BYTES,
         resume: bool = True,
         until_empty: bool = False,
+        holds: bool = False,
     ) -> None:
         self.stream = stream
         self.consumer = consumer
         self.batch = batch
+        self._holds = holds
+        self._held = 0
         self.foreign = 0
         """Messages that no pull of ours asked for: somebody named our inbox as a reply subject. They are dropped."""
         self.refusals = 0
@@ -156,12 +160,18 @@ class PullLoop:
             finally:
                 self._waiter = None
         messages, self._buffer = self._buffer, []
+        if self._holds:
+            self._held += len(messages)
         self._ask()
         return messages
 
+    def release(self, count: int = 1) -> None:
+        self._held -= count
+        self._ask()
+
     def _ask(self) -> None:
         """Pull as much as there is room for, if that is worth a request."""
-        room = self.batch - self._asked - len(self._buffer)
+        room = self.batch - self._asked - len(self._buffer) - self._held
         now = monotonic()
         if room < max(1, self.batch // 2) or now < self._not_before or self._error is not None or self._empty:
             return

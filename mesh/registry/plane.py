@@ -10,6 +10,8 @@ Calls and deliveries go on while none runs; several may run side by side, since 
 - **Questions.** A probe to `mesh` with a name in its body gets the live instances of that name, or the names that come close. Readers of
   buckets, and of the journal for auditors, are made for those who may not make consumers (`mesh.registry.readers`). Micro discovery is
   answered from the directory.
+- **Messages.** Lanes are made for those who may receive (`mesh.broker.lanes`), and what the broker gave up becomes a dead letter
+  (`mesh.broker.given_up`).
 """
 
 import asyncio
@@ -21,6 +23,8 @@ from typing import Any, Final, Self
 import structlog
 
 from mesh import clock
+from mesh.broker.given_up import keep_given_up
+from mesh.broker.lanes import make_lanes
 from mesh.errors import MalformedMessage, MeshError
 from mesh.link.buckets import Bucket
 from mesh.link.call import Call
@@ -38,7 +42,7 @@ from mesh.registry.sight import RightsOf, Sight
 from mesh.subjects import CONTROL_PLANE, Subjects, unescape
 from mesh.topology import HEALTH, JOURNAL, REGISTRY, ConsumerSpec, bucket_stream, bucket_subject, declare
 from mesh.wire import control
-from mesh.wire.entries import JournalPolicy, Loss, ProbeAnswer, ProbeQuestion, ReaderQuestion, read
+from mesh.wire.entries import JournalPolicy, LanesQuestion, Loss, ProbeAnswer, ProbeQuestion, ReaderQuestion, read
 from mesh.wire.jsonrpc import Frame, dumps, locate
 
 SWEEP: Final = 5.0
@@ -96,6 +100,7 @@ class ControlPlane:
                 subscription = await self._connection.subscribe(subject, handler, queue=queue)
                 stack.push_async_callback(subscription.unsubscribe)
             self._start(self._sweep(), "sweep of the registry")
+            self._start(keep_given_up(self._js, self._subjects), "messages that the broker gave up")
             stack.callback(self._connection.on_up(self._on_up))
             self._stack = stack.pop_all()
         return self
@@ -123,6 +128,8 @@ class ControlPlane:
                 self._answer(call, {})
             case "mesh/reader":
                 self._start(self._make_reader(call), f"reader for {call.caller}")
+            case "mesh/lanes":
+                self._start(self._make_lanes(call), f"lanes for {call.caller}")
             case method:
                 call.fail(control.METHOD_NOT_FOUND, f"the control plane has no method {method}")
 
@@ -150,6 +157,19 @@ class ControlPlane:
             call.refuse(problem)
         else:
             self._answer(call, {"consumer": consumer})
+
+    async def _make_lanes(self, call: Call) -> None:
+        try:
+            params = locate(call.frame.raw, "params")
+            asked = read(LanesQuestion, b"{}" if params is None else call.frame.raw[slice(*params)])
+            self._sight.check_receives(call.caller, asked.target)
+            lanes = await make_lanes(self._js, self._subjects, asked.target, asked.wanted)
+        except MalformedMessage as problem:
+            call.fail(control.INVALID_PARAMS, problem.message)
+        except MeshError as problem:
+            call.refuse(problem)
+        else:
+            self._answer(call, {"lanes": lanes})
 
     def _answer(self, call: Call, result: dict[str, Any]) -> None:
         call.finish(b'{"jsonrpc":"2.0","id":' + dumps(call.id) + b',"result":' + dumps(result) + b"}")

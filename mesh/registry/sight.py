@@ -5,8 +5,8 @@ from collections.abc import Callable
 
 from mesh.errors import Denied
 from mesh.policy.rights import Permissions
-from mesh.subjects import EACH, Subjects, rights_api
-from mesh.topology import REGISTRY
+from mesh.subjects import EACH, Subjects, escape, rights_api
+from mesh.topology import LANES, REGISTRY
 
 RightsOf = Callable[[str], Permissions]
 
@@ -37,6 +37,16 @@ class Sight:
         if not keys:
             raise Denied(f"{caller!r} may not read {bucket!r}: no rule of its roles lets it see an agent")
         return (">",) if "*.*" in keys else keys
+
+    def check_receives(self, caller: str, target: str) -> None:
+        """Raises Denied where `caller` may not pull what is sent to `target`."""
+        subject = rights_api(f"CONSUMER.MSG.NEXT.{LANES['normal']}.{escape(target)}")
+        if self._rights_of is not None and not self._rights_of(caller).may_publish(subject):
+            raise Denied(
+                f"{caller!r} may not answer to {target!r}",
+                hint=f"`mesh auth explain {caller} 'answer {target}'` says which roles would",
+                subject=subject,
+            )
 
     def check_reads(self, caller: str, stream: str) -> None:
         """Raises Denied where `caller` may not pull from readers of a stream."""

@@ -1,13 +1,34 @@
 """The streams, consumers and buckets of the mesh: declared as data (`declared`), and compared with what a broker has (`plan`)."""
 
-from mesh.topology.declared import HEALTH, HEALTH_TTL, JOURNAL, REGISTRY, Topology, declare, double_captures, overlaps, reader_spec
+from mesh.topology.declared import (
+    ADVISORIES,
+    DEAD_LETTERS,
+    GIVEN_UP,
+    HEALTH,
+    HEALTH_TTL,
+    JOURNAL,
+    LANES,
+    MOST_WAITING,
+    REGISTRY,
+    Topology,
+    declare,
+    double_captures,
+    lane_spec,
+    overlaps,
+    reader_spec,
+)
 from mesh.topology.plan import Action, Actual, Difference, Kind, differences, plan
 from mesh.topology.specs import BucketSpec, ConsumerSpec, StreamSpec, bucket_stream, bucket_subject
 
 __all__ = [
+    "ADVISORIES",
+    "DEAD_LETTERS",
+    "GIVEN_UP",
     "HEALTH",
     "HEALTH_TTL",
     "JOURNAL",
+    "LANES",
+    "MOST_WAITING",
     "REGISTRY",
     "Action",
     "Actual",
@@ -22,6 +43,7 @@ __all__ = [
     "declare",
     "differences",
     "double_captures",
+    "lane_spec",
     "overlaps",
     "plan",
     "reader_spec",

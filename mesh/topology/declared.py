@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from itertools import combinations
 from typing import Final
 
-from mesh.subjects import Subjects
+from mesh.subjects import PRIORITIES, Subjects, escape, given_up
 from mesh.topology.specs import BucketSpec, ConsumerSpec, StreamSpec, bucket_stream, bucket_subject
 
 DAY: Final = 86_400.0
@@ -14,6 +14,21 @@ MIB: Final = 1024 * 1024
 JOURNAL: Final = "JOURNAL"
 REGISTRY: Final = "registry"
 HEALTH: Final = "health"
+
+DEAD_LETTERS: Final = "DEAD_LETTERS"
+ADVISORIES: Final = "ADVISORIES"
+GIVEN_UP: Final = "given-up"
+"""The control planes' consumer of ADVISORIES."""
+
+LANES: Final = {priority: f"MESSAGES_{priority.upper()}" for priority in PRIORITIES}
+"""The stream of each priority. A flood of one fills its own and no other (decision 9)."""
+
+MOST_WAITING: Final = 10_000
+"""Messages of one sender to one name in one priority. The next one is refused, and its sender told (`mailbox_full`)."""
+
+ATTEMPTS: Final = 6
+ACK_WAIT: Final = 30.0
+"""Seconds without a word from a receiver after which a message is delivered again. It says a word of each that it holds, in time."""
 
 HEALTH_TTL: Final = 4
 """Seconds that a heartbeat counts for. At one beat a second three may be lost, and a hung instance is gone in under six seconds."""
@@ -47,6 +62,42 @@ def declare(prefix: str = "mesh", replicas: int = 1) -> Topology:
         max_age=7 * DAY,
         replicas=replicas,
     )
+    lanes = tuple(
+        StreamSpec(
+            name=LANES[priority],
+            description=f"{priority} messages that nobody has done yet",
+            subjects=(subjects.lanes(priority),),
+            retention="workqueue",
+            discard="new",
+            discard_new_per_subject=True,
+            max_msgs_per_subject=MOST_WAITING,
+            max_bytes=1024 * MIB,
+            max_age=7 * DAY,
+            max_consumers=20_000,  # one for each name that anybody ever listened under
+            duplicate_window=600,
+            replicas=replicas,
+        )
+        for priority in PRIORITIES
+    )
+    dead = StreamSpec(
+        name=DEAD_LETTERS,
+        description="messages that are not tried again",
+        subjects=(subjects.dead_of(),),
+        discard="new",
+        discard_new_per_subject=True,
+        max_msgs_per_subject=1,  # whoever writes it, and however often: the receiver and the control plane both may
+        max_bytes=1024 * MIB,
+        max_age=30 * DAY,
+        replicas=replicas,
+    )
+    advisories = StreamSpec(
+        name=ADVISORIES,
+        description="the broker's word on messages that it does not deliver again",
+        subjects=tuple(map(given_up, LANES.values())),
+        max_bytes=64 * MIB,
+        max_age=DAY,
+        replicas=replicas,
+    )
     registry = BucketSpec(
         name=REGISTRY,
         description="who there is: agents, instances, their tools",
@@ -65,7 +116,20 @@ def declare(prefix: str = "mesh", replicas: int = 1) -> Topology:
         republish=subjects.bucket_republish(HEALTH),
         replicas=replicas,
     )
-    return Topology(streams=(journal,), buckets=(registry, health))
+    given = ConsumerSpec(stream=ADVISORIES, name=GIVEN_UP)
+    return Topology(streams=(journal, *lanes, dead, advisories), buckets=(registry, health), consumers=(given,))
+
+
+def lane_spec(subjects: Subjects, target: str, priority: str) -> ConsumerSpec:
+    """The consumer of a name's messages of one priority, shared by all who answer to it. Its name is the name, as a token: so a permission
+    can hold each to its own."""
+    return ConsumerSpec(
+        stream=LANES[priority],
+        name=escape(target),
+        filters=(subjects.lane(target, priority),),
+        ack_wait=ACK_WAIT,
+        max_deliver=ATTEMPTS,
+    )
 
 
 def reader_spec(bucket: str, name: str, filters: tuple[str, ...] = (">",), *, inactive_threshold: float = 300.0) -> ConsumerSpec:

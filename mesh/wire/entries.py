@@ -78,6 +78,13 @@ class ReaderQuestion(_Wire):
     start_time_ns: Annotated[int, Field(ge=0, lt=2**63)] | None = None
 
 
+class LanesQuestion(_Wire):
+    """The params of `mesh/lanes`: of a name that the asker may answer to. Lanes in which messages wait need not be wanted."""
+
+    target: Annotated[str, Field(min_length=1)]
+    wanted: tuple[Literal["critical", "high", "normal", "low"], ...] = ()
+
+
 class Client(_Wire):
     """The broker's own name for a connection: how a disconnect event is matched to an instance."""
 

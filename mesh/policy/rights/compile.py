@@ -13,13 +13,17 @@ What each holder gets, and why. In the table `me` is the user's name and R each 
 | `ANSWER`    | take what is addressed to me (any instance), and to R (`any`)    | being called                                     |
 |             | publish `reply.*.me.…`, `hush.*.me.…`, `record.me.*`, those of R | frames, probes' answers, records                 |
 |             | write its keys in `registry` and `health`; hear `registry.me.*`  | being seen; repairing what is written over them  |
+|             | pull from the lanes of me and R, and acknowledge; hear `msg.me.…` | messages; the first one of a lane is its notice  |
+|             | publish `dead.me.…`, those of R                                  | what it will not try again                       |
 | a rule on T | publish `call/quiet.T.*.me.…`, `probe.T.*.me`, `note.T.me.…`     | calls, their targets, cancelling, resuming       |
 |             | hear `health.T.*`, `registry.T.*`                                | a loss is known at once; its tools               |
 |             | pull from readers of the two buckets                             | who there is, as far as the reader's filter goes |
+| `send` to T | publish `msg.T.me.*`                                             | messages                                         |
 | `BROWSE`    | hear `health.*.*`, `registry.*.*`; pull from readers             | `mesh agents`, all agents as one, `/ready`       |
 | `JOURNAL`   | pull from readers of JOURNAL; ask for its state                  | `mesh journal`                                   |
 | `ADMIN`     | `$JS.API.>`, ask `$SRV`, others' keys, `broker.disconnect`       | `mesh topology`, `mesh doctor`, `nats`           |
-| `PLANE`     | see `_plane`                                                     | registry, losses, readers for others, discovery  |
+|             | publish `msg.…`, `dead.…`                                        | `mesh dlq`: send again what somebody else sent   |
+| `PLANE`     | see `_plane`                                                     | registry, losses, readers and lanes, discovery   |
 
 Readers: whoever may create consumers may have the broker publish anywhere (`deliver_subject`), and subjects cannot forbid that. So only
 the control plane and operators create them. A reader's name is its secret: 128 random bits, and nobody else may list consumers.
@@ -37,7 +41,7 @@ from itertools import chain
 from typing import Final
 
 from mesh.errors import ConfigError
-from mesh.policy.rights.model import Kind, Permissions, Policy, Power, Role, Rule, scope_of
+from mesh.policy.rights.model import STAR, Kind, Permissions, Policy, Power, Role, Rule, scope_of
 from mesh.subjects import (
     ALL_INBOXES,
     ANY,
@@ -50,11 +54,12 @@ from mesh.subjects import (
     Subjects,
     Token,
     escape,
+    rights_ack,
     rights_api,
     rights_inbox,
     rights_key,
 )
-from mesh.topology import HEALTH, JOURNAL, REGISTRY, bucket_stream, bucket_subject, declare
+from mesh.topology import ADVISORIES, GIVEN_UP, HEALTH, JOURNAL, LANES, REGISTRY, bucket_stream, bucket_subject, declare
 
 NEEDED: Final = (
     "initialize",
@@ -135,6 +140,8 @@ def grants_of(policy: Policy, roles: Collection[str], subjects: Subjects, member
             found += [Grant(publish, subject, role.name, power.value) for publish, subject in _POWERS[power](subjects)]
         for rule in role.call:
             found += [Grant(publish, subject, role.name, str(rule)) for publish, subject in _rule(role, rule, subjects, members or {})]
+        for name in role.send:
+            found.append(Grant(True, subjects.rights_send(EACH if name is None else name, ME), role.name, f"send {name or STAR}"))
     return tuple(found)
 
 
@@ -202,6 +209,16 @@ def _answer(subjects: Subjects) -> Entries:
         yield from _publish(*subjects.rights_replies(EACH, name), subjects.rights_record(name))
     yield from _publish(*(bucket_subject(bucket, rights_key(ME)) for bucket in BUCKETS))
     yield from _subscribe(subjects.rights_copy(REGISTRY, ME))
+    for name in (ME, MEMBER):
+        yield from _lanes(name)
+        yield from _subscribe(subjects.rights_send(name, EACH))
+        yield from _publish(subjects.rights_dead(name))
+
+
+def _lanes(name: Token) -> Entries:
+    """Each durable consumer is named after who may pull from it."""
+    for stream in LANES.values():
+        yield from _publish(*(rights_api(f"CONSUMER.{verb}.{stream}.{name}") for verb in ("MSG.NEXT", "INFO")), rights_ack(stream, name))
 
 
 def _browse(subjects: Subjects) -> Entries:
@@ -216,17 +233,25 @@ def _journal(_: Subjects) -> Entries:
 
 def _admin(subjects: Subjects) -> Entries:
     yield from _publish(rights_api(">"), MICRO, *(bucket_subject(bucket, ">") for bucket in BUCKETS))
+    yield from _publish(subjects.rights_send(EACH, EACH), subjects.rights_dead(EACH))
     yield from _subscribe(subjects.disconnects)
 
 
 def _plane(subjects: Subjects) -> Entries:
-    """Declare the topology; make readers; keep the keys of others (who is lost, who takes too much); say who is gone; answer discovery to
-    inboxes. It deletes no stream and publishes in nobody's name. What is stored it could read: consumers deliver anywhere."""
+    """Declare the topology; make readers and lanes; keep the keys of others (who is lost, who takes too much); say who is gone; answer
+    discovery to inboxes; move what the broker gave up to the dead letters. It deletes no stream and publishes in nobody's name. What is
+    stored it could read: consumers deliver anywhere."""
     streams = [spec.name for spec in declare(subjects.prefix).all_streams()]
     yield from _publish(rights_api("STREAM.LIST"), *(rights_api(f"STREAM.{verb}.{name}") for name in streams for verb in _DECLARING))
     yield from _publish(*(rights_api(f"CONSUMER.CREATE.{name}.*") for name in streams))
     yield from _publish(*(bucket_subject(bucket, ">") for bucket in BUCKETS), rights_api(f"STREAM.PURGE.{bucket_stream(REGISTRY)}"))
     yield from _publish(subjects.gone, ALL_INBOXES)
+    for stream in LANES.values():
+        yield from _publish(
+            rights_api(f"CONSUMER.INFO.{stream}.*"), *(rights_api(f"STREAM.MSG.{verb}.{stream}") for verb in ("GET", "DELETE"))
+        )
+    yield from _publish(*(rights_api(f"CONSUMER.{verb}.{ADVISORIES}.{GIVEN_UP}") for verb in ("MSG.NEXT", "INFO")))
+    yield from _publish(rights_ack(ADVISORIES, Token(GIVEN_UP)), subjects.rights_dead(EACH))
     yield from _subscribe(subjects.disconnects, MICRO)
 
 

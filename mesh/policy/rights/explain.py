@@ -4,6 +4,7 @@
 |-----------------------------------------|-----------------------------------------------------------------|
 | `call AGENT`                            | calling everything of it                                        |
 | `call AGENT/TOOL`, `AGENT/prompt:NAME`, `AGENT/resource:URI` | that one                                    |
+| `send NAME`                             | sending messages to a name                                      |
 | `answer NAME`                           | taking calls that are addressed to a name                       |
 | `see AGENT`                             | following who there is: the agent's entry and its health        |
 | `read journal`, `registry`, `health`    | pulling from a reader of it                                     |
@@ -19,13 +20,13 @@ from mesh.errors import ConfigError
 from mesh.policy.rights.compile import EVERYONE, NAMED, Grant, Members, compile_scope, fill, grants_of
 from mesh.policy.rights.matching import matches
 from mesh.policy.rights.model import INTERNAL, Kind, Policy, memberships_of, parse_rule, scope_name, scope_of
-from mesh.subjects import ANY, EACH, Subjects, rights_api
+from mesh.subjects import ANY, EACH, PRIORITIES, Subjects, rights_api
 from mesh.topology import HEALTH, JOURNAL, REGISTRY, bucket_stream
 
 READABLE: Final = {"journal": JOURNAL, **{bucket: bucket_stream(bucket) for bucket in (REGISTRY, HEALTH)}}
 
 ACTIONS: Final = (
-    "call AGENT, call AGENT/TOOL, call AGENT/prompt:NAME, call AGENT/resource:URI, answer NAME, see AGENT, "
+    "call AGENT, call AGENT/TOOL, call AGENT/prompt:NAME, call AGENT/resource:URI, send NAME, answer NAME, see AGENT, "
     f"read {'|'.join(READABLE)}, change topology, publish SUBJECT, subscribe SUBJECT"
 )
 
@@ -97,6 +98,8 @@ def asked_for(action: str, name: str, subjects: Subjects) -> tuple[bool, str]:
             if rule.kind is Kind.ALL:
                 return True, subjects.rights_call(target, name)[0]
             return True, subjects.rights_call(target, name, NAMED[rule.kind][0], EACH if rule.name is None else rule.name)[0]
+        case "send" if what:
+            return True, subjects.message(what, name, PRIORITIES[0])
         case "answer" if what:
             return False, subjects.calls_to(what, ANY)
         case "see" if what:

@@ -14,6 +14,8 @@ A rule says what may be called:
 | `time/tool:prompt:x`   | a tool whose name begins like one of these words                                     |
 | `*/ping`, `notes/*`    | `*` is a whole name: the tool `ping` of every agent, every tool of `notes`            |
 | `git/git_*`            | the tools whose names fit, of those that are known when the policy is applied         |
+
+And to whom messages may be sent: whole names of agents or roles, or `*`.
 """
 
 import re
@@ -47,7 +49,7 @@ class Power(StrEnum):
     """What the ready-made roles may do besides calling. A role of a policy file gets them by extending one of these."""
 
     ANSWER = "answer"
-    """Take calls under one's own name and memberships, and be in the registry."""
+    """Take calls and messages under one's own name and memberships, and be in the registry."""
     BROWSE = "browse"
     """See who there is and what they offer, all of them."""
     JOURNAL = "journal"
@@ -116,6 +118,8 @@ class Role:
     call: tuple[Rule, ...] = ()
     powers: frozenset[Power] = frozenset()
     about: str = ""
+    send: tuple[str | None, ...] = ()
+    """Names (agents, roles) that messages may be sent to; None: to all."""
 
     def __post_init__(self) -> None:
         if self.name in ("", CONTROL_PLANE, NO_ROLES):
@@ -124,7 +128,7 @@ class Role:
 
 READY_MADE: Final = (
     Role(AGENT, powers=frozenset({Power.ANSWER}), about="answers to its own name and to its roles; calls nobody"),
-    Role("host", call=(Rule(None),), powers=frozenset({Power.BROWSE}), about="calls every agent"),
+    Role("host", call=(Rule(None),), powers=frozenset({Power.BROWSE}), about="calls every agent, and sends to it", send=(None,)),
     Role(
         "operator",
         powers=frozenset({Power.BROWSE, Power.JOURNAL, Power.ADMIN}),

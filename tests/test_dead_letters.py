@@ -1,0 +1,84 @@
+"""Messages that are not tried again: each lies in the dead letters once, with its reason."""
+
+import asyncio
+
+from mesh.broker import Reject
+from mesh.link.jetstream import JetStream
+from mesh.link.pull import PullLoop
+from mesh.topology import LANES
+from tests.message_world import Inbox, joined, letters, receiving, until, until_gone
+
+
+async def test_after_the_last_attempt_it_is_a_dead_letter(plane: str) -> None:
+    inbox = Inbox(*[ValueError(f"no {n}") for n in range(10)])
+    async with joined(plane) as mesh, receiving(plane, "hopeless", inbox):
+        await mesh.messages.publish_message("hopeless", "t", {"a": 1}, id="h1")
+        [found] = await letters(plane, "hopeless")
+        await until_gone(plane, "hopeless")
+    assert len(inbox.messages) == 6
+    assert (found.letter.code, found.letter.deliveries, found.message.sender, found.message.id) == ("failed", 6, "sender", "h1")
+    assert [each.error for each in found.letter.attempts] == [f"ValueError('no {n}')" for n in range(6)]
+    assert found.message.content == {"a": 1}
+
+
+async def test_what_is_rejected_is_a_dead_letter_at_once(plane: str) -> None:
+    inbox = Inbox(Reject("not mine"))
+    async with joined(plane) as mesh, receiving(plane, "picky", inbox):
+        await mesh.messages.publish_message("picky", "t")
+        [found] = await letters(plane, "picky")
+        await until_gone(plane, "picky")
+    assert (found.letter.code, found.letter.reason, len(inbox.messages)) == ("rejected", "not mine", 1)
+
+
+async def test_what_is_past_its_deadline_is_a_dead_letter_and_never_handled(plane: str) -> None:
+    inbox = Inbox()
+    async with joined(plane) as mesh:
+        await mesh.messages.publish_message("slow", "t", expires=0.001)
+        await asyncio.sleep(0.01)
+        async with receiving(plane, "slow", inbox):
+            [found] = await letters(plane, "slow")
+    assert (found.letter.code, inbox.messages) == ("expired", [])
+
+
+async def test_what_cannot_be_read_is_a_dead_letter_and_holds_up_nobody(plane: str) -> None:
+    inbox = Inbox()
+    async with joined(plane) as mesh, receiving(plane, "reader", inbox):
+        js = JetStream(mesh.connection)
+        await js.publish(mesh.subjects.message("reader", "sender", "normal"), b'{"id": 5}')
+        await mesh.messages.publish_message("reader", "t", "fine")
+        await inbox.holds(1)
+        [found] = await letters(plane, "reader")
+    assert (found.letter.code, found.message, found.letter.body) == ("malformed", None, b'{"id": 5}')
+
+
+async def test_what_the_broker_itself_wrote_there_is_nobodys_message(plane: str) -> None:
+    """A durable publish whose reply subject is the lane: the broker puts its acknowledgement there, under the sender's name."""
+    inbox = Inbox()
+    async with joined(plane) as mesh, receiving(plane, "aimed", inbox) as taking:
+        await mesh.connection.publish(
+            mesh.subjects.message("other-name", "sender", "low"), b"x", reply=mesh.subjects.message("aimed", "victim", "normal")
+        )
+        await until(lambda: taking.handling.foreign)
+        await until_gone(plane, "aimed")
+        assert (inbox.messages, await letters(plane, "aimed", 0)) == ([], [])
+
+
+async def test_a_receiver_that_ends_each_time_leaves_a_dead_letter(plane: str) -> None:
+    """Nobody says a word: the control plane hears from the broker."""
+    inbox = Inbox()
+    async with joined(plane, "operator") as operator, joined(plane) as mesh:
+        async with receiving(plane, "mortal", Inbox()):
+            pass  # its lane is made
+        js = JetStream(operator.connection)
+        config = (await js.api("CONSUMER.INFO.MESSAGES_NORMAL.mortal"))["config"] | {"ack_wait": 100_000_000, "max_deliver": 2}
+        await js.api("CONSUMER.CREATE.MESSAGES_NORMAL.mortal", {"stream_name": "MESSAGES_NORMAL", "config": config, "action": "update"})
+        await mesh.messages.publish_message("mortal", "t", "kept", id="m1")
+        async with asyncio.timeout(10), PullLoop(operator.connection, LANES["normal"], "mortal", batch=1) as pulls:
+            for _ in range(2):
+                [message] = await pulls.take()
+                assert b"kept" in message.body
+        async with receiving(plane, "mortal", inbox):  # the broker looks when somebody pulls
+            [found] = await letters(plane, "mortal")
+            await until_gone(plane, "mortal")
+    assert inbox.messages == []
+    assert (found.letter.code, found.letter.deliveries, found.message.id, found.message.content) == ("undelivered", 2, "m1", "kept")

@@ -1,0 +1,108 @@
+"""`mesh send`, `mesh listen` and `mesh dlq`, as a person runs them."""
+
+import asyncio
+import json
+from pathlib import Path
+from typing import Any
+
+from mesh import Mesh
+from mesh.broker import AgentMessage, Reject
+from tests.cli_helpers import mesh, started
+from tests.conftest import Broker
+
+
+async def _reject(message: AgentMessage) -> None:
+    raise Reject(f"no {message.content}")
+
+
+async def _bury(broker: Broker, name: str, *contents: Any) -> None:
+    """Dead letters of a name, each with one of these contents."""
+    async with (
+        Mesh(name="sender", broker=broker.url) as sender,
+        Mesh(name=name, broker=broker.url) as receiver,
+        receiver.messages.subscribe_to_messages(_reject),
+    ):
+        for content in contents:
+            await sender.messages.publish_message(name, "t", content)
+        async with asyncio.timeout(10):
+            while len(await _letters(broker, name)) < len(contents):  # noqa: ASYNC110 - nobody tells
+                await asyncio.sleep(0.02)
+
+
+async def _letters(broker: Broker, name: str) -> list[Any]:
+    async with Mesh(name="operator", broker=broker.url) as operator:
+        return await operator.messages.dead_letters.find(target=name)
+
+
+async def test_what_is_sent_is_heard(broker: Broker, plane: str, tmp_path: Path) -> None:
+    broker.authority.issue("ear", ("agent",))
+    async with started("listen", "--name", "ear", "--count", "2", "--json", *broker.options, cwd=tmp_path) as listening:
+        sent = await mesh("send", "ear", "greet", '{"a": 1}', "--priority", "high", "--id", "i1", "--json", *broker.options, cwd=tmp_path)
+        plain = await mesh("send", "ear", "greet", "hello", *broker.options, cwd=tmp_path)
+        assert (sent.code, sent.json) == (0, {"id": "i1"})
+        assert plain.code == 0
+        async with asyncio.timeout(20):
+            out, _ = await listening.communicate()
+        heard = [json.loads(line) for line in out.decode().splitlines()]
+    first, second = sorted(heard, key=lambda each: each["content"] == "hello")
+    assert (first["id"], first["content"], first["priority"], first["sender"], first["target"]) == ("i1", {"a": 1}, "high", "local", "ear")
+    assert (second["id"], second["content"]) == (plain.out.strip(), "hello")
+
+
+async def test_send_waits_for_an_answer(broker: Broker, plane: str, tmp_path: Path) -> None:
+    async def add(message: AgentMessage) -> int:
+        return sum(message.content)
+
+    async with Mesh(name="adder", broker=plane) as adder, adder.messages.subscribe_to_messages(add):
+        ended = await mesh("send", "adder", "add", "[1, 2]", "--wait", "--json", *broker.options, cwd=tmp_path)
+    assert (ended.code, ended.json) == (0, 3)
+
+
+async def test_a_priority_that_is_none_is_told(broker: Broker, plane: str, tmp_path: Path) -> None:
+    ended = await mesh("send", "ear", "t", "--priority", "urgent", "--json", *broker.options, cwd=tmp_path)
+    assert ended.error["code"] == "invalid_config"
+
+
+async def test_dead_letters_are_listed_mended_and_sent_again(broker: Broker, plane: str, tmp_path: Path) -> None:
+    await _bury(broker, "clinic", "one", "two")
+
+    async def run(*words: object) -> Any:
+        ended = await mesh("dlq", *words, "--json", *broker.options, cwd=tmp_path)
+        assert ended.code == 0, ended
+        return ended.json if ended.out else None
+
+    one, two = await run("list", "--to", "clinic")
+    assert (one["sender"], one["code"], one["reason"], one["message"]["content"]) == ("sender", "rejected", "no one", "one")
+    assert await run("list", "--to", "clinic", "--from", "nobody") == []
+    assert (await run("show", two["number"]))["message"]["id"] == two["message"]["id"]
+    await run("edit", one["number"], "--content", '{"mended": true}')
+    numbers = [each["number"] for each in await run("list", "--to", "clinic")]
+    assert (len(numbers), one["number"] in numbers) == (2, False)
+    assert sorted(await run("redrive", "--all", "--to", "clinic", "--rate", 50)) == sorted(numbers)
+    assert await run("list", "--to", "clinic") == []
+    heard: list[AgentMessage] = []
+    done = asyncio.Event()
+
+    async def take(message: AgentMessage) -> None:
+        heard.append(message)
+        if len(heard) == 2:
+            done.set()
+
+    async with asyncio.timeout(10), Mesh(name="clinic", broker=plane) as clinic, clinic.messages.subscribe_to_messages(take):
+        await done.wait()
+    assert sorted((each.sender, each.id, str(each.content)) for each in heard) == sorted(
+        [("sender", one["message"]["id"], "{'mended': True}"), ("sender", two["message"]["id"], "two")]
+    )
+
+
+async def test_dead_letters_are_dropped(broker: Broker, plane: str, tmp_path: Path) -> None:
+    await _bury(broker, "bin", 1, 2)
+    number = (await _letters(broker, "bin"))[0].number
+    assert (await mesh("dlq", "drop", number, "--json", *broker.options, cwd=tmp_path)).json == [number]
+    assert [each.message.content for each in await _letters(broker, "bin")] == [2]
+    gone = await mesh("dlq", "show", number, "--json", *broker.options, cwd=tmp_path)
+    assert gone.error["code"] == "invalid_config"
+    unsaid = await mesh("dlq", "redrive", "--json", *broker.options, cwd=tmp_path)
+    assert unsaid.error["code"] == "invalid_config"
+    listed = await mesh("dlq", "list", *broker.options, cwd=tmp_path)
+    assert (listed.code, "rejected" in listed.out) == (0, True)
