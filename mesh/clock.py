@@ -10,6 +10,11 @@ wall_ns = time.time_ns
 """Nanoseconds since 1970, UTC: for what people and other machines read."""
 
 
+def wall_s() -> int:
+    """Whole seconds since 1970, UTC: as tokens and credentials tell time."""
+    return wall_ns() // 1_000_000_000
+
+
 def iso(ns: int) -> str:
     """`2026-01-31T12:00:00.123456Z`: a wall time in nanoseconds, to the microsecond."""
     return datetime.fromtimestamp(ns / 1e9, UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")

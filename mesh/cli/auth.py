@@ -174,7 +174,7 @@ def _users(authority: "Authority") -> list[dict[str, Any]]:
     """Everybody, without secrets."""
     from mesh import clock
 
-    now, found = clock.wall_ns() // 1_000_000_000, []
+    now, found = clock.wall_s(), []
     for user in authority.users():
         path = authority.credentials(user.name)
         expired = user.expires is not None and user.expires <= now

@@ -125,7 +125,7 @@ class Authority:
     def account_template(self) -> str:
         """The same, signed by the account itself: for the owner of an operator whose keys are not here, who signs it anew."""
         with self.keyring.locked():
-            return jwt.sign_account(self.trust.account_key(), self.ledger.account(self.ledger.load()), issued=_now())
+            return jwt.sign_account(self.trust.account_key(), self.ledger.account(self.ledger.load()), issued=clock.wall_s())
 
     def server_config(self) -> str:
         """The part of a server's configuration that makes it trust this operator and know these accounts. No secrets."""
@@ -160,7 +160,7 @@ class Authority:
                 raise ConfigError("a participant's key begins with U", public=public)
             elif public in known.voided and (old is None or old.revoked is not None or old.public != public):
                 raise ConfigError("this key was revoked", hint="Let a new one be made.", public=public)
-            until = None if expires is None else _now() + round(expires.total_seconds())
+            until = None if expires is None else clock.wall_s() + round(expires.total_seconds())
             return self._issue(known, name, self.scopes.checked(known, name, roles), key or str(public), until)
 
     def issue_all(self, names: Iterable[str], roles: Collection[str] = ("agent",)) -> bool:
@@ -186,7 +186,7 @@ class Authority:
             known = self.ledger.load()
             user = _find(known, name)
             if user.revoked is None:
-                now = _now()
+                now = clock.wall_s()
                 known.void(user.public, max(now, user.issued), user.lasts)
                 user = known.users[name] = records.revoked(user, now)
                 self.ledger.commit(known, {})
@@ -253,7 +253,7 @@ class Authority:
         """Put a new token on record and give the file that it goes to: `{name: text}`."""
         public = key.public if isinstance(key, KeyPair) else key
         scope, memberships = placed(self.policy, roles)
-        issued, lasts, old = _now(), until, known.users.get(name)
+        issued, lasts, old = clock.wall_s(), until, known.users.get(name)
         if old is not None and old.revoked is None:
             if old.public != public or (old.scope, old.memberships) != (scope, memberships):
                 known.void(old.public, old.issued, old.lasts)
@@ -285,7 +285,3 @@ def _find(known: Records, name: str) -> User:
     if user is None:
         raise ConfigError(f"nobody is named {name!r} here", hint="`mesh auth list` shows who is.", known=sorted(known.users)[:20])
     return user
-
-
-def _now() -> int:
-    return clock.wall_ns() // 1_000_000_000

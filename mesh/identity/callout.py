@@ -100,7 +100,7 @@ class Callout:
             self._refuse(problem.message)
             answer = {"error": problem.message}
         nats = {**answer, "type": "authorization_response", "version": jwt.VERSION}
-        token = jwt.sign(self._account, guest, "", nats, issued=_now(), audience=server)
+        token = jwt.sign(self._account, guest, "", nats, issued=clock.wall_s(), audience=server)
         try:
             connection.send(message.reply, self._sealing.seal(token.encode(), server_key))
         except BrokerError as problem:
@@ -112,7 +112,7 @@ class Callout:
         if not isinstance(token, str) or not token:
             raise InvalidToken("a guest brings a token")
         name, claims = await self._provider.verify(token, peek(token))
-        now = _now()
+        now = clock.wall_s()
         expires = int(expiry(claims, now, longest=None))
         if self._outside.issuer.audience not in audiences(claims):
             raise InvalidToken("the token is for another audience")
@@ -125,7 +125,7 @@ class Callout:
     async def _participant(self, name: str) -> User:
         async with self._joining:
             user = await self._found_or_new(name)
-        if user.revoked is not None or (user.expires is not None and user.expires <= _now()):
+        if user.revoked is not None or (user.expires is not None and user.expires <= clock.wall_s()):
             raise InvalidToken("the participant that the token names was revoked or has expired")
         return user
 
@@ -152,7 +152,3 @@ def _key(authority: Authority, name: str, kind: Kind) -> KeyPair:
     if key is None:
         raise ConfigError(f"{authority.keyring.path / name} is missing", hint="`mesh auth callout enable` makes it")
     return key
-
-
-def _now() -> int:
-    return clock.wall_ns() // 1_000_000_000

@@ -44,7 +44,7 @@ class Ledger:
     def commit(self, known: Records, files: Mapping[str, str]) -> bool:
         """Write records, account and `files`, once it is sure that the account can be what they ask for. Whether the account changed."""
         account, stored = self.account(known), self._keyring.read(SIGNED)
-        now = clock.wall_ns() // 1_000_000_000
+        now = clock.wall_s()
         before = None if stored is None else jwt.read(stored.strip(), "account")
         token = None
         if self._trust.can_sign:
@@ -76,7 +76,7 @@ class Ledger:
             self._trust.account_key().public,
             adopted.name if adopted else ACCOUNT,
             self._scopes.claims(known, self._subjects),
-            known.revocations(clock.wall_ns() // 1_000_000_000),
+            known.revocations(clock.wall_s()),
             imports=[self._trust.disconnects(self._subjects.disconnects)],
             base=adopted.nats if adopted else {},
         )

@@ -51,11 +51,13 @@ def enable(authority: Authority, outside: Outside) -> str:
             authority.scopes.checked(authority.ledger.load(), "guest", outside.roles)
         account, sealing = keyring.key_or_new(SEED, Kind.ACCOUNT), keyring.key_or_new(SEALING, Kind.CURVE)
         service = new_key(Kind.USER)
-        keyring.write(SERVICE, format_credentials(jwt.sign_user(account, service.public, "mesh-guests", issued=_now()), service.seed))
+        keyring.write(
+            SERVICE, format_credentials(jwt.sign_user(account, service.public, "mesh-guests", issued=clock.wall_s()), service.seed)
+        )
         anybody = new_key(Kind.USER)
         # Of this token the broker takes the limits, also for who is admitted.
         nobody_s = {"pub": _DENIED, "sub": _DENIED, **jwt.UNBOUND, "type": "user", "version": jwt.VERSION}
-        keyring.write(GUESTS, format_credentials(jwt.sign(account, anybody.public, "guest", nobody_s, issued=_now()), anybody.seed))
+        keyring.write(GUESTS, format_credentials(jwt.sign(account, anybody.public, "guest", nobody_s, issued=clock.wall_s()), anybody.seed))
         keyring.write(SETTINGS, _dump(outside))
         asks = {"auth_users": [service.public], "allowed_accounts": [authority.account_public()], "xkey": sealing.public}
         return _sign(authority, {"authorization": asks})
@@ -69,7 +71,7 @@ def disable(authority: Authority) -> str | None:
             return None
         for name in (SETTINGS, GUESTS, SERVICE):
             keyring.remove(name)
-        return _sign(authority, {"revocations": {"*": _now()}})
+        return _sign(authority, {"revocations": {"*": clock.wall_s()}})
 
 
 def believed(authority: Authority) -> Outside:
@@ -98,7 +100,7 @@ def keep(authority: Authority, token: str) -> None:
 def _sign(authority: Authority, base: dict[str, Any]) -> str:
     key = authority.keyring.key_or_new(SEED, Kind.ACCOUNT)
     account = jwt.Account(key.public, ACCOUNT, jetstream=False, base=base)
-    return jwt.sign_account(authority.trust.signing_key(), account, issued=_now())
+    return jwt.sign_account(authority.trust.signing_key(), account, issued=clock.wall_s())
 
 
 def _dump(outside: Outside) -> str:
@@ -108,7 +110,3 @@ def _dump(outside: Outside) -> str:
         "audience": issuer.audience, "roles": outside.roles,
     }  # fmt: skip
     return json.dumps(said, indent=1) + "\n"
-
-
-def _now() -> int:
-    return clock.wall_ns() // 1_000_000_000

@@ -45,7 +45,7 @@ def preview(authority: Authority, policy: Policy) -> Preview:
         for name, rights in scopes.compiled(policy, later, subjects).items()
         for key in (there.get(name, some_key), *known.retiring.get(name, ()))
     ]
-    now = clock.wall_ns() // 1_000_000_000
+    now = clock.wall_s()
     voided = {**account.revocations, **{user.public: now for user in moved.values()}}
     before, after = authority.policy.roles, policy.roles
     return Preview(

@@ -84,7 +84,7 @@ class AuthenticationService:
         """As the broker decides it, by the account's claims. Raises ConfigError."""
         account = jwt.read(self._authority.account_jwt(), "account").nats
         signers = {each["key"] if isinstance(each, dict) else each for each in account["signing_keys"]}
-        claims = jwt.read(credentials.jwt, "user", issuers=signers, now=clock.wall_ns() // 1_000_000_000)
+        claims = jwt.read(credentials.jwt, "user", issuers=signers, now=clock.wall_s())
         if read_seed(credentials.seed).public != claims.subject:
             raise ConfigError("the key is not the one that was issued")
         if account["revocations"].get(claims.subject, -1) >= claims.issued:

@@ -41,7 +41,7 @@ def make_token(credentials: Credentials, audience: str, lifetime: timedelta = DE
 
     Raises ConfigError where they have expired, or for a lifetime over 30 days.
     """
-    now = clock.wall_ns() // 1_000_000_000
+    now = clock.wall_s()
     expires = now + int(lifetime.total_seconds())
     if credentials.expires is not None:
         if credentials.expires <= now:

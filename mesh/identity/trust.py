@@ -48,7 +48,7 @@ class Trust:
         self.keyring.key_or_new("account.seed", Kind.ACCOUNT)
         system = self.keyring.key_or_new("system.seed", Kind.ACCOUNT)
         self._sign_system(signing, system)
-        now = _now()
+        now = clock.wall_s()
         if not self.keyring.has("system.creds"):
             user = new_key(Kind.USER)
             token = jwt.sign_user(system, user.public, SYSTEM_USER, issued=now)
@@ -163,7 +163,7 @@ class Trust:
                 self._sign_system(new, system)
         else:
             keys = [self.signing_key().public, self.keyring.key_or_new("operator-signing.new.seed", Kind.OPERATOR).public]
-        token = jwt.sign_operator(own, self.operator().name, system_account=self.system_public(), signing_keys=keys, issued=_now())
+        token = jwt.sign_operator(own, self.operator().name, system_account=self.system_public(), signing_keys=keys, issued=clock.wall_s())
         self.keyring.write("operator.jwt", token)
 
     def server_config(self, account_jwt: str, resolver_dir: Path | str) -> str:
@@ -192,7 +192,7 @@ class Trust:
             }
         ]
         account = jwt.Account(system.public, SYSTEM, exports=exports, jetstream=False)
-        self.keyring.write("system.jwt", jwt.sign_account(signer, account, issued=_now()))
+        self.keyring.write("system.jwt", jwt.sign_account(signer, account, issued=clock.wall_s()))
 
     def _token(self, name: str) -> str:
         text = self.keyring.read(name)
@@ -206,7 +206,3 @@ def _seed_of(seed: str, kind: Kind, whose: str) -> KeyPair:
     if key.kind is not kind:
         raise ConfigError(f"the seed that was given for {whose} is of another kind of key", public=key.public)
     return key
-
-
-def _now() -> int:
-    return clock.wall_ns() // 1_000_000_000
