@@ -41,7 +41,11 @@ def _find(node: _Node, tokens: list[str], at: int) -> bool:
         return END in node
     if REST in node:
         return True
-    return any(found is not None and _find(found, tokens, at + 1) for found in (node.get(tokens[at]), node.get(ONE)))
+    found = node.get(tokens[at])
+    if found is not None and _find(found, tokens, at + 1):
+        return True
+    found = node.get(ONE)
+    return found is not None and _find(found, tokens, at + 1)
 
 
 def _tree(permissions: Iterable[str]) -> _Node:
