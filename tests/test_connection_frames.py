@@ -3,8 +3,12 @@
 import asyncio
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from nats.aio.client import Client
 
 from mesh.errors import BrokerError, BrokerUnavailable, BrokerUnsuitable, CallTimeout, TooLarge
+from mesh.link.client import parse_headers
 from mesh.link.connection import Connection, Message
 from tests.conftest import Broker
 from tests.connections import abort, connected, in_lane, works
@@ -108,6 +112,12 @@ async def test_frames_are_whole_in_whatever_pieces_they_come(broker: Broker, chu
             else:
                 expected = {key: value for key, value in headers.items() if key != "Status"}
                 assert message.headers == expected
+
+
+@given(st.lists(st.binary(max_size=12) | st.sampled_from([b"a: b", b"a:c", b"\xc3\xa9: x", b"a b: c", b": x", b"\x1c:", b"k:\t\xff "])))
+def test_headers_are_read_as_nats_py_reads_them(lines: list[bytes]) -> None:
+    block = b"\r\n".join(lines) + b"\r\n\r\n"
+    assert parse_headers(block) == Client._parse_header_lines(block)
 
 
 async def test_order_is_kept_between_send_and_publish_and_over_many(broker: Broker) -> None:

@@ -18,6 +18,7 @@ Source: docs.nats.io, "Client protocol".
 
 import asyncio
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any, Final, cast
 
 import structlog
@@ -167,12 +168,32 @@ class FastClient(Client):
             if looks > 0:
                 asyncio.get_running_loop().call_later(LOOK_SECONDS, self.take_lane, looks - 1)
             return
-        wire.set_protocol(_Lane(cast(asyncio.Protocol, inner), reader, self._deliver_to, self._parse_header_lines))
+        wire.set_protocol(_Lane(cast(asyncio.Protocol, inner), reader, self._deliver_to))
         self._wire = wire
 
     def _make_message(self, subject: str, reply: str, data: bytes, headers: dict[str, str] | None, _client: Client, _sid: int) -> None:
         """Stands where nats-py makes a message object. Returning None tells it that there is nothing to queue."""
         self._deliver_to(_sid, subject, reply, data, headers)
+
+
+def parse_headers(lines: bytes) -> dict[str, str]:
+    """Headers by name, as nats-py's `_parse_header_lines` reads them, in a fraction of its time: there are few names."""
+    headers: dict[str, str] = {}
+    for line in lines.split(b"\r\n"):
+        name, colon, value = line.partition(b":")
+        if colon and (key := _header_name(name)) is not None:
+            headers[key] = value.strip().decode("utf-8", "replace")
+    return headers
+
+
+@lru_cache(maxsize=256)
+def _header_name(name: bytes) -> str | None:
+    """None where it is none: it is ASCII, without white space inside."""
+    try:
+        key = name.strip().decode("ascii")
+    except UnicodeDecodeError:
+        return None
+    return None if any(map(str.isspace, key)) else key
 
 
 class _Lane(asyncio.Protocol):
@@ -183,12 +204,10 @@ class _Lane(asyncio.Protocol):
         inner: asyncio.Protocol,
         reader: asyncio.StreamReader,
         deliver: Deliver,
-        parse_headers: Callable[[bytes], dict[str, str]],
     ) -> None:
         self._inner = inner
         self._reader = reader
         self._deliver = deliver
-        self._parse_headers = parse_headers
         self._parts: list[bytes] = []
         self._have = 0
         self._need = 0
@@ -253,7 +272,7 @@ class _Lane(asyncio.Protocol):
         """Headers by name. A status line (`NATS/1.0 503 No Responders`) becomes `Status` and `Description`, as nats-py has them."""
         line, _, lines = raw.partition(b"\r\n")
         status = line[8:].strip().decode()
-        headers = self._parse_headers(lines)
+        headers = parse_headers(lines)
         for own in ("Status", "Description"):
             headers.pop(own, None)  # a sender's header of that name must not pass for the server's status
         if status:
