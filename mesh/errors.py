@@ -25,6 +25,8 @@ MeshError
     ├── OutcomeUnknown     it may or may not have run                 outcome_unknown
     ├── Busy               the target has no room                     busy
     ├── RateLimited        the caller asks more often than it may     rate_limited
+    ├── BadSchedule        a time that no message can be sent at      bad_schedule
+    ├── NoSuchSchedule     the sender has no schedule of that id      no_such_schedule
     ├── Disconnected       the mesh is closing                        disconnected
     └── RemoteError        the far side answered with an error        (its own code, message and data)
 
@@ -211,6 +213,18 @@ class RateLimited(CallError):
 
     code = "rate_limited"
     retryable = True
+
+
+class BadSchedule(CallError):
+    """A time, a period or a cron line that cannot be kept, or one schedule too many. Nothing was scheduled."""
+
+    code = "bad_schedule"
+
+
+class NoSuchSchedule(CallError):
+    """The sender has no schedule of that id: it was sent, cancelled, or never there."""
+
+    code = "no_such_schedule"
 
 
 class Disconnected(CallError):

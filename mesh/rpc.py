@@ -9,6 +9,7 @@ from functools import lru_cache
 from typing import Any, Final
 
 from mesh.errors import (
+    BadSchedule,
     Busy,
     CallError,
     CallTimeout,
@@ -18,6 +19,7 @@ from mesh.errors import (
     InstanceLost,
     MeshError,
     NoSuchAgent,
+    NoSuchSchedule,
     OutcomeUnknown,
     RateLimited,
     RemoteError,
@@ -36,7 +38,19 @@ Progress = Callable[[float, float | None, str | None], object]
 """`(progress, total, message)`, as MCP's progress notification has them. Called in the read loop: it must be quick."""
 
 _ERRORS: Final = {
-    kind.code: kind for kind in (Busy, CallTimeout, Denied, Disconnected, InstanceLost, NoSuchAgent, OutcomeUnknown, RateLimited)
+    kind.code: kind
+    for kind in (
+        BadSchedule,
+        Busy,
+        CallTimeout,
+        Denied,
+        Disconnected,
+        InstanceLost,
+        NoSuchAgent,
+        NoSuchSchedule,
+        OutcomeUnknown,
+        RateLimited,
+    )
 }
 
 
