@@ -55,14 +55,25 @@ class Stored(NamedTuple):
     time_ns: int
 
 
-MakeConsumer = Callable[[ConsumerSpec], Awaitable[str]]
-"""Has such a consumer made, and returns its name, which may be another. BrokerUnavailable where that cannot be done now."""
+class Made(NamedTuple):
+    """A consumer of a stream: its name, when the stream itself was made, the stream's last sequence (before the consumer was made), and how
+    many messages wait for it."""
+
+    consumer: str
+    created: str
+    last_seq: int
+    waiting: int
 
 
-async def make_consumer(js: JetStream, spec: ConsumerSpec) -> str:
+MakeConsumer = Callable[[ConsumerSpec], Awaitable[Made]]
+"""Has such a consumer made, maybe under another name. BrokerUnavailable where that cannot be done now."""
+
+
+async def make_consumer(js: JetStream, spec: ConsumerSpec) -> Made:
     """Raises ApiError, BrokerUnavailable, Denied."""
-    await js.api(f"CONSUMER.CREATE.{spec.stream}.{spec.name}", {"stream_name": spec.stream, "config": spec.config()})
-    return spec.name
+    stream = await js.api(f"STREAM.INFO.{spec.stream}")
+    info = await js.api(f"CONSUMER.CREATE.{spec.stream}.{spec.name}", {"stream_name": spec.stream, "config": spec.config()})
+    return Made(spec.name, str(stream["created"]), int(stream["state"]["last_seq"]), int(info["num_pending"]))
 
 
 async def read_stream(
@@ -76,10 +87,12 @@ async def read_stream(
     follow: bool = False,
     patience: float | None = 30.0,
     make: MakeConsumer | None = None,
+    on_begin: Callable[[Made], None] | None = None,
 ) -> AsyncGenerator[list[Stored], None]:
     """Yield lists of messages: those that are there, up to `until_seq` if given, and with `follow` those that come.
 
-    `subjects` are filters that must not overlap; none means all. `make` makes the consumers for who has no right to.
+    `subjects` are filters that must not overlap; none means all. `make` makes the consumers for who has no right to. `on_begin` is told of
+    each consumer: the first one says how much there is.
 
     Raises BrokerUnavailable after `patience` seconds without the broker (None: never), and ApiError where the stream is not there. Leave
     early through `contextlib.aclosing`: it removes the consumer at once.
@@ -88,7 +101,10 @@ async def read_stream(
     delay, lost_since = _FIRST_DELAY, None
     while True:
         try:
-            end = await reader.begin()
+            made = await reader.begin()
+            end = made.last_seq
+            if on_begin is not None:
+                on_begin(made)
             last = until_seq if follow else min(until_seq or end, end)
             if last is not None and reader.position >= last:
                 return
@@ -141,15 +157,19 @@ class _Reader:
         self._next = 1
         self._created = ""
 
-    async def begin(self) -> int:
-        """A new consumer behind the last message. Returns the stream's last sequence."""
-        info = await self._js.api(f"STREAM.INFO.{self._stream}")
-        if self._created and info["created"] != self._created:
+    async def begin(self) -> Made:
+        """A new consumer behind the last message."""
+        made = await self._make(self._spec())
+        if self._created and made.created != self._created:
             _log.warning("a stream was made anew while it was read", stream=self._stream)
             self.position = 0
-        self._created = info["created"]
+            made = await self._make(self._spec())
+        self.consumer, self._created, self._next = made.consumer, made.created, 1
+        return made
+
+    def _spec(self) -> ConsumerSpec:
         by_time = self._start_time_ns is not None and self.position == 0
-        spec = ConsumerSpec(
+        return ConsumerSpec(
             stream=self._stream,
             name="read-" + self._connection.new_inbox().rpartition(".")[2],
             filters=self._subjects,
@@ -161,8 +181,6 @@ class _Reader:
             memory=True,
             replicas=1,
         )
-        self.consumer, self._next = await self._make(spec), 1
-        return int(info["state"]["last_seq"])
 
     def accept(self, messages: list[Message], last: int | None) -> tuple[list[Stored], bool]:
         """What of `messages` to hand on, up to sequence `last`, and whether nothing was missing among them."""

@@ -144,10 +144,11 @@ class ControlPlane:
             params = locate(call.frame.raw, "params")
             asked = read(ReaderQuestion, b"{}" if params is None else call.frame.raw[slice(*params)])
             if asked.bucket in (REGISTRY, HEALTH):
-                consumer = await make_reader(self._js, asked.bucket, self._sight.keys(call.caller, asked.bucket))
+                keys = self._sight.keys(call.caller, asked.bucket)
+                answer: dict[str, Any] = {"consumer": await make_reader(self._js, asked.bucket, keys)}
             elif asked.stream == JOURNAL:
                 self._sight.check_reads(call.caller, asked.stream)
-                consumer = await make_consumer(self._js, _stream_reader(asked))
+                answer = (await make_consumer(self._js, _stream_reader(asked)))._asdict()
             else:
                 call.fail(control.INVALID_PARAMS, f"nobody may read {asked.bucket or asked.stream!r}")
                 return
@@ -156,7 +157,7 @@ class ControlPlane:
         except MeshError as problem:
             call.refuse(problem)
         else:
-            self._answer(call, {"consumer": consumer})
+            self._answer(call, answer)
 
     async def _make_lanes(self, call: Call) -> None:
         try:

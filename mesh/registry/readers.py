@@ -12,7 +12,7 @@ from typing import Any
 from mesh.errors import ApiError, BrokerUnavailable, CallError, ConfigError, Denied, NoSuchAgent
 from mesh.link.connection import Connection
 from mesh.link.jetstream import JetStream
-from mesh.link.reader import make_consumer
+from mesh.link.reader import Made, make_consumer
 from mesh.link.reconcile import ensure
 from mesh.subjects import rights_api
 from mesh.topology import ConsumerSpec, reader_spec
@@ -55,14 +55,15 @@ class Readers:
                 nobody.hint = "no control plane runs that could show who is there: start `mesh up`"
                 raise nobody from None
 
-    async def of_stream(self, spec: ConsumerSpec) -> str:
+    async def of_stream(self, spec: ConsumerSpec) -> Made:
         """A reader of a stream, for `read_stream`. Raises Denied, BrokerUnavailable where nobody can make it now, ApiError."""
         rights = self._connection.rights
         if rights is None or rights.may_publish(rights_api(f"CONSUMER.CREATE.{spec.stream}.{spec.name}")):
             return await make_consumer(JetStream(self._connection), spec)
         question = ReaderQuestion(stream=spec.stream, filters=spec.filters, start_seq=spec.start_seq, start_time_ns=spec.start_time_ns)
         try:
-            return await self._asked(question)
+            said = await self._ask(question.model_dump(exclude_defaults=True))
+            return Made(str(said["consumer"]), str(said["created"]), int(said["last_seq"]), int(said["waiting"]))
         except Denied:
             raise
         except CallError as problem:
