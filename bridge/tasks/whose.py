@@ -1,0 +1,232 @@
+"""Whose tool a call is for, and whether that may be a task.
+
+At one agent the bridge announces tasks in what the server says, where the server does not so itself. All agents as one are the bridge's own
+server, and announce them by themselves (`bridge.gathered`), for every agent.
+
+A tool must not be a task where its definition says so, and where the journal must not hold its bodies: a job is stored.
+"""
+
+import asyncio
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Final, NamedTuple, Protocol
+
+from bridge.eras.edit import find_text
+from bridge.gathered.catalog import TOOLS
+from bridge.gathered.find import CALL_TOOL, FIND_TOOLS
+from bridge.gathered.roster import Roster
+from bridge.gathered.routing import Routed, route
+from bridge.tasks import announce
+from bridge.tasks.task import Task
+from bridge.tasks.words import EXTENSION, FORBIDDEN, REVISION
+from mesh import Mesh, clock
+from mesh.errors import MalformedMessage, MeshError
+from mesh.wire.jsonrpc import Frame
+
+FRESH: Final = 30.0
+"""Seconds for which it is remembered what an agent says of tasks."""
+
+ASK_SECONDS: Final = 5.0
+"""For an agent to say it. One that does not has said nothing, and its tasks are the bridge's: they can be collected while it is away."""
+
+MOST_PAGES: Final = 100
+
+
+class Called(NamedTuple):
+    """A call of a tool."""
+
+    agent: str
+    tool: str
+    arguments: dict[str, Any]
+
+
+class Whose(Protocol):
+    """Of one host."""
+
+    announces: bool
+    """Whether `opened`, `discovered` and `listed` change anything."""
+
+    def opened(self, raw: bytes) -> tuple[bytes, bool]:
+        """The answer to an `initialize`, and whether the session's tasks are the bridge's."""
+
+    def discovered(self, raw: bytes) -> bytes:
+        """The answer to a `server/discover`."""
+
+    def listed(self, raw: bytes) -> bytes:
+        """A page of tools, in the handshake era."""
+
+    async def has_own(self) -> bool:
+        """Whether the server has tasks of its own in the modern era."""
+
+    def called(self, frame: Frame) -> Called | None:
+        """What a `tools/call` calls; None: no tool that is known."""
+
+    async def support(self, called: Called) -> str:
+        """`execution.taskSupport` of a tool, as it is or must be; "" where nothing is said."""
+
+    def shows(self, task: Task) -> bool:
+        """Whether a task of this participant is one of what the host talks to."""
+
+
+@dataclass(slots=True)
+class Said:
+    """What an agent says of tasks. `tools`: each tool that says something itself."""
+
+    until: float
+    own: bool = False
+    tools: dict[str, str] = field(default_factory=dict)
+
+
+class Known:
+    """What agents say of tasks, for all hosts of one participant."""
+
+    def __init__(self, mesh: Mesh) -> None:
+        self._mesh = mesh
+        self._said: dict[str, Said] = {}
+        self._asking: dict[str, asyncio.Task[Said]] = {}
+
+    async def of(self, agent: str) -> Said:
+        said = self._said.get(agent)
+        if said is not None and clock.monotonic() < said.until:
+            return said
+        task = self._asking.get(agent)
+        if task is None:
+            task = self._asking[agent] = asyncio.create_task(self._ask(agent), name=f"tasks of {agent}")
+            task.add_done_callback(lambda _: self._asking.pop(agent, None))
+        return await asyncio.shield(task)
+
+    async def quiet(self, agent: str, tool: str) -> bool:
+        """Whether the bodies of its calls must not be stored."""
+        try:
+            return (await self._mesh.target(agent)).journal.mode("tools/call", tool) != "full"
+        except MeshError:
+            return False  # nobody is there who could say it; the call waits for somebody
+
+    async def close(self) -> None:
+        for task in list(self._asking.values()):
+            task.cancel()
+        await asyncio.gather(*self._asking.values(), return_exceptions=True)
+
+    async def _ask(self, agent: str) -> Said:
+        said = Said(clock.monotonic() + FRESH)
+        try:
+            found = await self._mesh.request(agent, "server/discover", timeout=ASK_SECONDS)
+            capabilities = found.get("capabilities")
+            extensions = capabilities.get("extensions") if isinstance(capabilities, dict) else None
+            said.own = isinstance(extensions, dict) and EXTENSION in extensions
+            if not said.own:
+                said.tools = await self._tools(agent)
+        except MeshError:
+            said.until = 0.0
+        self._said[agent] = said
+        return said
+
+    async def _tools(self, agent: str) -> dict[str, str]:
+        found: dict[str, str] = {}
+        cursor: dict[str, Any] = {}
+        for _ in range(MOST_PAGES):
+            page = await self._mesh.request(agent, "tools/list", cursor, timeout=ASK_SECONDS)
+            tools = page.get("tools")
+            for tool in tools if isinstance(tools, list) else ():
+                if said := said_by(tool):
+                    found[str(tool.get("name"))] = said
+            if not page.get("nextCursor"):
+                break
+            cursor = {"cursor": page["nextCursor"]}
+        return found
+
+
+class One:
+    """One agent, or role."""
+
+    announces = True
+
+    def __init__(self, mesh: Mesh, agent: str, known: Known) -> None:
+        self._mesh = mesh
+        self._agent = agent
+        self._known = known
+
+    def opened(self, raw: bytes) -> tuple[bytes, bool]:
+        return announce.in_initialize(raw)
+
+    def discovered(self, raw: bytes) -> bytes:
+        return announce.in_discover(raw)[0]
+
+    def listed(self, raw: bytes) -> bytes:
+        return announce.in_tools(raw, self._allowed())
+
+    async def has_own(self) -> bool:
+        return (await self._known.of(self._agent)).own
+
+    def called(self, frame: Frame) -> Called | None:
+        return _called(self._agent, frame)
+
+    async def support(self, called: Called) -> str:
+        if await self._known.quiet(called.agent, called.tool):
+            return FORBIDDEN
+        return (await self._known.of(called.agent)).tools.get(called.tool, "")
+
+    def shows(self, task: Task) -> bool:
+        return task.agent == self._agent
+
+    def _allowed(self) -> Callable[[str], bool]:
+        target = self._mesh.exchanges.targets.fresh(self._agent)
+        return lambda tool: target is None or target.journal.mode("tools/call", tool) == "full"
+
+
+class All:
+    """All agents as one."""
+
+    announces = False
+
+    def __init__(self, roster: Roster, known: Known, *, only_find: bool = False) -> None:
+        self._roster = roster
+        self._known = known
+        self._only_find = only_find
+
+    def opened(self, raw: bytes) -> tuple[bytes, bool]:
+        try:
+            return raw, find_text(raw, "result", "protocolVersion") == REVISION
+        except MalformedMessage:
+            return raw, False
+
+    def discovered(self, raw: bytes) -> bytes:
+        return raw
+
+    def listed(self, raw: bytes) -> bytes:
+        return raw
+
+    async def has_own(self) -> bool:
+        return False
+
+    def called(self, frame: Frame) -> Called | None:
+        if frame.name == FIND_TOOLS or (frame.name == CALL_TOOL and not self._only_find):
+            return Called("", frame.name, {})
+        try:
+            routed = route(frame, self._roster.catalog, only_find=self._only_find)
+        except MalformedMessage:
+            return None
+        return _called(routed.agent, routed.frame) if isinstance(routed, Routed) else None
+
+    async def support(self, called: Called) -> str:
+        if not called.agent or await self._known.quiet(called.agent, called.tool):
+            return FORBIDDEN
+        item = self._roster.catalog[TOOLS].by_pair.get((called.agent, called.tool))
+        return said_by(item.definition) if item is not None else ""
+
+    def shows(self, task: Task) -> bool:
+        return True
+
+
+def said_by(definition: Any) -> str:
+    """What a tool's definition says of tasks; "" where it says nothing."""
+    execution = definition.get("execution") if isinstance(definition, dict) else None
+    said = execution.get("taskSupport") if isinstance(execution, dict) else None
+    return said if isinstance(said, str) else ""
+
+
+def _called(agent: str, frame: Frame) -> Called | None:
+    params = json.loads(frame.raw)["params"]
+    arguments = params.get("arguments", {})
+    return Called(agent, frame.name or "", arguments) if isinstance(arguments, dict) else None
