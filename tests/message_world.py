@@ -7,7 +7,6 @@ from typing import Any
 
 from mesh import Mesh
 from mesh.broker import AgentMessage
-from mesh.broker.letters import read_letters
 from mesh.link.jetstream import JetStream
 from mesh.policy.retry import Backoff
 from mesh.topology import LANES
@@ -85,7 +84,7 @@ async def letters(url: str, target: str, count: int = 1, timeout: float = 15.0) 
     """The dead letters of a name, once there are so many."""
     async with joined(url, "operator") as mesh, asyncio.timeout(timeout):
         while True:
-            found = [each async for each in read_letters(mesh.connection, mesh.subjects, target)]
+            found = await mesh.messages.dead_letters.find(target=target)
             if len(found) >= count:
                 return found
             await asyncio.sleep(0.02)

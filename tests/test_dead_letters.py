@@ -16,9 +16,9 @@ async def test_after_the_last_attempt_it_is_a_dead_letter(plane: str) -> None:
         [found] = await letters(plane, "hopeless")
         await until_gone(plane, "hopeless")
     assert len(inbox.messages) == 6
-    assert (found.letter.code, found.letter.deliveries, found.message.sender, found.message.id) == ("failed", 6, "sender", "h1")
+    assert (found.letter.code, found.letter.deliveries, found.item.sender, found.item.id) == ("failed", 6, "sender", "h1")
     assert [each.error for each in found.letter.attempts] == [f"ValueError('no {n}')" for n in range(6)]
-    assert found.message.content == {"a": 1}
+    assert found.item.content == {"a": 1}
 
 
 async def test_what_is_rejected_is_a_dead_letter_at_once(plane: str) -> None:
@@ -48,7 +48,7 @@ async def test_what_cannot_be_read_is_a_dead_letter_and_holds_up_nobody(plane: s
         await mesh.messages.publish_message("reader", "t", "fine")
         await inbox.holds(1)
         [found] = await letters(plane, "reader")
-    assert (found.letter.code, found.message, found.letter.body) == ("malformed", None, b'{"id": 5}')
+    assert (found.letter.code, found.item, found.letter.body) == ("malformed", None, b'{"id": 5}')
 
 
 async def test_what_the_broker_itself_wrote_there_is_nobodys_message(plane: str) -> None:
@@ -58,7 +58,7 @@ async def test_what_the_broker_itself_wrote_there_is_nobodys_message(plane: str)
         await mesh.connection.publish(
             mesh.subjects.message("other-name", "sender", "low"), b"x", reply=mesh.subjects.message("aimed", "victim", "normal")
         )
-        await until(lambda: taking.handling.foreign)
+        await until(lambda: taking.family.foreign)
         await until_gone(plane, "aimed")
         assert (inbox.messages, await letters(plane, "aimed", 0)) == ([], [])
 
@@ -81,4 +81,4 @@ async def test_a_receiver_that_ends_each_time_leaves_a_dead_letter(plane: str) -
             [found] = await letters(plane, "mortal")
             await until_gone(plane, "mortal")
     assert inbox.messages == []
-    assert (found.letter.code, found.letter.deliveries, found.message.id, found.message.content) == ("undelivered", 2, "m1", "kept")
+    assert (found.letter.code, found.letter.deliveries, found.item.id, found.item.content) == ("undelivered", 2, "m1", "kept")

@@ -10,7 +10,9 @@ from mesh.errors import MalformedMessage
 from mesh.policy.lanes import SHARES, Lanes
 from mesh.policy.retry import Backoff
 from mesh.subjects import PRIORITIES, Msg
-from mesh.wire.message import DEAD_HEADER, ROOM, AgentMessage, Attempt, DeadLetter, is_brokers, read_letter, read_message
+from mesh.wire.letter import DEAD_HEADER, ROOM, Attempt, DeadLetter, read_letter
+from mesh.wire.message import AgentMessage, read_message
+from mesh.wire.reading import is_brokers
 
 SUBJECT = Msg("time", "ann", "high")
 

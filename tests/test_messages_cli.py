@@ -99,7 +99,7 @@ async def test_dead_letters_are_dropped(broker: Broker, plane: str, tmp_path: Pa
     await _bury(broker, "bin", 1, 2)
     number = (await _letters(broker, "bin"))[0].number
     assert (await mesh("dlq", "drop", number, "--json", *broker.options, cwd=tmp_path)).json == [number]
-    assert [each.message.content for each in await _letters(broker, "bin")] == [2]
+    assert [each.item.content for each in await _letters(broker, "bin")] == [2]
     gone = await mesh("dlq", "show", number, "--json", *broker.options, cwd=tmp_path)
     assert gone.error["code"] == "invalid_config"
     unsaid = await mesh("dlq", "redrive", "--json", *broker.options, cwd=tmp_path)

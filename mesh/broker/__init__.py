@@ -1,7 +1,7 @@
 """Durable messages: sent, received in their lanes, tried again, and kept as dead letters. `MessageBroker` is the door."""
 
 from mesh.broker.broker import MessageBroker
-from mesh.broker.handling import Reject, Retry
+from mesh.delivery import Reject, Retry
 from mesh.wire.message import AgentMessage
 
 __all__ = ["AgentMessage", "MessageBroker", "Reject", "Retry"]

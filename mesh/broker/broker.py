@@ -7,27 +7,30 @@ import random
 import secrets
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from contextlib import suppress
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Final, Self, TypedDict, Unpack
 
 from mesh import clock
-from mesh.broker.handled import Handled
-from mesh.broker.handling import Handler
-from mesh.broker.letters import DeadLetters
-from mesh.broker.receiving import MessageSubscription
-from mesh.broker.sending import Sender, secret_of
+from mesh.broker.family import MessageFamily, MessageLanes, MessageLetters
+from mesh.broker.sending import send
+from mesh.delivery import DeadLetters, Handler, Receiver, ReceiverOptions, Store, secret_of
 from mesh.errors import CallTimeout, ConfigError, Disconnected, MailboxFull, RemoteError
 from mesh.link.connection import Connection, Message, Subscription
-from mesh.link.denial import check_answers
+from mesh.link.denial import check, check_answers
 from mesh.link.jetstream import JetStream
 from mesh.policy.retry import Backoff
-from mesh.subjects import CONTROL_PLANE, PRIORITIES, Reply, Subjects
+from mesh.policy.when import When, at_ns, read_when
+from mesh.subjects import CONTROL_PLANE, PRIORITIES, Msg, Reply, Subjects
 from mesh.wire.control import MESH_ERROR
 from mesh.wire.message import AgentMessage
 
 SEND_SECONDS: Final = 60.0
 LANES_SECONDS: Final = 5.0
 """For the control plane to make lanes, which takes it milliseconds."""
+
+SCHEDULE_SECONDS: Final = 10.0
+"""For the control plane to keep a schedule, or to read all that there are."""
 
 Ask = Callable[..., Awaitable[dict[str, Any]]]
 """`Mesh.request`."""
@@ -44,17 +47,6 @@ class MessageOptions(TypedDict, total=False):
     metadata: Mapping[str, Any]
 
 
-class ReceiverOptions(TypedDict, total=False):
-    """How messages are received; `mesh.broker.receiving` has the defaults."""
-
-    workers: int
-    prefetch: int
-    handler_seconds: float
-    backoff: Backoff
-    handled: Handled
-    shares: Mapping[str, int]
-
-
 class MessageBroker:
     """Sends and receives messages under one name. What it needs it opens when it is first used."""
 
@@ -63,8 +55,8 @@ class MessageBroker:
         self._subjects = subjects
         self._name = name
         self._ask = ask
-        self._sender = Sender(connection, subjects, name, secret_of(credentials))
-        self.dead_letters = DeadLetters(connection, subjects, self._sender)
+        self._store = Store(connection, name, secret_of(credentials))
+        self.dead_letters = DeadLetters(connection, subjects, self._store, {Msg: MessageLetters(subjects)})
         """For operators."""
         self._token = secrets.token_hex(5)
         self._numbers = itertools.count(1)
@@ -79,21 +71,35 @@ class MessageBroker:
         for future in self._answers.values():
             if not future.done():
                 future.set_exception(Disconnected("this process leaves the mesh"))
-        await self._sender.close()
+        await self._store.close()
         if self._listening is not None:
             await self._listening.unsubscribe()
 
     async def publish_message(
-        self, to: str, type: str, content: Any = None, *, expires: float | None = None, **options: Unpack[MessageOptions]
+        self,
+        to: str,
+        type: str,
+        content: Any = None,
+        *,
+        expires: float | None = None,
+        delay: float | None = None,
+        at: datetime | str | None = None,
+        **options: Unpack[MessageOptions],
     ) -> str:
         """Send a message to an agent, or to one of those who answer to a role, and return its id once the broker has it. It is handled once
         somebody listens. What nobody has begun to handle `expires` seconds from now becomes a dead letter.
 
+        With `delay` (seconds) or `at` (a time with its zone, or ISO 8601) it is sent then, as `schedule_message` has it; `expires` counts
+        from there.
+
         Raises Denied, MailboxFull (nothing was stored), TooLarge, and BrokerUnavailable where the broker did not answer: sent again with
         the same id, it is stored once.
         """
+        if delay is not None or at is not None:
+            due = When(at_ns=at_ns(at) if delay is None else clock.wall_ns() + round(delay * 1e9))
+            return await self._schedule(due, to, type, content, expires, options)
         message = self._message(to, type, content, expires, None, options)
-        await self._sender.send(message)
+        await send(self._store, self._subjects, message)
         return message.id
 
     async def send_message(
@@ -113,7 +119,7 @@ class MessageBroker:
         try:
             async with asyncio.timeout(timeout):
                 await self._listen()
-                await self._store(message)
+                await self._persist(message)
                 answer = await future
         except TimeoutError:
             raise CallTimeout(f"{to!r} did not answer the message within {timeout:g} s", id=message.id) from None
@@ -125,25 +131,73 @@ class MessageBroker:
             raise RemoteError(MESH_ERROR, f"{to!r} did not do it: {error.get('message')}", said)
         return answer.get("result")
 
+    async def schedule_message(
+        self,
+        to: str,
+        type: str,
+        content: Any = None,
+        *,
+        every: int | None = None,
+        cron: str | None = None,
+        zone: str | None = None,
+        expires: float | None = None,
+        **options: Unpack[MessageOptions],
+    ) -> str:
+        """Send a message again and again: `every` so many seconds, or as a `cron` line of five fields says (six: with seconds first),
+        in UTC or in the time zone `zone`. Returns the schedule's id, once the broker keeps it: that of `options`, or a new one. A schedule
+        with an id of ours that is there already takes its place. Each message has an id of its own, which begins with the schedule's.
+
+        It outlives this process, and is sent in our name as long as we may send there. Raises BadSchedule, Denied, TooLarge, NoSuchAgent
+        where no control plane runs.
+        """
+        when = read_when({"every": every, "cron": cron, "zone": zone})
+        return await self._schedule(when, to, type, content, expires, options)
+
+    async def list_schedules(self) -> list[dict[str, Any]]:
+        """Ours that are still to be sent: `{"id", "to", "type", "content", "priority", "made"}` and `at`, `every`, or `cron` and `zone`."""
+        return list((await self._ask(CONTROL_PLANE, "mesh/schedules", {}, timeout=SCHEDULE_SECONDS))["schedules"])
+
+    async def cancel_schedule(self, id: str) -> None:
+        """Send it no more. What is due this moment may still be sent. Raises NoSuchSchedule."""
+        await self._ask(CONTROL_PLANE, "mesh/unschedule", {"id": id}, timeout=SCHEDULE_SECONDS)
+
     def subscribe_to_messages(
-        self, handler: Handler, *, roles: tuple[str, ...] = (), **options: Unpack[ReceiverOptions]
-    ) -> MessageSubscription:
+        self, handler: Handler[AgentMessage], *, roles: tuple[str, ...] = (), **options: Unpack[ReceiverOptions]
+    ) -> Receiver[AgentMessage]:
         """Receive the messages to our name, and to `roles`, for as long as the `async with` block lasts:
         `async with mesh.messages.subscribe_to_messages(handle): …`. Several processes of one name share its messages. Raises Denied."""
         targets = (self._name, *roles)
         for target in targets:
             check_answers(self._connection, self._subjects, self._name, target)
-        return MessageSubscription(JetStream(self._connection), self._subjects, self._lanes, targets, handler, **options)
+        family = MessageFamily(self._connection, self._subjects)
+        lanes = MessageLanes(self._subjects, self._lanes, targets)
+        return Receiver(JetStream(self._connection), self._subjects, family, lanes, handler, **options)
+
+    async def _schedule(self, when: When, to: str, type: str, content: Any, expires: float | None, options: MessageOptions) -> str:
+        message = self._message(to, type, content, None, None, options)
+        check(self._connection, self._subjects.message(to, self._name, message.priority), self._name, f"send {to}")
+        asked = {
+            "id": message.id,
+            "to": to,
+            "type": type,
+            "content": content,
+            "priority": message.priority,
+            "correlation_id": message.correlation_id,
+            "metadata": message.metadata,
+            "expires": expires,
+            **when.as_dict(),
+        }
+        return str((await self._ask(CONTROL_PLANE, "mesh/schedule", asked, timeout=SCHEDULE_SECONDS))["id"])
 
     async def _lanes(self, target: str, wanted: Collection[str]) -> list[str]:
         params = {"target": target, "wanted": sorted(wanted)}
         return list((await self._ask(CONTROL_PLANE, "mesh/lanes", params, timeout=LANES_SECONDS))["lanes"])
 
-    async def _store(self, message: AgentMessage) -> None:
+    async def _persist(self, message: AgentMessage) -> None:
         backoff = Backoff()
         for attempt in itertools.count(1):
             try:
-                await self._sender.send(message)
+                await send(self._store, self._subjects, message)
                 return
             except MailboxFull:
                 await asyncio.sleep(backoff.wait(attempt, random.random()))

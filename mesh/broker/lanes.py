@@ -6,10 +6,10 @@ name that nobody listens under, and it need not know: they wait in their stream,
 
 from collections.abc import Collection
 
-from mesh.errors import ApiError
-from mesh.link.jetstream import CONSUMER_NOT_FOUND, JetStream
+from mesh.delivery import consumer_config
+from mesh.link.jetstream import JetStream
 from mesh.link.reconcile import ensure
-from mesh.subjects import PRIORITIES, Subjects
+from mesh.subjects import PRIORITIES, Subjects, escape
 from mesh.topology import LANES, lane_spec
 
 
@@ -18,23 +18,12 @@ async def make_lanes(js: JetStream, subjects: Subjects, target: str, wanted: Col
     there stays as it is, also where an operator has changed it."""
     found = []
     for priority in PRIORITIES:
-        if await lane_config(js, target, priority, subjects) is None:
+        if await consumer_config(js, LANES[priority], escape(target)) is None:
             if priority not in wanted and not await _waiting(js, subjects.lane(target, priority), LANES[priority]):
                 continue
             await ensure(js, lane_spec(subjects, target, priority))
         found.append(priority)
     return found
-
-
-async def lane_config(js: JetStream, target: str, priority: str, subjects: Subjects) -> dict[str, object] | None:
-    """The settings of a lane, as the broker has them; None where it is not there."""
-    spec = lane_spec(subjects, target, priority)
-    try:
-        return dict((await js.api(f"CONSUMER.INFO.{spec.stream}.{spec.name}"))["config"])
-    except ApiError as error:
-        if error.err_code != CONSUMER_NOT_FOUND:
-            raise
-        return None
 
 
 async def _waiting(js: JetStream, lane: str, stream: str) -> bool:

@@ -11,7 +11,7 @@ from mesh.cli.running import execute, joined
 from mesh.subjects import OPERATOR
 
 if TYPE_CHECKING:
-    from mesh.broker.letters import DeadLetters, Kept
+    from mesh.delivery import DeadLetters, Kept
 
 Number = Annotated[int, typer.Argument(metavar="NUMBER", help="As `mesh dlq list` shows it.", show_default=False)]
 Numbers = Annotated[list[int] | None, typer.Argument(metavar="NUMBER…", help="As `mesh dlq list` shows them.", show_default=False)]
@@ -38,8 +38,8 @@ def list_(
 
     async def work() -> None:
         from mesh import clock
-        from mesh.broker.letters import as_dict
         from mesh.cli import render
+        from mesh.delivery import as_dict
 
         async with joined(state_dir, broker, name, credentials, quiet=as_json, usually=OPERATOR) as mesh:
             found = await mesh.messages.dead_letters.find(target=to, sender=sender, code=code)
@@ -51,10 +51,10 @@ def list_(
             (
                 each.number,
                 render.age((now - each.at_ns) / 1e9),
-                each.sent.sender,
+                each.sender,
                 each.target,
-                each.sent.priority,
-                each.message.type if each.message else "?",
+                each.priority,
+                each.type,
                 each.letter.code,
                 render.first_line(each.letter.reason),
             )
@@ -77,8 +77,8 @@ def show(
     """Show one: the message, why it lies here, and what is known of each attempt."""
 
     async def work() -> None:
-        from mesh.broker.letters import as_dict
         from mesh.cli.render import print_json, print_text
+        from mesh.delivery import as_dict
 
         async with joined(state_dir, broker, name, credentials, quiet=as_json, usually=OPERATOR) as mesh:
             said = as_dict(await mesh.messages.dead_letters.get(number))

@@ -11,7 +11,7 @@ Calls and deliveries go on while none runs; several may run side by side, since 
   buckets, and of the journal for auditors, are made for those who may not make consumers (`mesh.registry.readers`). Micro discovery is
   answered from the directory.
 - **Messages.** Lanes are made for those who may receive (`mesh.broker.lanes`), and what the broker gave up becomes a dead letter
-  (`mesh.broker.given_up`).
+  (`mesh.delivery.given_up`).
 """
 
 import asyncio
@@ -23,8 +23,8 @@ from typing import Any, Final, Self
 import structlog
 
 from mesh import clock
-from mesh.broker.given_up import keep_given_up
 from mesh.broker.lanes import make_lanes
+from mesh.delivery import keep_given_up
 from mesh.errors import MalformedMessage, MeshError
 from mesh.link.buckets import Bucket
 from mesh.link.call import Call

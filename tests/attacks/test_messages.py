@@ -7,10 +7,9 @@ import pytest
 
 from mesh import Mesh
 from mesh.broker import AgentMessage
-from mesh.broker.letters import read_letters
 from mesh.errors import Denied
 from mesh.wire.jsonrpc import dumps
-from mesh.wire.message import DEAD_HEADER, DeadLetter
+from mesh.wire.letter import DEAD_HEADER, DeadLetter
 from tests.attacks.world import AGENT, HOST, SUBJECTS, World, stored
 
 EVIL = pytest.mark.parametrize("evil", [AGENT, HOST])
@@ -184,7 +183,7 @@ async def test_name_anothers_message_in_ones_own_dead_letter(world: World) -> No
     answer = await evil.ask(SUBJECTS.dead(AGENT, "MESSAGES_NORMAL", "1-1"), BODY, {DEAD_HEADER: forged.header()})
     assert answer["stream"] == "DEAD_LETTERS"
     async with Mesh(name="operator", broker=world.url) as operator:
-        assert [each async for each in read_letters(operator.connection, operator.subjects)] == []
+        assert await operator.messages.dead_letters.find() == []
 
 
 @EVIL

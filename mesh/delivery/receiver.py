@@ -1,0 +1,308 @@
+"""Receiving: lanes → workers → the broker told what became of each.
+
+Theory of operation
+-------------------
+One task pulls from each lane, at most `prefetch` messages, which are in our hands from then on: every `ack_wait`/3 the broker is told of
+each that we are still at it, so that only a receiver that died, or cannot be heard, has its messages delivered again. The workers take from
+all lanes in their shares (mesh.policy.lanes). `mesh.delivery.handling` says what becomes of each. What needs no worker any more, but has
+not ended (its record is being written, somebody has yet to settle it), goes on beside them and counts as in hand.
+
+**New lanes.** The source is asked for lanes at the start, when something comes on one of its notices whose lane is not there yet, every
+minute in case a notice was missed, and after each reconnection.
+
+**Order.** In one lane messages are begun in the order in which they were stored, as long as one worker handles them and none comes again.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Hashable, Mapping
+from contextlib import AsyncExitStack
+from functools import partial
+from typing import Any, Final, Generic, Literal, Self, TypedDict, TypeVar, Unpack
+
+import structlog
+
+from mesh.delivery.family import Family, Lane, Source
+from mesh.delivery.handled import Handled, Recently
+from mesh.delivery.handling import HANDLER_SECONDS, Handler, Handling, Held
+from mesh.errors import ApiError, BrokerError, BrokerUnavailable, ConfigError, MeshError
+from mesh.link.connection import Message
+from mesh.link.jetstream import CONSUMER_NOT_FOUND, JetStream
+from mesh.link.pull import PullLoop
+from mesh.policy.lanes import SHARES, Lanes
+from mesh.policy.retry import Backoff
+from mesh.subjects import PRIORITIES, Subjects
+
+T = TypeVar("T")
+
+PREFETCH: Final = 256
+"""Messages of one lane in the hands of one receiver. With 64 the pulls are noticed, with more they cost nothing and hold more back from
+other instances."""
+
+LEAVE_SECONDS: Final = 5.0
+"""That the end of a receiver waits for handlers that run. Then they are cancelled, and their messages come again."""
+
+REFRESH: Final = 60.0
+_SOON: Final = 2.0
+"""Seconds until a source is asked again that could not say all."""
+
+_TURN: Final = 64
+"""Messages that one worker handles before it lets everybody else have a turn, should its handler never wait for anything."""
+
+_log: Final = structlog.get_logger("mesh.delivery")
+
+
+class ReceiverOptions(TypedDict, total=False):
+    """How things are received."""
+
+    workers: int
+    """Handled at once; default 1."""
+    prefetch: int
+    """Of one lane, in hand at once; default `PREFETCH`."""
+    handler_seconds: float
+    """For one; default `HANDLER_SECONDS`."""
+    backoff: Backoff
+    """Before it comes again."""
+    handled: Handled
+    """What was done already; default `Recently`."""
+    shares: Mapping[str, int]
+    """Of the priorities; default `SHARES`."""
+    ack: Literal["auto", "manual"]
+    """`manual`: not the handler's return ends it, but that somebody settles it by its id."""
+
+
+async def consumer_config(js: JetStream, stream: str, consumer: str) -> dict[str, object] | None:
+    """The settings of a consumer, as the broker has them; None where it is not there."""
+    try:
+        return dict((await js.api(f"CONSUMER.INFO.{stream}.{consumer}"))["config"])
+    except ApiError as error:
+        if error.err_code != CONSUMER_NOT_FOUND:
+            raise
+        return None
+
+
+class _Pulled:
+    """A lane that is pulled from."""
+
+    def __init__(self, lane: Lane, pulls: PullLoop, ack_wait: float, most: int) -> None:
+        self.lane = lane
+        self.pulls = pulls
+        self.ack_wait = ack_wait
+        self.most = most
+
+
+class Receiver(Generic[T]):
+    """`async with` it: while it lasts, `handler` gets what the lanes of `source` bring, `workers` of them at once."""
+
+    def __init__(
+        self,
+        js: JetStream,
+        subjects: Subjects,
+        family: Family[T],
+        source: Source,
+        handler: Handler[T],
+        **options: Unpack[ReceiverOptions],
+    ) -> None:
+        shares = options.get("shares", SHARES)
+        self._workers, self._prefetch = options.get("workers", 1), options.get("prefetch", PREFETCH)
+        handler_seconds = options.get("handler_seconds", HANDLER_SECONDS)
+        if self._workers < 1 or self._prefetch < 1 or handler_seconds <= 0 or set(shares) != set(PRIORITIES):
+            raise ConfigError("a subscription has at least one worker, room for a message, time for it, and a share for each priority")
+        self._js = js
+        self._source = source
+        self.family = family
+        self.handling: Handling[T] = Handling(
+            js,
+            subjects,
+            family,
+            handler,
+            handler_seconds=handler_seconds,
+            backoff=options.get("backoff") or Backoff(),
+            handled=options.get("handled") or Recently(),
+            manual=options.get("ack", "auto") == "manual",
+        )
+        self._waiting: Lanes[Held[T]] = Lanes(shares)
+        self._arrived = asyncio.Event()
+        self._held: dict[Held[T], _Pulled] = {}
+        self._pulled: dict[Lane, _Pulled] = {}
+        self._noticed: set[Hashable] = set()
+        self._look = asyncio.Event()
+        self._leaving = False
+        self._stack = AsyncExitStack()
+
+    async def __aenter__(self) -> Self:
+        async with AsyncExitStack() as stack:
+            stack.callback(self._let_go)  # last, when nothing of ours is asked for any more
+            self._pullers = await stack.enter_async_context(_Tasks())
+            self._handlers = await stack.enter_async_context(_Tasks())
+            stack.push_async_callback(self._leave)
+            for subject, key in self._source.notices.items():
+                subscription = await self._js.connection.subscribe(subject, partial(self._notice, key))
+                stack.push_async_callback(subscription.unsubscribe)
+            stack.callback(self._js.connection.on_up(self._look.set))
+            await self._open_lanes()
+            self._pullers.start(self._keep_lanes(), "lanes")
+            self._pullers.start(self._say_working(), "what is in hand")
+            for number in range(self._workers):
+                self._handlers.start(self._work(), f"worker {number}")
+            self._stack = stack.pop_all()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._stack.aclose()
+
+    @property
+    def lanes(self) -> tuple[Lane, ...]:
+        """Those that are pulled from."""
+        return tuple(self._pulled)
+
+    @property
+    def waiting(self) -> int:
+        """How many are in hand that no worker has begun."""
+        return len(self._waiting)
+
+    # lanes
+
+    def look(self) -> None:
+        """Ask the source for lanes now."""
+        self._look.set()
+
+    def _notice(self, key: Hashable, _: Message) -> None:
+        if key not in self._noticed:
+            self._noticed.add(key)
+            self._look.set()
+
+    async def _keep_lanes(self) -> None:
+        while True:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(REFRESH):
+                    await self._look.wait()
+            self._look.clear()
+            await self._open_lanes()
+
+    async def _open_lanes(self) -> None:
+        try:
+            lanes, all_found = await self._source.find(self._noticed)
+            for lane in lanes:
+                await self._open_lane(lane)
+        except MeshError as problem:
+            _log.info("lanes cannot be found now", why=str(problem))
+            all_found = False
+        if not all_found:
+            asyncio.get_running_loop().call_later(_SOON, self._look.set)
+
+    async def _open_lane(self, lane: Lane) -> None:
+        if lane in self._pulled:
+            return
+        config = await consumer_config(self._js, lane.stream, lane.consumer)
+        if config is None:
+            return
+        ack_wait, most = float(str(config["ack_wait"])) / 1e9, int(str(config.get("max_deliver", -1)))
+        pulls = PullLoop(self._js.connection, lane.stream, lane.consumer, batch=self._prefetch, holds=True)
+        self._pulled[lane] = pulled = _Pulled(lane, pulls, ack_wait, most)
+        self._pullers.start(self._pull(pulled), f"lane {lane.priority} of {lane.owner}")
+
+    async def _pull(self, pulled: _Pulled) -> None:
+        lane, most = pulled.lane, pulled.most
+        async with pulled.pulls:
+            async for messages in pulled.pulls:
+                for message in messages:
+                    held: Held[T] = Held(lane, message, most)
+                    self._held[held] = pulled
+                    self._waiting.put(lane.priority, held)
+                self._arrived.set()
+
+    async def _say_working(self) -> None:
+        while True:
+            await asyncio.sleep(min((pulled.ack_wait for pulled in self._pulled.values()), default=1.0) / 3)
+            with contextlib.suppress(BrokerError):  # it is delivered again, then
+                for held in list(self._held):
+                    self._js.connection.send(held.message.reply, b"+WPI")
+
+    # handling
+
+    async def _work(self) -> None:
+        done = 0
+        while not self._leaving:
+            held = self._waiting.take()
+            if held is None:
+                self._arrived.clear()
+                await self._arrived.wait()
+                continue
+            later: Awaitable[None] | None = None
+            try:
+                later = await self.handling.deal_with(held)
+            except Exception as problem:
+                _unsaid(held, problem)
+            if later is None:
+                self._end(held)
+            elif held.settled is None:
+                self._handlers.start(self._finish(held, later), "the rest of one")
+            else:
+                self._pullers.start(self._finish(held, later), "one that somebody settles")  # whose end nobody waits for
+            done += 1
+            if done % _TURN == 0:
+                await asyncio.sleep(0)
+
+    async def _finish(self, held: Held[T], later: Awaitable[None]) -> None:
+        try:
+            await later
+        except Exception as problem:
+            _unsaid(held, problem)
+        self._end(held)
+
+    def _end(self, held: Held[T]) -> None:
+        self._held.pop(held).pulls.release()
+
+    # leaving
+
+    async def _leave(self) -> None:
+        """Begin nothing more, and let what runs end."""
+        self._leaving = True
+        self._arrived.set()
+        await self._handlers.end(LEAVE_SECONDS)
+
+    def _let_go(self) -> None:
+        """What was not begun, or did not end, may be delivered to others at once."""
+        with contextlib.suppress(BrokerUnavailable):
+            for held in self._held:
+                self._js.connection.send(held.message.reply, b"-NAK")
+        self._held.clear()
+
+
+def _unsaid(held: Held[Any], problem: Exception) -> None:
+    """The broker could not be told: the message comes again."""
+    why = str(problem) if isinstance(problem, MeshError) else repr(problem)
+    _log.warning("nothing could be said of a message", subject=held.message.subject, why=why)
+
+
+class _Tasks:
+    """Tasks with an owner: what is left of them is cancelled and awaited at the end of the block."""
+
+    def __init__(self) -> None:
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.end(0)
+
+    def start(self, work: Any, name: str) -> None:
+        task = asyncio.create_task(work, name=name)
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+
+    async def end(self, patience: float) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(patience):
+                while self._tasks:  # one may start another as its last deed
+                    await asyncio.wait(self._tasks)
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            _log.error("a subscription's task failed", task=task.get_name(), error=repr(error))
