@@ -6,10 +6,12 @@ from typing import Any
 import mcp_types
 import pytest
 
+from bridge.ports.http_headers import modern_headers
 from bridge.tasks import announce, told
 from bridge.tasks.asked import MOST_IDS, About, Asked, Listen, Page, Submit, mentions, read
 from bridge.tasks.task import Task
 from bridge.tasks.words import EXTENSION, KEEP, LONGEST_KEEP, SHORTEST_KEEP
+from bridge.web.rules import modern_problem
 from mesh.rpc import CLIENT_CAPABILITIES, MODERN, PROTOCOL_VERSION
 from mesh.wire.jsonrpc import scan
 
@@ -238,3 +240,20 @@ def test_tools_that_must_not_be_tasks_stay_so() -> None:
     tools[3] = b'{"name":"other","execution":{"taskSupport":"optional","x":1}}'
     tools[4] = b'{ "name":"none","execution":{"taskSupport":"optional"}}'
     assert raw == head + b",".join(tools) + b"]}}"
+
+
+# ---- over HTTP
+
+
+def test_a_gateway_reads_the_task_in_a_header() -> None:
+    frame = scan(modern("tasks/get", taskId="a"))
+    headers = modern_headers(frame)
+    assert headers["Mcp-Name"] == "a"
+    pairs = [(key.lower().encode(), value.encode()) for key, value in headers.items()]
+    assert modern_problem(dict(pairs), pairs, frame) is None
+    without = [(key, value) for key, value in pairs if key != b"mcp-name"]
+    assert modern_problem(dict(without), without, frame) is None
+    other = dict(pairs) | {b"mcp-name": b"b"}
+    problem = modern_problem(other, list(other.items()), frame)
+    assert problem is not None
+    assert problem.code == -32020

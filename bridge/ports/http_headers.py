@@ -4,7 +4,8 @@ The modern era repeats version, method, name and some arguments of a request in 
 disagree with its body. Which arguments, the tool's schema says (`x-mcp-header`); so the tool lists that pass through are read, for all
 ports to the server. The bodies stay as they are.
 
-Source: MCP 2026-07-28 basic/transports, standard and custom headers. The rules and the encoding are the SDK's own (`mcp.shared.inbound`).
+Source: MCP 2026-07-28 basic/transports, standard and custom headers; the tasks extension, routing headers. The rules and the encoding are
+the SDK's own (`mcp.shared.inbound`).
 """
 
 import json
@@ -22,6 +23,8 @@ from mcp.shared.inbound import (
     x_mcp_header_map,
 )
 
+from bridge.eras.edit import find_text
+from bridge.tasks.words import NAMED_BY_TASK
 from mesh.wire.jsonrpc import Frame, Kind, dumps
 
 HEADER_MISMATCH: Final = -32020
@@ -50,6 +53,8 @@ def modern_headers(frame: Frame) -> dict[str, str]:
     }
     if frame.method in NAME_BEARING_METHODS and frame.name is not None:
         headers[MCP_NAME_HEADER] = encode_header_value(frame.name)
+    elif frame.method in NAMED_BY_TASK and (id := find_text(frame.raw, "params", "taskId")) is not None:
+        headers[MCP_NAME_HEADER] = encode_header_value(id)
     return headers
 
 

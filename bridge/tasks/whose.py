@@ -14,7 +14,8 @@ from typing import Any, Final, NamedTuple, Protocol
 
 from bridge.eras.edit import find_text
 from bridge.gathered.catalog import TOOLS
-from bridge.gathered.find import CALL_TOOL, FIND_TOOLS
+from bridge.gathered.find import CALL_TOOL
+from bridge.gathered.names import JOINT
 from bridge.gathered.roster import Roster
 from bridge.gathered.routing import Routed, route
 from bridge.tasks import announce
@@ -201,8 +202,9 @@ class All:
         return False
 
     def called(self, frame: Frame) -> Called | None:
-        if frame.name == FIND_TOOLS or (frame.name == CALL_TOOL and not self._only_find):
-            return Called("", frame.name, {})
+        name = frame.name or ""
+        if JOINT not in name and not (self._only_find and name == CALL_TOOL):
+            return Called("", name, {})  # the mesh's own, or nobody's
         try:
             routed = route(frame, self._roster.catalog, only_find=self._only_find)
         except MalformedMessage:

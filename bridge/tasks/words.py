@@ -17,6 +17,9 @@ RELATED: Final = "io.modelcontextprotocol/related-task"
 STATUS_CHANGED: Final = {False: "notifications/tasks/status", True: "notifications/tasks"}
 """By whether it is the modern era."""
 
+NAMED_BY_TASK: Final = frozenset({"tasks/get", "tasks/update", "tasks/cancel"})
+"""Requests of the modern era whose `Mcp-Name` is the task's id."""
+
 CAPABILITY: Final[dict[str, Any]] = {"list": {}, "cancel": {}, "requests": {"tools": {"call": {}}}}
 """`capabilities.tasks` of the handshake era."""
 

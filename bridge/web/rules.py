@@ -12,7 +12,9 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
+from bridge.eras.edit import find_text
 from bridge.ports.param_headers import decode_header_value
+from bridge.tasks.words import NAMED_BY_TASK
 from mesh.subjects import NAME_KEYS
 from mesh.wire import control
 from mesh.wire.jsonrpc import Frame, dumps, error
@@ -137,6 +139,9 @@ def modern_problem(headers: Headers, pairs: Iterable[tuple[bytes, bytes]], frame
         name = headers.get(NAME)
         if name is None or decode_header_value(name.decode("latin-1")) != frame.name:
             return Problem(400, HEADER_MISMATCH, f"Mcp-Name does not match params.{NAME_KEYS[frame.method]}", id=id)
+    task = headers.get(NAME) if frame.method in NAMED_BY_TASK else None  # a client must send it; nobody here needs it
+    if task is not None and decode_header_value(task.decode("latin-1")) != find_text(frame.raw, "params", "taskId"):
+        return Problem(400, HEADER_MISMATCH, "Mcp-Name does not match params.taskId", id=id)
     return version_problem(era, id)
 
 
