@@ -17,6 +17,9 @@ MeshError
 ├── TooLarge               over the size limit                        too_large
 ├── MailboxFull            no room for another message                mailbox_full
 ├── InvalidToken           a bearer token that does not count here    invalid_token
+├── InvalidEvent           an event that its topic's schema refuses   invalid_event
+├── IncompatibleSchema     a version that its topic's rule refuses    incompatible_schema
+├── BadExpression          a CEL expression that cannot be used       bad_expression
 └── CallError              one call did not come to its result
     ├── NoSuchAgent        nobody answers to that name                no_such_agent
     ├── Denied             the caller's roles do not allow it         permission_denied
@@ -27,6 +30,10 @@ MeshError
     ├── RateLimited        the caller asks more often than it may     rate_limited
     ├── BadSchedule        a time that no message can be sent at      bad_schedule
     ├── NoSuchSchedule     the sender has no schedule of that id      no_such_schedule
+    ├── StreamRefused      no such stream there, or a broken protocol stream_refused
+    ├── StreamLost         the other end of a stream is gone          stream_lost
+    ├── StreamIdle         a stream on which nothing was said         stream_idle
+    ├── StreamCancelled    one end of a stream gave it up             stream_cancelled
     ├── Disconnected       the mesh is closing                        disconnected
     └── RemoteError        the far side answered with an error        (its own code, message and data)
 
@@ -165,6 +172,27 @@ class InvalidToken(MeshError):
     code = "invalid_token"
 
 
+class InvalidEvent(MeshError):
+    """An event whose data does not fit the schema of its topic. It was not stored, or is not delivered. `details` name the `path` in the data,
+    the `topic`, the `version` of the schema and the `rule` in it that failed."""
+
+    code = "invalid_event"
+
+
+class IncompatibleSchema(MeshError):
+    """A schema that cannot be registered: it is none, or none that we take, or its topic's rule refuses it after the versions that there are.
+    `details` name the `path` in the schema."""
+
+    code = "incompatible_schema"
+
+
+class BadExpression(MeshError):
+    """An expression (a filter, a transformation, a conversion) that cannot be used, or that failed on what it was given. `details` name
+    `line` and `column` where it is known."""
+
+    code = "bad_expression"
+
+
 class CallError(MeshError):
     """One call that did not come to its result."""
 
@@ -225,6 +253,31 @@ class NoSuchSchedule(CallError):
     """The sender has no schedule of that id: it was sent, cancelled, or never there."""
 
     code = "no_such_schedule"
+
+
+class StreamRefused(CallError):
+    """Nobody there serves streams of that type, there are too many, or the other end broke the protocol."""
+
+    code = "stream_refused"
+
+
+class StreamLost(CallError):
+    """The other end is gone, or has left without reading on. What it had said before can still be read; what it has read of ours is not
+    known."""
+
+    code = "stream_lost"
+
+
+class StreamIdle(CallError):
+    """Neither end said anything for as long as a stream may be idle."""
+
+    code = "stream_idle"
+
+
+class StreamCancelled(CallError):
+    """One of the two ends gave the stream up."""
+
+    code = "stream_cancelled"
 
 
 class Disconnected(CallError):
