@@ -1,0 +1,113 @@
+"""What is left at the end, read when nobody works any more: notes, effects, dead letters, and what the broker still holds."""
+
+import asyncio
+import base64
+import json
+import sqlite3
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+from mesh import Mesh
+from mesh.clock import monotonic
+from mesh.errors import ApiError
+from mesh.link.jetstream import CONSUMER_NOT_FOUND, NO_MESSAGE, JetStream
+from mesh.subjects import Msg
+from mesh.topology import LANES
+from tests.faulting.check import Evidence, awaits
+from tests.faulting.notes import read_notes
+from tests.faulting.parts import WORKER
+
+LIMBO_SECONDS: Final = 5.0
+"""For the control plane to take away what was delivered for the last time."""
+
+
+async def left(mesh: Mesh) -> int:
+    """How many messages the broker holds. `mesh` is the control plane's name: it may look everywhere."""
+    js = JetStream(mesh.connection)
+    return sum([(await js.api(f"STREAM.INFO.{stream}"))["state"]["messages"] for stream in LANES.values()])
+
+
+async def drained(mesh: Mesh, seconds: float) -> bool:
+    """Wait until the broker holds nothing that is to be done."""
+    end = monotonic() + seconds
+    while await left(mesh):
+        if monotonic() > end:
+            return False
+        await asyncio.sleep(0.1)
+    return True
+
+
+async def find_limbo(mesh: Mesh) -> list[str]:
+    """Lanes that hold more than their consumer has still to deliver. Asked again for a while: the control plane may be at it."""
+    end = monotonic() + LIMBO_SECONDS
+    while True:
+        found = [each for stream in LANES.values() if (each := await _limbo(JetStream(mesh.connection), stream))]
+        if not found or monotonic() > end:
+            return found
+        await asyncio.sleep(0.1)
+
+
+async def _limbo(js: JetStream, stream: str) -> str:
+    """All messages are to one name, so one consumer has to deliver all of them."""
+    try:
+        info = await js.api(f"CONSUMER.INFO.{stream}.{WORKER}")
+    except ApiError as error:
+        if error.err_code != CONSUMER_NOT_FOUND:
+            raise
+        return ""  # nobody ever listened there: they wait
+    held = (await js.api(f"STREAM.INFO.{stream}"))["state"]["messages"]
+    to_do = info["num_pending"] + info["num_ack_pending"]
+    return f"{stream} holds {held} messages, {to_do} of them to be delivered" if held > to_do else ""
+
+
+async def collect(
+    mesh: Mesh, operator: Mesh, directory: Path, limbo: Sequence[str], pauses: Sequence[tuple[str, float, float]], stuck: Sequence[str]
+) -> Evidence:
+    """All of it. Only the control plane and the broker run."""
+    notes = list(read_notes(directory.glob("*.jsonl")))
+    acked: dict[str, set[str]] = defaultdict(set)
+    for said in notes:
+        if said["what"] == "acked":
+            acked[said["family"]].add(said["key"])
+    dead = Counter(_key(each.sent, each.letter.body) for each in await operator.messages.dead_letters.find())
+    return Evidence(
+        acked=acked,
+        effects=_effects(directory),
+        dead=dead,
+        waiting={key for stream in LANES.values() for key in await _held(mesh, stream)},
+        limbo=limbo,
+        awaits=list(awaits(notes)),
+        pauses=pauses,
+        starved=[(said["pid"], said["begun"], said["at"], said["seconds"]) for said in notes if said["what"] == "starved"],
+        stuck=stuck,
+    )
+
+
+def _effects(directory: Path) -> Counter[str]:
+    base = sqlite3.connect(directory / "effects.sqlite")
+    try:
+        return Counter(key for (key,) in base.execute("SELECT key FROM effects"))
+    finally:
+        base.close()
+
+
+async def _held(mesh: Mesh, stream: str) -> list[str]:
+    """The messages that lie in a stream."""
+    js, seq = JetStream(mesh.connection), 1
+    found: list[str] = []
+    while True:
+        try:
+            said = (await js.api(f"STREAM.MSG.GET.{stream}", {"seq": seq, "next_by_subj": ">"}))["message"]
+        except ApiError as error:
+            if error.err_code != NO_MESSAGE:
+                raise
+            return found
+        found.append(_key(mesh.subjects.parse(said["subject"]), base64.b64decode(said.get("data", ""))))
+        seq = int(said["seq"]) + 1
+
+
+def _key(sent: object, body: bytes) -> str:
+    assert isinstance(sent, Msg)
+    return f"{sent.target} {sent.sender} {json.loads(body)['id']}"
