@@ -1,9 +1,7 @@
 """`mesh journal`: what the broker recorded of calls. Plain, it lists them; `show ID` is one in full; `check` looks for gaps."""
 
 import json
-import re
 from contextlib import aclosing
-from datetime import datetime
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
@@ -11,6 +9,7 @@ import typer
 
 from mesh.cli import options
 from mesh.cli.running import execute, joined
+from mesh.cli.times import TIMES, read_time
 from mesh.subjects import OPERATOR
 
 if TYPE_CHECKING:
@@ -22,9 +21,6 @@ SHOWN: Final = 50
 BEFORE: Final = 10
 """Calls from before that `--follow` begins with."""
 
-_AGO: Final = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d|w)").fullmatch
-_SECONDS: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3_600.0, "d": 86_400.0, "w": 604_800.0}
-
 
 class Outcomes(StrEnum):
     """`mesh.audit.calls.OUTCOMES` once more, because importing that costs `mesh --help` its speed. A test holds them together."""
@@ -34,9 +30,6 @@ class Outcomes(StrEnum):
     ERROR = "error"
     CANCELLED = "cancelled"
     OPEN = "open"
-
-
-TIMES: Final = "10m, 2h, 3d ago, or a time as 2026-01-31T12:00 (of this machine's zone, or with one)."
 
 
 def calls(
@@ -62,7 +55,7 @@ def calls(
     """Show calls: time, who called whom, duration, outcome, correlation id. JSON is one object a line."""
     if context.invoked_subcommand is not None:
         return
-    since_ns, until_ns = _time("--since", since), _time("--until", until)
+    since_ns, until_ns = read_time("--since", since), read_time("--until", until)
     last = limit if limit is not None else BEFORE if follow and since is None else None if as_json or since is not None else SHOWN
 
     async def work() -> None:
@@ -138,20 +131,6 @@ def check(
         return 0 if found.complete else 1
 
     execute(work, as_json=as_json)
-
-
-def _time(option: str, text: str | None) -> int | None:
-    """Nanoseconds since 1970 of what a person wrote."""
-    from mesh import clock
-
-    if text is None:
-        return None
-    if (ago := _AGO(text)) is not None:
-        return clock.wall_ns() - round(float(ago[1]) * _SECONDS[ago[2]] * 1e9)
-    try:
-        return round(datetime.fromisoformat(text).astimezone().timestamp() * 1e9)
-    except (ValueError, OverflowError):
-        raise typer.BadParameter(f"{text!r} is no time: {TIMES}", param_hint=option) from None
 
 
 def _line(call: "JournalCall") -> Any:
