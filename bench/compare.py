@@ -31,9 +31,11 @@ class Contender(NamedTuple):
     before: Callable[[], Awaitable[None]] | None = None
 
 
-async def versus(pace: Pace, on_round: OnRound, this: Contender, that: Contender, figure: Figure) -> tuple[Side, Side]:
-    """Both sides in turn, `pace.rounds` times: one call at a time for `p50`, 64 at once for `rate`."""
-    width = AT_ONCE if figure == "rate" else 1
+async def versus(
+    pace: Pace, on_round: OnRound, this: Contender, that: Contender, figure: Figure, *, at_once: int = AT_ONCE
+) -> tuple[Side, Side]:
+    """Both sides in turn, `pace.rounds` times: one call at a time for `p50`, `at_once` for `rate`."""
+    width = at_once if figure == "rate" else 1
     found: dict[str, list[float]] = {this.name: [], that.name: []}
     for side in (this, that):
         await side.caller.ask(width=width, calls=WARM_UP)

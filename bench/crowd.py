@@ -52,7 +52,7 @@ def other(number: int) -> str:
     return f"other-{number}"
 
 
-async def _each(numbers: range, work: Callable[[int], Awaitable[None]]) -> None:
+async def each(numbers: range, work: Callable[[int], Awaitable[None]]) -> None:
     """Do it for all numbers, `AT_ONCE` at a time."""
     left = iter(numbers)
 
@@ -78,7 +78,7 @@ async def crowd(broker: str) -> AsyncIterator[Actor]:
 
         async def act(*, first: int, count: int) -> dict[str, Any]:
             begun = time.perf_counter()
-            await _each(range(first, first + count), join)
+            await each(range(first, first + count), join)
             return {"joined": count, "seconds": time.perf_counter() - begun}
 
         yield Actor(act)
@@ -93,7 +93,7 @@ async def greeter(broker: str) -> AsyncIterator[Actor]:
             wire.check(await mesh.call(member(number), "echo", wire.ARGUMENTS))
 
         async def act(*, first: int, count: int) -> dict[str, Any]:
-            await _each(range(first, first + count), greet)
+            await each(range(first, first + count), greet)
             return {"answered": count}
 
         yield Actor(act)

@@ -30,6 +30,7 @@ from bench import wire
 from bench.crowd import Actor, Echo, crowd, greeter, others
 from bench.http_caller import http_caller
 from bench.http_servers import peer, sdk_http
+from bench.queues import filler, listeners, mesh_consumer, mesh_publisher, raw_publisher, slow_worker
 from mesh import Mesh
 from mesh.identity.finding import find_credentials
 from mesh.link.heart import Heart
@@ -235,6 +236,12 @@ ROLES: Final[dict[str, Callable[..., AbstractAsyncContextManager[Call | Actor | 
     "crowd": crowd,
     "greeter": greeter,
     "others": others,
+    "mesh-publisher": mesh_publisher,
+    "raw-publisher": raw_publisher,
+    "filler": filler,
+    "mesh-consumer": mesh_consumer,
+    "slow-worker": slow_worker,
+    "listeners": listeners,
     "sdk-http": sdk_http,
     "peer": peer,
 }

@@ -14,12 +14,15 @@ LOG_LINES: Final = 5
 
 
 class Peer(NamedTuple):
-    """A package of PyPI, and how it serves our stdio server over HTTP. `{port}` and `{bin}` are filled in."""
+    """A package of PyPI, and what starts it: `{port}` and `{bin}` are filled in. `path` is where it serves our stdio server over HTTP, if
+    it does; `extras` and `others` are what else it needs, as pip takes them."""
 
     package: str
     version: str
     command: tuple[str, ...]
-    path: str
+    path: str = ""
+    extras: str = ""
+    others: tuple[str, ...] = ()
 
     @property
     def home(self) -> Path:
@@ -32,7 +35,14 @@ class Peer(NamedTuple):
 
 MCP_PROXY: Final = Peer("mcp-proxy", "0.13.0", ("{bin}/mcp-proxy", "--port", "{port}", "--log-level", "ERROR", "--", *STDIO_SERVER), "/mcp")
 FASTMCP: Final = Peer("fastmcp", "4.1.2", ("{bin}/python", "bench/fastmcp_proxy.py", "{port}", *STDIO_SERVER), "/mcp")
-PEERS: Final = (MCP_PROXY, FASTMCP)
+FASTSTREAM: Final = Peer(
+    "faststream",
+    "0.7.8",
+    ("{bin}/python", "bench/faststream_consumer.py", "{where}"),
+    extras="[nats]",
+    others=("nats-py==2.16.0", "uvloop"),
+)
+PEERS: Final = (MCP_PROXY, FASTMCP, FASTSTREAM)
 
 
 def command_of(peer: Peer) -> Sequence[str]:
@@ -47,7 +57,7 @@ async def install(peer: Peer) -> None:
     if peer.installed:
         return
     await _run(sys.executable, "-m", "venv", "--clear", str(peer.home))
-    await _run(str(peer.home / "bin" / "pip"), "install", "--quiet", f"{peer.package}=={peer.version}")
+    await _run(str(peer.home / "bin" / "pip"), "install", "--quiet", f"{peer.package}{peer.extras}=={peer.version}", *peer.others)
     (peer.home / "whole").touch()
 
 

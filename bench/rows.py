@@ -6,7 +6,8 @@ from bench.compare import by
 from bench.identity_rows import crowd, identity
 from bench.mcp_rows import differential, fastmcp, gathered_list, http_stdio, in_process, mcp_proxy, pool
 from bench.mesh_rows import bridge_memory, call, journal_cost, journal_whole, stdio
-from bench.peers import FASTMCP, MCP_PROXY
+from bench.peers import FASTMCP, FASTSTREAM, MCP_PROXY
+from bench.queue_rows import consume, critical, lane_share, listening, publish_durable
 from bench.table import Row
 
 ROWS: Final = (
@@ -29,6 +30,12 @@ ROWS: Final = (
     Row("identity-p50", "a call with identity and permissions against without, one at a time", "x", "at most", 1.05, by("p50", identity)),
     Row("identity-rate", "the same, 64 at once", "x", "at least", 0.95, by("rate", identity)),
     Row("crowd", "1,000 agents join, registered and answering, while 100 others call", "s", "at most", 60, crowd),
+    Row("publish-durable", "messages published, 256 at once, against nats-py's js.publish", "x", "at least", 0.8, publish_durable),
+    Row("consume", "messages taken, handled and acknowledged, against FastStream's", "x", "at least", 4.0, consume, FASTSTREAM),
+    Row("critical", "p50 of a critical message behind 50,000 normal ones, 1 ms each", "ms", "at most", 5, critical),
+    Row("lane-share", "difference from its share, of a lane beside a flood", "%", "at most", 20, lane_share),
+    Row("crowd-lanes", "the broker, while 1,000 agents listen for messages", "MB", "at most", 1000, listening("memory")),
+    Row("crowd-stop", "the same: until it has stopped", "s", "at most", 30, listening("stop")),
     Row("bridge-memory", "mesh-bridge serve with a stdio child, the child apart", "MB", "at most", 90, bridge_memory),
 )
 """In the order of the table."""

@@ -100,6 +100,10 @@ class Stage:
         """One of `participant.ROLES`, ready."""
         return await self._start(role, sys.executable, "-m", "bench.participant", role, *arguments)
 
+    async def foreign(self, role: str, *command: str) -> Participant:
+        """A program of somebody else's that keeps to the same protocol."""
+        return await self._start(role, *command)
+
     async def bridge(self, agent: str, *command: str, python: str = "") -> Participant:
         """`mesh-bridge serve`, ready, with that child, or with that server object in its own process."""
         what = ("--python", python) if python else ("--", *command)
