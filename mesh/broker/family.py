@@ -74,7 +74,7 @@ class MessageFamily(Family[AgentMessage]):
         return None
 
     def key(self, item: AgentMessage) -> Key:
-        return item.target, item.sender, item.id
+        return item.key
 
     def deadline_ns(self, item: AgentMessage) -> int | None:
         return item.deadline_ns
@@ -112,7 +112,7 @@ class MessageLetters:
             message = read_message(sent, letter.body, letter.deliveries)
         except MalformedMessage:
             return Told(sent.sender, sent.priority, "?", None)
-        return Told(sent.sender, sent.priority, message.type, message)
+        return Told(message.sender, sent.priority, message.type, message)
 
     def mended(self, kept: Kept, content: Any) -> bytes:
         if kept.item is None:

@@ -4,6 +4,7 @@ and the readers that it makes keep to the same."""
 from collections.abc import Callable
 
 from mesh.errors import Denied
+from mesh.link.denial import denied
 from mesh.policy.rights import Permissions
 from mesh.subjects import EACH, Subjects, escape, rights_api
 from mesh.topology import LANES, REGISTRY
@@ -48,6 +49,12 @@ class Sight:
                 subject=subject,
             )
 
+    def check_sends(self, caller: str, target: str, priority: str) -> None:
+        """Raises Denied where `caller` may not send messages to `target`."""
+        subject = self._subjects.message(target, caller, priority)
+        if self._rights_of is not None and not self._rights_of(caller).may_publish(subject):
+            raise denied(subject, caller, f"send {target}")
+
     def check_reads(self, caller: str, stream: str) -> None:
         """Raises Denied where `caller` may not pull from readers of a stream."""
         if self._rights_of is None:
@@ -60,3 +67,16 @@ class Sight:
                 hint=f"`mesh auth explain {caller} '{action}'` says which roles would",
                 subject=subject,
             )
+
+    def check_hears(self, caller: str, filter: str, what: str) -> None:
+        """Raises Denied where `caller` may not hear every subject that `filter` takes. `what` as in `mesh auth explain`: `subscribe x`."""
+        if self._rights_of is not None and not self._rights_of(caller).may_hear_all(filter):
+            raise Denied(
+                f"{caller!r} may not {what}: no rule of its roles allows it",
+                hint=f"`mesh auth explain {caller} '{what}'` says which roles would",
+                subject=filter,
+            )
+
+    def rules(self, caller: str) -> bool:
+        """Whether `caller` looks after what belongs to others: who may do all at the broker."""
+        return self._rights_of is None or self._rights_of(caller).may_publish(rights_api(">"))

@@ -1,7 +1,8 @@
 """A durable message, as it travels.
 
 A message is JSON: `{"id", "type", "content", "sent", "deadline"?, "correlation_id"?, "answer_to"?, "metadata"?}`, times as ISO 8601 in UTC.
-Sender, target and priority are the subject's, which the broker holds the sender to; a body that names them says nothing.
+Sender, target and priority are the subject's, which the broker holds the sender to; a body that names them says nothing. But what the
+control plane sends for somebody else (`mesh.broker.schedules`) has its `sender` in the body; from anybody else that says nothing either.
 
 Trap answered: whoever may ask the broker anything can have it write its answer into a stream, under any sender (`mesh.subjects`). None of
 its answers has an `id`, so what has none is nobody's message (`mesh.wire.reading.is_brokers`).
@@ -13,11 +14,11 @@ from typing import Any, Final
 
 from mesh import clock
 from mesh.errors import MalformedMessage
-from mesh.subjects import Msg
+from mesh.subjects import CONTROL_PLANE, Msg
 from mesh.wire.jsonrpc import dumps
 from mesh.wire.reading import read_object, read_text, read_time
 
-_MEMBERS: Final = frozenset({"id", "type", "content", "sent", "deadline", "correlation_id", "answer_to", "metadata"})
+_MEMBERS: Final = frozenset({"id", "type", "content", "sent", "deadline", "correlation_id", "answer_to", "metadata", "sender"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,13 +43,21 @@ class AgentMessage:
     """Which delivery of it this is, from 1."""
 
     @property
+    def key(self) -> tuple[str, str, str]:
+        """What it is remembered by (`mesh.delivery.Key`): each sender chooses its own ids."""
+        return self.target, self.sender, self.id
+
+    @property
     def trace(self) -> str:
         """W3C `traceparent` from its metadata, or nothing."""
         said = self.metadata.get("traceparent")
         return said if isinstance(said, str) else ""
 
-    def encode(self) -> bytes:
+    def encode(self, *, for_sender: bool = False) -> bytes:
+        """`for_sender`: with the sender in it. Only the control plane may say so."""
         said: dict[str, Any] = {"id": self.id, "type": self.type, "sent": clock.iso(self.sent_ns)}
+        if for_sender:
+            said["sender"] = self.sender
         if self.deadline_ns is not None:
             said["deadline"] = clock.iso(self.deadline_ns)
         if self.correlation_id is not None:
@@ -76,7 +85,7 @@ def read_message(subject: Msg, body: bytes, delivery: int = 1) -> AgentMessage:
         correlation_id=None if said.get("correlation_id") is None else read_text(said, "correlation_id", body),
         answer_to=None if said.get("answer_to") is None else read_text(said, "answer_to", body),
         metadata=metadata,
-        sender=subject.sender,
+        sender=read_text(said, "sender", body) if subject.sender == CONTROL_PLANE and "sender" in said else subject.sender,
         target=subject.target,
         priority=subject.priority,
         extra=extra,
