@@ -9,7 +9,31 @@ import yaml
 
 from mesh import subjects
 from mesh.errors import Refused
-from mesh.subjects import Call, Dead, Gone, Health, Msg, Note, Part, Probe, Record, Registry, Reply, Subjects
+from mesh.subjects import (
+    PARSERS,
+    Call,
+    Cast,
+    Dead,
+    Due,
+    Event,
+    Flow,
+    Gone,
+    HandledMark,
+    Health,
+    Job,
+    JobState,
+    Msg,
+    Note,
+    Part,
+    Probe,
+    Record,
+    Registry,
+    Reply,
+    Schedule,
+    SchemaVersion,
+    StreamFrame,
+    Subjects,
+)
 from mesh.wire import control
 from mesh.wire.entries import Health as Beat
 from mesh.wire.entries import InstanceEntry
@@ -29,6 +53,16 @@ MADE = {
     "part": Part("{to}", "{end}", "{from}", "{caller}", "{connection}", "{exchange}"),
     "record": Record("{target}", "{caller}"),
     "msg": Msg("{target}", "{sender}", "{priority}"),
+    "event": Event("{publisher}", "{priority}", "{topic}"),
+    "cast": Cast("{sender}", "{priority}", "{role}"),
+    "job": Job("{target}", "{caller}", "{method}"),
+    "jobs": JobState("{target}", "{caller}", "{id}"),
+    "stream": StreamFrame("{to}", "{end}", "{from}", "{stream}"),
+    "flow": Flow("{to}", "{from}", "{stream}"),
+    "schedule": Schedule("{sender}", "{id}"),
+    "due": Due("{sender}", "{id}"),
+    "handled": HandledMark("{owner}", "{digest}"),
+    "schemas": SchemaVersion("{topic}", "{version}"),
     "dead": Dead("{target}", "{stream}", "{number}"),
     "health": Health("{agent}", "{instance}"),
     "registry": Registry("{agent}", "{instance}"),
@@ -49,7 +83,7 @@ def test_every_parameter_is_described(family: str) -> None:
 
 
 def test_no_family_is_missing() -> None:
-    assert set(Subjects()._parsers) == set(CHANNELS)
+    assert set(PARSERS) == set(CHANNELS)
     with pytest.raises(Refused):
         Subjects().parse("mesh.v1.other.a.b")
 

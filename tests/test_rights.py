@@ -26,10 +26,16 @@ from mesh.subjects import (
     NAME_KEYS,
     PRIORITIES,
     Call,
+    Cast,
     Dead,
+    Event,
+    Flow,
     FoldedReply,
     Gone,
+    HandledMark,
     Health,
+    Job,
+    JobState,
     Msg,
     Note,
     Part,
@@ -37,6 +43,9 @@ from mesh.subjects import (
     Record,
     Registry,
     Reply,
+    Schedule,
+    SchemaVersion,
+    StreamFrame,
     Subject,
     Subjects,
 )
@@ -64,7 +73,7 @@ NASTY = (
 )
 METHODS = [*NAME_KEYS, "ping", "tools/list", "notifications/x", "mesh/answer", "vendor/x", "tools/call/x", "notifications", "*", ">", "/"]
 RESERVED = {"", CONTROL_PLANE, "caller of things", *(role.name for role in READY_MADE)}
-KINDS = {"tools": Kind.TOOL, "prompts": Kind.PROMPT, "resources": Kind.RESOURCE}
+KINDS = {"tools": Kind.TOOL, "prompts": Kind.PROMPT, "resources": Kind.RESOURCE, "streams": Kind.STREAM}
 
 
 @dataclass(frozen=True)
@@ -78,6 +87,8 @@ class World:
     rules: tuple[Rule, ...]
     subject: Subject
     send: tuple[str | None, ...] = ()
+    publish: tuple[str | None, ...] = ()
+    subscribe: tuple[str | None, ...] = ()
 
 
 @st.composite
@@ -94,6 +105,9 @@ def worlds(draw: st.DrawFn) -> World:
         st.builds(Call, names, names, names, st.just(method), st.none(), st.booleans()),
         st.builds(Call, names, names, names, st.just(named), names, st.booleans()),
     )
+    topics = st.lists(names, min_size=1, max_size=3).map(".".join) | st.just("agent.health")
+    words = st.sampled_from(["a", "*", "agent", "health", "é"])
+    patterns = st.lists(st.none() | st.lists(words, min_size=1, max_size=3).map(".".join) | st.just("a.>"), max_size=2)
     others = st.one_of(
         st.builds(Probe, names, names, names),
         st.builds(Note, names, names, st.just(method)),
@@ -102,6 +116,16 @@ def worlds(draw: st.DrawFn) -> World:
         st.builds(Part, names, names, names, names, names, names),
         st.builds(Record, names, names),
         st.builds(Msg, names, names, st.sampled_from(PRIORITIES)),
+        st.builds(Event, names, st.sampled_from(PRIORITIES), topics),
+        st.builds(Cast, names, st.sampled_from(PRIORITIES), names | st.just(ANY)),
+        st.builds(Job, names, names, st.just("tools/call"), names),
+        st.builds(Job, names, names, st.just(method)),
+        st.builds(JobState, names, names, names),
+        st.builds(StreamFrame, names, names, names, names),
+        st.builds(Flow, names, names, names),
+        st.builds(Schedule, names, names),
+        st.builds(HandledMark, names, names),
+        st.builds(SchemaVersion, topics, names),
         st.builds(Dead, names, names, names),
         st.builds(Health, names, names),
         st.builds(Registry, names, names),
@@ -114,6 +138,8 @@ def worlds(draw: st.DrawFn) -> World:
         rules=tuple(draw(st.lists(rules, max_size=3))),
         subject=draw(calls | others),
         send=tuple(draw(st.lists(st.none() | names, max_size=2))),
+        publish=tuple(draw(patterns)),
+        subscribe=tuple(draw(patterns)),
     )
 
 
@@ -147,7 +173,31 @@ def publishes(world: World) -> bool:
             return sender == world.me and (None in world.send or target in world.send)
         case Dead(target):
             return world.answers and target in {world.me, *world.others}
+        case Event(publisher, _, topic):
+            own = world.answers and topic == "agent.health"
+            return publisher == world.me and (own or any(fits(pattern, topic) for pattern in world.publish))
+        case Cast(sender, _, role):
+            return sender == world.me and (None in world.send or role in world.send)
+        case Job(target, caller, method, name):
+            return caller == world.me and any(
+                rule.agent in (None, target)
+                and (rule.kind is Kind.ALL or (rule.kind is Kind.TOOL and method == "tools/call" and rule.name in (None, name)))
+                for rule in world.rules
+            )
+        case StreamFrame(to, _, sender) | Flow(to, sender):
+            opens = any(rule.agent in (None, to) and rule.kind in (Kind.ALL, Kind.STREAM) for rule in world.rules)
+            return sender == world.me and (world.answers or opens)
     return False
+
+
+def fits(pattern: str | None, topic: str) -> bool:
+    """Whether a topic is one of those that a pattern names."""
+    if pattern is None:
+        return True
+    words, said = topic.split("."), pattern.split(".")
+    if said[-1] == ">":
+        words, said = words[: len(said)], [*said[:-1], "*"]
+    return len(words) == len(said) and all(want in ("*", word) for want, word in zip(said, words, strict=True))
 
 
 def hears(world: World) -> bool:
@@ -166,12 +216,24 @@ def hears(world: World) -> bool:
             return own or any(rule.agent in (None, agent) for rule in world.rules)
         case Gone():
             return True
+        case Event(_, _, topic):
+            return any(fits(pattern, topic) for pattern in world.subscribe)
+        case SchemaVersion(topic):
+            return any(fits(pattern, topic) for pattern in (*world.publish, *world.subscribe))
+        case Cast(_, _, role):
+            return world.answers and (role == ANY or role in world.others)
+        case Job(target) | HandledMark(target):
+            return target in mine
+        case JobState(_, caller):
+            return caller == world.me
+        case StreamFrame(to):
+            return to == world.me
     return False
 
 
 def policy_of(world: World) -> tuple[Policy, list[str]]:
     """A policy with the world's rules, and the roles of its user."""
-    policy = Policy.of([Role("caller of things", world.rules, send=world.send)])
+    policy = Policy.of([Role("caller of things", world.rules, send=world.send, publish=world.publish, subscribe=world.subscribe)])
     return policy, ["caller of things", *world.others, *(["agent"] if world.answers else [])]
 
 

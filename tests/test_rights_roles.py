@@ -293,7 +293,11 @@ def test_diff_says_what_is_added_and_removed_and_for_whom() -> None:
     unchanged, changed = sorted(diff(POLICY, new, users), key=lambda change: change.changes)
     assert (unchanged.users, unchanged.changes) == (("eve",), False)
     assert (changed.scope, changed.users) == ("agent+reviewer", ("ann", "bob"))
-    assert changed.publish_added == tuple(f"mesh.v1.{family}.time.*.{{{{name()}}}}.tools.call.later" for family in ("call", "quiet"))
+    assert changed.publish_added == (
+        "mesh.v1.call.time.*.{{name()}}.tools.call.later",
+        "mesh.v1.job.time.{{name()}}.tools.call.later",
+        "mesh.v1.quiet.time.*.{{name()}}.tools.call.later",
+    )
     assert "mesh.v1.call.notes.*.{{name()}}.prompts.get.weekly" in changed.publish_removed
     assert "mesh.v1.health.notes.*" in changed.subscribe_removed
     assert changed.size_before != changed.size_after

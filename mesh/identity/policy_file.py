@@ -4,6 +4,8 @@
 about = "reads and comments"                                 # shown by `mesh auth`; optional
 call = ["time/now", "git", "notes/prompt:weekly", "*/ping"]  # mesh/policy/rights/model.py has the table of rules
 send = ["qa-manager", "*"]                                   # agents or roles; `*` is all of them
+publish = ["review.done", "build.*"]                         # topics of events; `*` is any word, `>` the rest, "*" alone all topics
+subscribe = ["agent.health", "*"]                            # the same
 extends = ["auditor"]                                        # all that these roles may do, too
 
 What no role allows is denied. The ready-made roles are there without being written, and cannot be changed.
@@ -18,11 +20,13 @@ from typing import Any, Final
 from mesh.errors import ConfigError
 from mesh.policy.rights import READY_MADE, Policy, Power, Role, Rule, parse_rule
 from mesh.policy.rights.model import INTERNAL, STAR
+from mesh.subjects import topic_pattern
 
 POLICY_FILE: Final = "policy.toml"
 """Where `mesh auth diff` and `mesh auth apply` look, in `{state_dir}/auth`."""
 
-KEYS: Final = ("about", "call", "send", "extends")
+KEYS: Final = ("about", "call", "send", "publish", "subscribe", "extends")
+EXAMPLES: Final = {"extends": "host", "send": "AGENT", "publish": "TOPIC", "subscribe": "TOPIC"}
 
 BESIDE: Final = ("agents", "http")
 """What else a mesh.toml may hold."""
@@ -79,11 +83,14 @@ class _Reader:
                 raise self._error(name, f"a role has no {key!r}", f"it has {', '.join(KEYS)}{_close(key, KEYS)}")
         call: list[Rule] = []
         send: list[str | None] = []
+        topics: dict[str, list[str | None]] = {"publish": [], "subscribe": []}
         powers: set[Power] = set()
         for text in self._texts(name, said, "extends"):
             base = self._base(name, text)
             call += base.call
             send += base.send
+            topics["publish"] += base.publish
+            topics["subscribe"] += base.subscribe
             powers |= base.powers
         for text in self._texts(name, said, "call"):
             try:
@@ -94,11 +101,19 @@ class _Reader:
             if not text or (STAR in text and text != STAR):
                 raise self._error(name, f"messages are sent to a whole name, not to {text!r}", 'write send = ["AGENT"], or "*" for all')
             send.append(None if text == STAR else text)
+        for key, found in topics.items():
+            for text in self._texts(name, said, key):
+                try:
+                    topic_pattern(text)
+                except ConfigError as error:
+                    raise self._error(name, error.message, error.hint) from None
+                found.append(None if text in (STAR, ">") else text)
         about = said.get("about", "")
         if not isinstance(about, str):
             raise self._error(name, "about is a text", 'about = "what the role is for"')
         try:
-            return Role(name, tuple(dict.fromkeys(call)), frozenset(powers), about, tuple(dict.fromkeys(send)))
+            lists = (tuple(dict.fromkeys(each)) for each in (send, *topics.values()))
+            return Role(name, tuple(dict.fromkeys(call)), frozenset(powers), about, *lists)
         except ConfigError as error:
             raise ConfigError(f"{self._where}: {error.message}", hint=error.hint) from None
 
@@ -115,7 +130,7 @@ class _Reader:
     def _texts(self, name: str, said: Mapping[str, Any], key: str) -> list[str]:
         found = said.get(key, [])
         if not isinstance(found, list) or not all(isinstance(each, str) for each in found):
-            one = found if isinstance(found, str) else {"extends": "host", "send": "AGENT"}.get(key, "AGENT/TOOL")
+            one = found if isinstance(found, str) else EXAMPLES.get(key, "AGENT/TOOL")
             raise self._error(name, f"{key} is a list of texts", f'write {key} = ["{one}"]')
         return found
 

@@ -139,6 +139,8 @@ def _dump(policy: Policy) -> str:
             "powers": sorted(role.powers),
             "about": role.about,
             "send": role.send,
+            "publish": role.publish,
+            "subscribe": role.subscribe,
         }
         for role in policy.own
     ]
@@ -153,7 +155,7 @@ def _load(text: str, where: str) -> Policy:
                 tuple(parse_rule(rule) for rule in said["call"]),
                 frozenset(Power(power) for power in said["powers"]),
                 str(said["about"]),
-                tuple(None if each is None else str(each) for each in said.get("send", ())),
+                *(tuple(None if each is None else str(each) for each in said.get(key, ())) for key in ("send", "publish", "subscribe")),
             )
             for said in json.loads(text)["roles"]
         )

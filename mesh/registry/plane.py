@@ -7,11 +7,9 @@ Calls and deliveries go on while none runs; several may run side by side, since 
   is marked as lost for an hour, so that people see who died. A heartbeat that expired is a hung instance and is marked the same way.
 - **Callers that are gone.** The same events say that a caller is gone; the instances are told, and stop its work (`mesh.registry.gone`).
 - **Shares.** An agent whose keys fill the registry loses them, before nobody else could write there.
-- **Questions.** A probe to `mesh` with a name in its body gets the live instances of that name, or the names that come close. Readers of
-  buckets, and of the journal for auditors, are made for those who may not make consumers (`mesh.registry.readers`). Micro discovery is
-  answered from the directory.
-- **Messages.** Lanes are made for those who may receive (`mesh.broker.lanes`), and what the broker gave up becomes a dead letter
-  (`mesh.delivery.given_up`).
+- **Questions.** A probe to `mesh` with a name in its body gets the live instances of that name, or the names that come close. What others
+  may not do by themselves they ask of it (`mesh.registry.desk`). Micro discovery is answered from the directory.
+- **Duties.** What nobody else can see to, it does by itself (`mesh.registry.duties`).
 """
 
 import asyncio
@@ -23,26 +21,25 @@ from typing import Any, Final, Self
 import structlog
 
 from mesh import clock
-from mesh.broker.lanes import make_lanes
-from mesh.delivery import keep_given_up
 from mesh.errors import MalformedMessage, MeshError
 from mesh.link.buckets import Bucket
 from mesh.link.call import Call
 from mesh.link.connection import Connection, Message
 from mesh.link.jetstream import JetStream
-from mesh.link.reader import INACTIVE, make_consumer
 from mesh.link.reconcile import reconcile
 from mesh.policy.lines import worth_a_line
 from mesh.policy.rate import Rate
 from mesh.registry import micro
+from mesh.registry.desk import Desk
 from mesh.registry.directory import Directory
+from mesh.registry.duties import DUTIES
 from mesh.registry.gone import GRACE, Departures, caller_of
-from mesh.registry.readers import make_reader, secret_name
+from mesh.registry.readers import make_reader
 from mesh.registry.sight import RightsOf, Sight
 from mesh.subjects import CONTROL_PLANE, Subjects, unescape
-from mesh.topology import HEALTH, JOURNAL, REGISTRY, ConsumerSpec, bucket_stream, bucket_subject, declare
+from mesh.topology import HEALTH, REGISTRY, bucket_stream, bucket_subject, declare
 from mesh.wire import control
-from mesh.wire.entries import JournalPolicy, LanesQuestion, Loss, ProbeAnswer, ProbeQuestion, ReaderQuestion, read
+from mesh.wire.entries import JournalPolicy, Loss, ProbeAnswer, ProbeQuestion, read
 from mesh.wire.jsonrpc import Frame, dumps, locate
 
 SWEEP: Final = 5.0
@@ -73,6 +70,7 @@ class ControlPlane:
         self._sight = Sight(subjects, rights_of)
         self._topology = declare(subjects.prefix)
         self._js = JetStream(connection)
+        self._desk = Desk(self._js, subjects, self._sight)
         self._registry = Bucket(self._js, REGISTRY)
         self._health = Bucket(self._js, HEALTH)
         self.directory = Directory(self._js, subjects, partial(make_reader, self._js), self._on_change, self._on_heavy)
@@ -100,7 +98,8 @@ class ControlPlane:
                 subscription = await self._connection.subscribe(subject, handler, queue=queue)
                 stack.push_async_callback(subscription.unsubscribe)
             self._start(self._sweep(), "sweep of the registry")
-            self._start(keep_given_up(self._js, self._subjects), "messages that the broker gave up")
+            for what, duty in DUTIES.items():
+                self._start(duty(self._js, self._subjects, self._sight), what)
             stack.callback(self._connection.on_up(self._on_up))
             self._stack = stack.pop_all()
         return self
@@ -126,10 +125,8 @@ class ControlPlane:
         match call.frame.method:
             case "ping":
                 self._answer(call, {})
-            case "mesh/reader":
-                self._start(self._make_reader(call), f"reader for {call.caller}")
-            case "mesh/lanes":
-                self._start(self._make_lanes(call), f"lanes for {call.caller}")
+            case str() as method if method in self._desk.methods:
+                self._start(self._ask(call, method), f"{method} for {call.caller}")
             case method:
                 call.fail(control.METHOD_NOT_FOUND, f"the control plane has no method {method}")
 
@@ -139,38 +136,16 @@ class ControlPlane:
     def on_message(self, caller: str, reply: str, frame: Frame) -> None:
         """It has no sessions."""
 
-    async def _make_reader(self, call: Call) -> None:
+    async def _ask(self, call: Call, method: str) -> None:
         try:
             params = locate(call.frame.raw, "params")
-            asked = read(ReaderQuestion, b"{}" if params is None else call.frame.raw[slice(*params)])
-            if asked.bucket in (REGISTRY, HEALTH):
-                keys = self._sight.keys(call.caller, asked.bucket)
-                answer: dict[str, Any] = {"consumer": await make_reader(self._js, asked.bucket, keys)}
-            elif asked.stream == JOURNAL:
-                self._sight.check_reads(call.caller, asked.stream)
-                answer = (await make_consumer(self._js, _stream_reader(asked)))._asdict()
-            else:
-                call.fail(control.INVALID_PARAMS, f"nobody may read {asked.bucket or asked.stream!r}")
-                return
+            result = await self._desk.answer(method, call.caller, b"{}" if params is None else call.frame.raw[slice(*params)])
         except MalformedMessage as problem:
             call.fail(control.INVALID_PARAMS, problem.message)
         except MeshError as problem:
             call.refuse(problem)
         else:
-            self._answer(call, answer)
-
-    async def _make_lanes(self, call: Call) -> None:
-        try:
-            params = locate(call.frame.raw, "params")
-            asked = read(LanesQuestion, b"{}" if params is None else call.frame.raw[slice(*params)])
-            self._sight.check_receives(call.caller, asked.target)
-            lanes = await make_lanes(self._js, self._subjects, asked.target, asked.wanted)
-        except MalformedMessage as problem:
-            call.fail(control.INVALID_PARAMS, problem.message)
-        except MeshError as problem:
-            call.refuse(problem)
-        else:
-            self._answer(call, {"lanes": lanes})
+            self._answer(call, result)
 
     def _answer(self, call: Call, result: dict[str, Any]) -> None:
         call.finish(b'{"jsonrpc":"2.0","id":' + dumps(call.id) + b',"result":' + dumps(result) + b"}")
@@ -279,18 +254,3 @@ class ControlPlane:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-
-
-def _stream_reader(asked: ReaderQuestion) -> ConsumerSpec:
-    return ConsumerSpec(
-        stream=asked.stream,
-        name=secret_name(),
-        filters=asked.filters,
-        durable=False,
-        ack="none",
-        start_seq=asked.start_seq,
-        start_time_ns=None if asked.start_seq is not None else asked.start_time_ns,
-        inactive_threshold=INACTIVE,
-        memory=True,
-        replicas=1,
-    )

@@ -20,11 +20,32 @@ ADVISORIES: Final = "ADVISORIES"
 GIVEN_UP: Final = "given-up"
 """The control planes' consumer of ADVISORIES."""
 
+EVENTS: Final = "EVENTS"
+JOBS: Final = "JOBS"
+STREAMS: Final = "STREAMS"
+SCHEDULES: Final = "SCHEDULES"
+DUE: Final = "due"
+"""The control planes' consumer of SCHEDULES."""
+
+JOB_STATES: Final = "jobs"
+HANDLED: Final = "handled"
+SCHEMAS: Final = "schemas"
+SUBSCRIPTIONS: Final = "subscriptions"
+
 LANES: Final = {priority: f"MESSAGES_{priority.upper()}" for priority in PRIORITIES}
 """The stream of each priority. A flood of one fills its own and no other (decision 9)."""
 
 MOST_WAITING: Final = 10_000
 """Messages of one sender to one name in one priority. The next one is refused, and its sender told (`mailbox_full`)."""
+
+MOST_JOBS: Final = 10_000
+"""Jobs of one caller for one tool of one name that wait or run."""
+
+STREAM_WINDOW: Final = 1_000
+"""Messages of one direction of a durable stream that nobody has read. Its sender waits then."""
+
+MOST_EVENTS: Final = 1_000_000
+"""Of one publisher on one topic in one priority."""
 
 ATTEMPTS: Final = 6
 ACK_WAIT: Final = 30.0
@@ -93,7 +114,7 @@ def declare(prefix: str = "mesh", replicas: int = 1) -> Topology:
     advisories = StreamSpec(
         name=ADVISORIES,
         description="the broker's word on messages that it does not deliver again",
-        subjects=tuple(map(given_up, LANES.values())),
+        subjects=tuple(map(given_up, (*LANES.values(), EVENTS, JOBS))),
         max_bytes=64 * MIB,
         max_age=DAY,
         replicas=replicas,
@@ -116,8 +137,110 @@ def declare(prefix: str = "mesh", replicas: int = 1) -> Topology:
         republish=subjects.bucket_republish(HEALTH),
         replicas=replicas,
     )
-    given = ConsumerSpec(stream=ADVISORIES, name=GIVEN_UP)
-    return Topology(streams=(journal, *lanes, dead, advisories), buckets=(registry, health), consumers=(given,))
+    return Topology(
+        streams=(journal, *lanes, *_families(subjects, replicas), dead, advisories),
+        buckets=(registry, health, *_buckets(subjects, replicas)),
+        consumers=(
+            ConsumerSpec(stream=ADVISORIES, name=GIVEN_UP),
+            ConsumerSpec(stream=SCHEDULES, name=DUE, filters=(subjects.schedules[1],)),
+        ),
+    )
+
+
+def _families(subjects: Subjects, replicas: int) -> tuple[StreamSpec, ...]:
+    """Events, jobs, durable streams, schedules."""
+    return (
+        StreamSpec(
+            name=EVENTS,
+            description="events and broadcasts, also those that were read",
+            subjects=(subjects.events(), subjects.casts()),
+            # Full, it refuses the new one: nothing that somebody has still to read gives way. What all have read is trimmed in time.
+            discard="new",
+            discard_new_per_subject=True,
+            max_msgs_per_subject=MOST_EVENTS,
+            max_bytes=2048 * MIB,
+            max_age=7 * DAY,
+            max_consumers=50_000,
+            duplicate_window=600,
+            allow_msg_ttl=True,  # so that figures of health do not stay for a week
+            replicas=replicas,
+        ),
+        StreamSpec(
+            name=JOBS,
+            description="jobs that wait or run",
+            subjects=(subjects.jobs_to(),),
+            retention="workqueue",
+            discard="new",
+            discard_new_per_subject=True,
+            max_msgs_per_subject=MOST_JOBS,
+            max_bytes=1024 * MIB,
+            max_age=7 * DAY,
+            max_consumers=20_000,
+            duplicate_window=600,
+            replicas=replicas,
+        ),
+        StreamSpec(
+            name=STREAMS,
+            description="messages of durable streams that nobody has read",
+            subjects=(subjects.flows,),
+            retention="workqueue",
+            discard="new",
+            discard_new_per_subject=True,
+            max_msgs_per_subject=STREAM_WINDOW,
+            max_bytes=512 * MIB,
+            max_age=7 * DAY,
+            max_consumers=20_000,
+            duplicate_window=600,
+            replicas=replicas,
+        ),
+        StreamSpec(
+            name=SCHEDULES,
+            description="what is to be sent later; the control plane alone writes here",
+            subjects=subjects.schedules,
+            retention="workqueue",  # what was due goes when it was sent
+            max_bytes=128 * MIB,  # full, it would throw out the oldest, as the broker insists where there are schedules
+            allow_msg_schedules=True,
+            allow_rollup_hdrs=True,  # the server insists on it
+            allow_msg_ttl=True,
+            replicas=replicas,
+        ),
+    )
+
+
+def _buckets(subjects: Subjects, replicas: int) -> tuple[BucketSpec, ...]:
+    """States of jobs, what was handled, schemas, subscriptions."""
+    return (
+        BucketSpec(
+            name=JOB_STATES,
+            description="how each job stands, by target, caller and id",
+            max_age=8 * DAY,
+            max_bytes=512 * MIB,
+            republish=subjects.bucket_republish(JOB_STATES),
+            replicas=replicas,
+        ),
+        BucketSpec(
+            name=HANDLED,
+            description="what receivers have done, for as long as it may come again",
+            max_age=DAY,
+            max_bytes=256 * MIB,
+            discard="old",
+            republish=subjects.bucket_republish(HANDLED),
+            replicas=replicas,
+        ),
+        BucketSpec(
+            name=SCHEMAS,
+            description="schemas of events, by topic and version",
+            max_bytes=64 * MIB,
+            republish=subjects.bucket_republish(SCHEMAS),
+            replicas=replicas,
+        ),
+        BucketSpec(
+            name=SUBSCRIPTIONS,
+            description="durable subscriptions to events, by agent and name",
+            max_bytes=64 * MIB,
+            replicas=replicas,
+        ),
+    )
 
 
 def lane_spec(subjects: Subjects, target: str, priority: str) -> ConsumerSpec:

@@ -125,6 +125,8 @@ def _normal(setting: str, value: Any) -> Any:
     """A value in the one form in which the declared and the echoed are compared."""
     if setting in ("subject_transform", "republish") and value:
         return value.get("src"), value.get("dest")  # the echo may have more members
+    if setting == "metadata":
+        return {key: each for key, each in (value or {}).items() if not key.startswith("_nats.")}  # the server adds some of its own
     if setting in ("subjects", "filter_subjects"):
         return sorted(value or ())
     if setting == "opt_start_time":

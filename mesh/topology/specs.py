@@ -6,7 +6,8 @@ A bucket is a stream named `KV_{bucket}` over `$KV.{bucket}.>`, with the setting
 Source: NATS ADR-8 (key-value), ADR-28 (republish), ADR-43 (TTL and markers).
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Final, Literal
 
@@ -41,6 +42,8 @@ class StreamSpec:
     allow_direct: bool = False
     allow_rollup_hdrs: bool = False
     allow_msg_ttl: bool = False
+    allow_msg_schedules: bool = False
+    """Whoever may publish to such a stream can have the broker publish under any subject of it: only `mesh` may."""
     subject_delete_marker_ttl: float = 0
     deny_delete: bool = False
     deny_purge: bool = False
@@ -67,6 +70,7 @@ class StreamSpec:
             "allow_direct": self.allow_direct,
             "allow_rollup_hdrs": self.allow_rollup_hdrs,
             "allow_msg_ttl": self.allow_msg_ttl,
+            "allow_msg_schedules": self.allow_msg_schedules,
             "subject_delete_marker_ttl": _ns(self.subject_delete_marker_ttl),
             "deny_delete": self.deny_delete,
             "deny_purge": self.deny_purge,
@@ -96,6 +100,7 @@ class ConsumerSpec:
     inactive_threshold: float = 0
     """Seconds without a pull after which the server removes it; 0 never (a durable one) or 5 s (any other)."""
     memory: bool = False
+    metadata: Mapping[str, str] = field(default_factory=dict)
     replicas: int = 0
     """0: as many as the stream has."""
 
@@ -121,6 +126,8 @@ class ConsumerSpec:
             "mem_storage": self.memory,
             "num_replicas": self.replicas,
         }
+        if self.metadata:
+            config["metadata"] = dict(self.metadata)
         return config
 
 

@@ -8,6 +8,7 @@ What each holder gets, and why. In the table `me` is the user's name and R each 
 |             | hear `reply.me.…`, `hush.me.…`                                   | frames of its calls, answers to its probes       |
 |             | hear `part.me.…`, publish `part.*.*.me.…`                        | large bodies, either way                         |
 |             | hear `health.me.*`, `health.mesh.*`, `gone.*.*`                  | its own instances, the plane's; who is gone      |
+|             | hear `stream.me.…`, `jobs.*.me.*`                                | its streams, the states of its jobs              |
 |             | call, probe and notice `mesh`                                    | who is there, and readers made for it            |
 |             | ask the broker what it may do                                    | the bridge checks by the same table              |
 | `ANSWER`    | take what is addressed to me (any instance), and to R (`any`)    | being called                                     |
@@ -15,15 +16,26 @@ What each holder gets, and why. In the table `me` is the user's name and R each 
 |             | write its keys in `registry` and `health`; hear `registry.me.*`  | being seen; repairing what is written over them  |
 |             | pull from the lanes of me and R, and acknowledge; hear `msg.me.…` | messages; the first one of a lane is its notice  |
 |             | publish `dead.me.…`, those of R                                  | what it will not try again                       |
+|             | the same of JOBS; hear `job.me.…`; write `jobs.me.*.*`; of R too | jobs, and how they stand                         |
+|             | publish `stream.*.*.me.*`, `flow.*.me.*`; read STREAMS           | its end of a stream; durable ones                |
+|             | hear `cast.*.*.any`, `cast.*.*.R`; read EVENTS                   | broadcasts                                       |
+|             | publish `event.me.*.agent.health`                                | how it is                                        |
+|             | write and hear `handled.me.*`, those of R                        | what it has done need not be done again          |
 | a rule on T | publish `call/quiet.T.*.me.…`, `probe.T.*.me`, `note.T.me.…`     | calls, their targets, cancelling, resuming       |
 |             | hear `health.T.*`, `registry.T.*`                                | a loss is known at once; its tools               |
 |             | pull from readers of the two buckets                             | who there is, as far as the reader's filter goes |
-| `send` to T | publish `msg.T.me.*`                                             | messages                                         |
+|             | publish `job.T.me.…` for its tools; of all of T also streams     | jobs are calls; `stream.T.*.me.*`, `flow.T.me.*` |
+| `send` to T | publish `msg.T.me.*`, `cast.me.*.T`; to all also `cast.me.*.any` | messages and broadcasts                          |
+| `publish`   | publish `event.me.*.{topic}`; hear `schemas.{topic}.*`           | events                                           |
+| `subscribe` | hear `event.*.*.{topic}`, `schemas.{topic}.*`; read EVENTS       | events, also old ones                            |
 | `BROWSE`    | hear `health.*.*`, `registry.*.*`; pull from readers             | `mesh agents`, all agents as one, `/ready`       |
 | `JOURNAL`   | pull from readers of JOURNAL; ask for its state                  | `mesh journal`                                   |
 | `ADMIN`     | `$JS.API.>`, ask `$SRV`, others' keys, `broker.disconnect`       | `mesh topology`, `mesh doctor`, `nats`           |
 |             | publish `msg.…`, `dead.…`                                        | `mesh dlq`: send again what somebody else sent   |
 | `PLANE`     | see `_plane`                                                     | registry, losses, readers and lanes, discovery   |
+
+To read EVENTS or STREAMS is to pull from consumers of it and to acknowledge what they deliver. The control plane makes them and looks at
+the rights first; their names are secrets of 128 bits, as those of readers are.
 
 Readers: whoever may create consumers may have the broker publish anywhere (`deliver_subject`), and subjects cannot forbid that. So only
 the control plane and operators create them. A reader's name is its secret: 128 random bits, and nobody else may list consumers.
@@ -50,6 +62,7 @@ from mesh.subjects import (
     ME,
     MEMBER,
     MICRO,
+    OPEN_STREAM,
     USER_INFO,
     Subjects,
     Token,
@@ -59,7 +72,26 @@ from mesh.subjects import (
     rights_inbox,
     rights_key,
 )
-from mesh.topology import ADVISORIES, GIVEN_UP, HEALTH, JOURNAL, LANES, REGISTRY, bucket_stream, bucket_subject, declare
+from mesh.topology import (
+    ADVISORIES,
+    DUE,
+    EVENTS,
+    GIVEN_UP,
+    HANDLED,
+    HEALTH,
+    JOB_STATES,
+    JOBS,
+    JOURNAL,
+    LANES,
+    REGISTRY,
+    SCHEDULES,
+    SCHEMAS,
+    STREAMS,
+    SUBSCRIPTIONS,
+    bucket_stream,
+    bucket_subject,
+    declare,
+)
 
 NEEDED: Final = (
     "initialize",
@@ -83,9 +115,14 @@ NAMED: Final = {
     Kind.TOOL: ("tools/call",),
     Kind.PROMPT: ("prompts/get",),
     Kind.RESOURCE: ("resources/read", "resources/subscribe", "resources/unsubscribe"),
+    Kind.STREAM: (OPEN_STREAM,),
 }
 
 BUCKETS: Final = (REGISTRY, HEALTH)
+KEPT: Final = (JOB_STATES, SCHEMAS, SUBSCRIPTIONS)
+"""Buckets that the control plane reads and writes for others."""
+HEALTH_TOPIC: Final = "agent.health"
+"""On which every agent says how it is."""
 PULLING: Final = ("MSG.NEXT", "INFO", "RESET")
 """What the holder of a reader's name asks of it: the next messages, whether it is there, and to begin anew (mesh.link.view)."""
 
@@ -141,7 +178,15 @@ def grants_of(policy: Policy, roles: Collection[str], subjects: Subjects, member
         for rule in role.call:
             found += [Grant(publish, subject, role.name, str(rule)) for publish, subject in _rule(role, rule, subjects, members or {})]
         for name in role.send:
-            found.append(Grant(True, subjects.rights_send(EACH if name is None else name, ME), role.name, f"send {name or STAR}"))
+            to = EACH if name is None else name
+            found += [
+                Grant(True, subject, role.name, f"send {name or STAR}")
+                for subject in (subjects.rights_send(to, ME), subjects.rights_cast(ME, to))
+            ]
+        for topics in role.publish:
+            found += [Grant(publish, subject, role.name, f"publish {topics or STAR}") for publish, subject in _publishing(subjects, topics)]
+        for topics in role.subscribe:
+            found += [Grant(publish, subject, role.name, f"subscribe {topics or STAR}") for publish, subject in _hearing(subjects, topics)]
     return tuple(found)
 
 
@@ -167,6 +212,7 @@ def _subscribe(*subjects: str) -> Entries:
 def _everyone(subjects: Subjects) -> Entries:
     yield from _subscribe(rights_inbox(ME), *subjects.rights_replies(ME, EACH), subjects.rights_parts_to(ME))
     yield from _subscribe(*(subjects.rights_copy(HEALTH, name) for name in (ME, CONTROL_PLANE)), subjects.gone)
+    yield from _subscribe(subjects.rights_streams_to(ME), subjects.rights_job_states(ME))
     yield from _publish(rights_inbox(ME), USER_INFO, subjects.rights_parts(EACH, ME))
     yield from _publish(*_calling(subjects, CONTROL_PLANE), *subjects.rights_call(CONTROL_PLANE, ME))
 
@@ -187,16 +233,48 @@ def _rule(role: Role, rule: Rule, subjects: Subjects, members: Members) -> Entri
         yield from _publish(*_calling(subjects, target))
         yield from _subscribe(*(subjects.rights_copy(bucket, target) for bucket in BUCKETS))
         if rule.kind is Kind.ALL:
-            yield from _publish(*subjects.rights_call(target, ME))
+            yield from _publish(*subjects.rights_call(target, ME), subjects.rights_job(target, ME))
+            yield from _streaming(subjects, target)
             continue
         name = EACH if rule.name is None else rule.name
         for method in NAMED[rule.kind]:
             yield from _publish(*subjects.rights_call(target, ME, method, name))
+            if rule.kind is Kind.TOOL:
+                yield from _publish(subjects.rights_job(target, ME, method, name))
+            if rule.kind is Kind.STREAM:
+                yield from _streaming(subjects, target)
         for method in NEEDED:
             yield from _publish(*subjects.rights_call(target, ME, method))
         for method in NEEDED_BELOW:
             yield from _publish(*subjects.rights_call(target, ME, method, below=True))
     yield from _readers(*map(bucket_stream, BUCKETS))
+
+
+def _streaming(subjects: Subjects, other: str | Token) -> Entries:
+    yield from _publish(subjects.rights_stream(other, ME), subjects.rights_flow(other, ME))
+    yield from _consumers(STREAMS)
+
+
+def _consumers(stream: str) -> Entries:
+    """Those whose names are secrets."""
+    yield from _readers(stream)
+    yield from _publish(rights_ack(stream, EACH))
+
+
+def _sending(subjects: Subjects, to: str | Token) -> tuple[str, str]:
+    return subjects.rights_send(to, ME), subjects.rights_cast(ME, to)
+
+
+def _publishing(subjects: Subjects, topics: str | None) -> Entries:
+    yield from _publish(subjects.rights_publish(ME, topics))
+    yield from _subscribe(subjects.rights_schemas(topics))
+    yield from _readers(bucket_stream(SCHEMAS))
+
+
+def _hearing(subjects: Subjects, topics: str | None) -> Entries:
+    yield from _subscribe(subjects.rights_hear(topics), subjects.rights_schemas(topics))
+    yield from _readers(bucket_stream(SCHEMAS))
+    yield from _consumers(EVENTS)
 
 
 def _readers(*streams: str) -> Entries:
@@ -211,13 +289,19 @@ def _answer(subjects: Subjects) -> Entries:
     yield from _subscribe(subjects.rights_copy(REGISTRY, ME))
     for name in (ME, MEMBER):
         yield from _lanes(name)
-        yield from _subscribe(subjects.rights_send(name, EACH))
-        yield from _publish(subjects.rights_dead(name))
+        yield from _subscribe(subjects.rights_send(name, EACH), subjects.rights_jobs_to(name), subjects.rights_handled(name))
+        yield from _publish(subjects.rights_dead(name), bucket_subject(HANDLED, rights_key(name)))
+        yield from _publish(bucket_subject(JOB_STATES, f"{name}.*.*"))
+    yield from _readers(bucket_stream(HANDLED))
+    yield from _streaming(subjects, EACH)
+    yield from _subscribe(*(subjects.rights_hear_cast(name) for name in (ANY, MEMBER)))
+    yield from _consumers(EVENTS)
+    yield from _publish(subjects.rights_publish(ME, HEALTH_TOPIC))
 
 
 def _lanes(name: Token) -> Entries:
     """Each durable consumer is named after who may pull from it."""
-    for stream in LANES.values():
+    for stream in (*LANES.values(), JOBS):
         yield from _publish(*(rights_api(f"CONSUMER.{verb}.{stream}.{name}") for verb in ("MSG.NEXT", "INFO")), rights_ack(stream, name))
 
 
@@ -233,25 +317,30 @@ def _journal(_: Subjects) -> Entries:
 
 def _admin(subjects: Subjects) -> Entries:
     yield from _publish(rights_api(">"), MICRO, *(bucket_subject(bucket, ">") for bucket in BUCKETS))
-    yield from _publish(subjects.rights_send(EACH, EACH), subjects.rights_dead(EACH))
+    yield from _publish(subjects.rights_send(EACH, EACH), subjects.rights_job(EACH, EACH), subjects.rights_dead(EACH))
     yield from _subscribe(subjects.disconnects)
 
 
 def _plane(subjects: Subjects) -> Entries:
-    """Declare the topology; make readers and lanes; keep the keys of others (who is lost, who takes too much); say who is gone; answer
-    discovery to inboxes; move what the broker gave up to the dead letters. It deletes no stream and publishes in nobody's name. What is
-    stored it could read: consumers deliver anywhere."""
+    """Declare the topology; make readers, lanes and subscriptions; keep the keys of others (who is lost, who takes too much, jobs' states);
+    say who is gone; answer discovery to inboxes; move what the broker gave up to the dead letters; send what was scheduled; remove what was
+    read, done or cancelled. It deletes no stream and publishes in no name but its own. What is stored it could read: consumers deliver
+    anywhere."""
     streams = [spec.name for spec in declare(subjects.prefix).all_streams()]
     yield from _publish(rights_api("STREAM.LIST"), *(rights_api(f"STREAM.{verb}.{name}") for name in streams for verb in _DECLARING))
     yield from _publish(*(rights_api(f"CONSUMER.CREATE.{name}.*") for name in streams))
-    yield from _publish(*(bucket_subject(bucket, ">") for bucket in BUCKETS), rights_api(f"STREAM.PURGE.{bucket_stream(REGISTRY)}"))
-    yield from _publish(subjects.gone, ALL_INBOXES)
-    for stream in LANES.values():
-        yield from _publish(
-            rights_api(f"CONSUMER.INFO.{stream}.*"), *(rights_api(f"STREAM.MSG.{verb}.{stream}") for verb in ("GET", "DELETE"))
-        )
-    yield from _publish(*(rights_api(f"CONSUMER.{verb}.{ADVISORIES}.{GIVEN_UP}") for verb in ("MSG.NEXT", "INFO")))
-    yield from _publish(rights_ack(ADVISORIES, Token(GIVEN_UP)), subjects.rights_dead(EACH))
+    yield from _publish(*(bucket_subject(bucket, ">") for bucket in (*BUCKETS, *KEPT)), subjects.gone, ALL_INBOXES)
+    yield from _publish(*(rights_api(f"DIRECT.GET.{bucket_stream(bucket)}.>") for bucket in KEPT))
+    trimmed = (EVENTS, STREAMS, SCHEDULES, *map(bucket_stream, KEPT))
+    for stream in (*LANES.values(), JOBS, *trimmed):
+        yield from _publish(*(rights_api(f"CONSUMER.{verb}.{stream}.*") for verb in ("INFO", "DELETE", *PULLING)))
+        yield from _publish(*(rights_api(f"CONSUMER.{verb}.{stream}") for verb in ("LIST", "NAMES")))
+        yield from _publish(*(rights_api(f"STREAM.MSG.{verb}.{stream}") for verb in ("GET", "DELETE")))
+    yield from _publish(*(rights_api(f"STREAM.PURGE.{stream}") for stream in (bucket_stream(REGISTRY), *trimmed)))
+    for stream, consumer in ((ADVISORIES, GIVEN_UP), (SCHEDULES, DUE)):
+        yield from _publish(*(rights_api(f"CONSUMER.{verb}.{stream}.{consumer}") for verb in ("MSG.NEXT", "INFO")))
+        yield from _publish(rights_ack(stream, Token(consumer)))
+    yield from _publish(subjects.rights_dead(EACH), subjects.rights_schedules, *_sending(subjects, EACH), subjects.rights_publish(ME, None))
     yield from _subscribe(subjects.disconnects, MICRO)
 
 

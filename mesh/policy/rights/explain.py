@@ -4,7 +4,9 @@
 |-----------------------------------------|-----------------------------------------------------------------|
 | `call AGENT`                            | calling everything of it                                        |
 | `call AGENT/TOOL`, `AGENT/prompt:NAME`, `AGENT/resource:URI` | that one                                    |
+| `submit AGENT/TOOL`                     | having a tool called as a job                                   |
 | `send NAME`                             | sending messages to a name                                      |
+| `emit TOPIC`, `hear TOPIC`              | publishing events on a topic, hearing them                      |
 | `answer NAME`                           | taking calls that are addressed to a name                       |
 | `see AGENT`                             | following who there is: the agent's entry and its health        |
 | `read journal`, `registry`, `health`    | pulling from a reader of it                                     |
@@ -26,7 +28,8 @@ from mesh.topology import HEALTH, JOURNAL, REGISTRY, bucket_stream
 READABLE: Final = {"journal": JOURNAL, **{bucket: bucket_stream(bucket) for bucket in (REGISTRY, HEALTH)}}
 
 ACTIONS: Final = (
-    "call AGENT, call AGENT/TOOL, call AGENT/prompt:NAME, call AGENT/resource:URI, send NAME, answer NAME, see AGENT, "
+    "call AGENT, call AGENT/TOOL, call AGENT/prompt:NAME, call AGENT/resource:URI, call AGENT/stream:TYPE, "
+    "submit AGENT/TOOL, send NAME, emit TOPIC, hear TOPIC, answer NAME, see AGENT, "
     f"read {'|'.join(READABLE)}, change topology, publish SUBJECT, subscribe SUBJECT"
 )
 
@@ -100,6 +103,14 @@ def asked_for(action: str, name: str, subjects: Subjects) -> tuple[bool, str]:
             return True, subjects.rights_call(target, name, NAMED[rule.kind][0], EACH if rule.name is None else rule.name)[0]
         case "send" if what:
             return True, subjects.message(what, name, PRIORITIES[0])
+        case "submit" if what:
+            rule = parse_rule(what)
+            if rule.kind is Kind.TOOL and rule.agent is not None:
+                return True, subjects.rights_job(rule.agent, name, "tools/call", EACH if rule.name is None else rule.name)
+        case "emit" if what:
+            return True, subjects.events(what, name, PRIORITIES[0])
+        case "hear" if what:
+            return False, subjects.events(what)
         case "answer" if what:
             return False, subjects.calls_to(what, ANY)
         case "see" if what:

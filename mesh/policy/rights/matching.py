@@ -31,6 +31,21 @@ def covers(permissions: tuple[str, ...], subject: str) -> bool:
     return _covers(_known_tree(permissions), subject)
 
 
+def includes(permissions: tuple[str, ...], wanted: str) -> bool:
+    """Whether one permission lets one hear every subject that the filter `wanted` takes. Stricter than `covers`: for consumers, whose
+    filters the broker holds nobody to."""
+    return any(_includes(each.split("."), wanted.split(".")) for each in permissions)
+
+
+def _includes(allowed: list[str], wanted: list[str]) -> bool:
+    for at, token in enumerate(allowed):
+        if token == REST:
+            return len(wanted) > at
+        if at == len(wanted) or wanted[at] == REST or token not in (ONE, wanted[at]):
+            return False
+    return len(allowed) == len(wanted)
+
+
 def _covers(tree: _Node, subject: str) -> bool:
     tokens = subject.split(".")
     return all(tokens) and _find(tree, tokens, 0)

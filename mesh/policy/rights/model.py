@@ -11,11 +11,13 @@ A rule says what may be called:
 | `time/now`             | its tool `now`, and what a client needs besides: `mesh.policy.rights.compile.NEEDED` |
 | `notes/prompt:weekly`  | its prompt, and the same besides                                                     |
 | `docs/resource:URI`    | reading that resource and subscribing to its changes, and the same besides           |
+| `qa/stream:test_run`   | opening streams of that type with it, and the same besides                          |
 | `time/tool:prompt:x`   | a tool whose name begins like one of these words                                     |
 | `*/ping`, `notes/*`    | `*` is a whole name: the tool `ping` of every agent, every tool of `notes`            |
 | `git/git_*`            | the tools whose names fit, of those that are known when the policy is applied         |
 
-And to whom messages may be sent: whole names of agents or roles, or `*`.
+Who may call a tool may have it called as a job, too. Messages and broadcasts may be sent to whole names of agents or roles, or to `*`.
+Events may be published and heard on topics: words with dots between them, `*` for any word, `>` for the rest of them.
 """
 
 import re
@@ -25,7 +27,7 @@ from enum import StrEnum
 from typing import Final
 
 from mesh.errors import ConfigError
-from mesh.policy.rights.matching import covers, matches
+from mesh.policy.rights.matching import covers, includes, matches
 from mesh.subjects import CONTROL_PLANE, escape
 
 AGENT: Final = "agent"
@@ -43,6 +45,7 @@ class Kind(StrEnum):
     TOOL = "tool"
     PROMPT = "prompt"
     RESOURCE = "resource"
+    STREAM = "stream"
 
 
 class Power(StrEnum):
@@ -97,7 +100,7 @@ def parse_rule(text: str) -> Rule:
     name = named if kind is None else named.partition(":")[2]
     if not name:
         raise ConfigError(f"the rule {text!r} names no tool after the slash", hint=f"write {agent}/TOOL, or {agent} for all of it")
-    if kind in (Kind.PROMPT, Kind.RESOURCE) and STAR in name and name != STAR:
+    if kind not in (None, Kind.TOOL) and STAR in name and name != STAR:
         raise ConfigError(
             f"the rule {text!r}: only the names of tools may be given by a pattern", hint=f"write the whole name, or {agent}/{kind}:*"
         )
@@ -107,7 +110,7 @@ def parse_rule(text: str) -> Rule:
 def _kind_before(name: str) -> Kind | None:
     """The kind that a name begins with, as in `prompt:weekly`."""
     word, colon, _ = name.partition(":")
-    return Kind(word) if colon and word in (Kind.TOOL, Kind.PROMPT, Kind.RESOURCE) else None
+    return Kind(word) if colon and word in (Kind.TOOL, Kind.PROMPT, Kind.RESOURCE, Kind.STREAM) else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +122,11 @@ class Role:
     powers: frozenset[Power] = frozenset()
     about: str = ""
     send: tuple[str | None, ...] = ()
-    """Names (agents, roles) that messages may be sent to; None: to all."""
+    """Names (agents, roles) that messages and broadcasts may be sent to; None: to all."""
+    publish: tuple[str | None, ...] = ()
+    """Topics (`mesh.subjects.topic_pattern`) on which events may be published; None: all."""
+    subscribe: tuple[str | None, ...] = ()
+    """Topics of which events may be heard and replayed; None: all."""
 
     def __post_init__(self) -> None:
         if self.name in ("", CONTROL_PLANE, NO_ROLES):
@@ -128,7 +135,15 @@ class Role:
 
 READY_MADE: Final = (
     Role(AGENT, powers=frozenset({Power.ANSWER}), about="answers to its own name and to its roles; calls nobody"),
-    Role("host", call=(Rule(None),), powers=frozenset({Power.BROWSE}), about="calls every agent, and sends to it", send=(None,)),
+    Role(
+        "host",
+        call=(Rule(None),),
+        powers=frozenset({Power.BROWSE}),
+        about="calls every agent, sends to it, publishes and hears all events",
+        send=(None,),
+        publish=(None,),
+        subscribe=(None,),
+    ),
     Role(
         "operator",
         powers=frozenset({Power.BROWSE, Power.JOURNAL, Power.ADMIN}),
@@ -235,6 +250,10 @@ class Permissions:
 
     def may_subscribe(self, subject: str) -> bool:
         return covers(self.subscribe, subject)
+
+    def may_hear_all(self, filter: str) -> bool:
+        """Whether every subject that a filter takes may be heard. `may_subscribe` is the broker's rule, which lets more through."""
+        return includes(self.subscribe, filter)
 
     def narrow(self, wanted: str) -> tuple[str, ...]:
         """What of the filter `wanted` may be subscribed to: all of it, or the entries that lie within it."""
