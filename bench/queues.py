@@ -101,11 +101,11 @@ async def filler(broker: str, name: str) -> AsyncIterator[Actor]:
 class Nothing:
     """Remembers nothing: the pipeline without the record of what was handled."""
 
-    async def seen(self, key: object) -> bool:
+    def seen(self, key: object) -> bool:
         return False
 
-    async def record(self, key: object) -> None:
-        return
+    def record(self, key: object) -> None:
+        """Forgotten at once."""
 
 
 class Meter:

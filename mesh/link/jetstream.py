@@ -125,7 +125,7 @@ class JetStream:
 
 def _answer(body: bytes) -> dict[str, Any]:
     try:
-        answer = json.loads(body)
+        answer = json.loads(body.decode())
         error = answer.get("error")
     except (ValueError, AttributeError):
         raise BrokerError(f"an answer that is not of JetStream: {body[:80]!r}") from None
