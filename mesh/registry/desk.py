@@ -10,6 +10,7 @@
 | `mesh/subscribe` | `SubscribeQuestion` | `{"consumers"}`       | to hear events (`mesh.events.subscriptions`)                   |
 | `mesh/unsubscribe` | `UnsubscribeQuestion` | `{}`              | never again                                                    |
 | `mesh/subscriptions` | `SubscriptionsQuestion` | `{"subscriptions"}` | which there are                                            |
+| `mesh/schema` | `SchemaQuestion` | by what is asked            | schemas of topics (`mesh.events.schema_desk`)                  |
 
 A room answers its own questions: here stands who may ask them.
 """
@@ -21,12 +22,13 @@ from mesh.broker.lanes import make_lanes
 from mesh.broker.schedules import Schedules
 from mesh.errors import MalformedMessage
 from mesh.events import Subscriptions
+from mesh.events.schema_desk import SchemaDesk
 from mesh.link.jetstream import JetStream
 from mesh.link.reader import INACTIVE, make_consumer
 from mesh.registry.readers import make_reader, secret_name
 from mesh.registry.sight import Sight
 from mesh.subjects import Subjects
-from mesh.topology import EVENTS, HANDLED, HEALTH, JOURNAL, REGISTRY, ConsumerSpec
+from mesh.topology import EVENTS, HANDLED, HEALTH, JOURNAL, REGISTRY, SCHEMAS, ConsumerSpec
 from mesh.wire.entries import LanesQuestion, ReaderQuestion, SubscribeQuestion, SubscriptionsQuestion, UnsubscribeQuestion, read
 from mesh.wire.reading import read_object
 
@@ -47,6 +49,7 @@ class Desk:
             "mesh/subscribe": lambda caller, params: subscriptions.subscribe(caller, read(SubscribeQuestion, params)),
             "mesh/unsubscribe": lambda caller, params: subscriptions.unsubscribe(caller, read(UnsubscribeQuestion, params)),
             "mesh/subscriptions": lambda caller, params: subscriptions.describe(caller, read(SubscriptionsQuestion, params)),
+            "mesh/schema": SchemaDesk(js, sight).answer,
             "mesh/schedule": self._schedule,
             "mesh/schedules": self._schedules_of,
             "mesh/unschedule": self._unschedule,
@@ -60,6 +63,8 @@ class Desk:
         asked = read(ReaderQuestion, params)
         if asked.bucket in (REGISTRY, HEALTH, HANDLED):
             return {"consumer": await make_reader(self._js, asked.bucket, self._sight.keys(caller, asked.bucket))}
+        if asked.bucket == SCHEMAS:
+            return {"consumer": await make_reader(self._js, SCHEMAS, self._sight.schemas(caller))}
         if asked.stream == JOURNAL:
             self._sight.check_reads(caller, asked.stream)
             return (await make_consumer(self._js, _stream_reader(asked)))._asdict()

@@ -7,7 +7,7 @@ from mesh.errors import Denied
 from mesh.link.denial import denied
 from mesh.policy.rights import Permissions
 from mesh.subjects import EACH, Subjects, escape, rights_api
-from mesh.topology import LANES, REGISTRY
+from mesh.topology import LANES, REGISTRY, overlaps
 
 RightsOf = Callable[[str], Permissions]
 
@@ -76,6 +76,30 @@ class Sight:
                 hint=f"`mesh auth explain {caller} '{what}'` says which roles would",
                 subject=filter,
             )
+
+    def check_publishes(self, caller: str, topic: str) -> None:
+        """Raises Denied where `caller` may not publish on a topic."""
+        subject = self._subjects.event(caller, "normal", topic)
+        if self._rights_of is not None and not self._rights_of(caller).may_publish(subject):
+            raise denied(subject, caller, f"publish {topic}")
+
+    def sees_topic(self, caller: str, topic: str) -> bool:
+        """Whether `caller` may know the schemas of a topic: whoever may publish or hear it."""
+        return self._rights_of is None or self._rights_of(caller).may_hear_all(self._subjects.schemas_of(topic))
+
+    def schemas(self, caller: str) -> tuple[str, ...]:
+        """The keys of the schemas that `caller` may read, as filters of which no two overlap. Raises Denied where there are none."""
+        copies = self._subjects.schemas_of()
+        if self._rights_of is None or self._rights_of(caller).may_hear_all(copies):
+            return (">",)
+        found: list[str] = []
+        for entry in sorted(self._rights_of(caller).narrow(copies), key=lambda each: (not each.endswith(">"), each.count("."), each)):
+            key = entry.removeprefix(copies[: -len(">")])
+            if not any(overlaps(key, other) for other in found):
+                found.append(key)
+        if not found:
+            raise Denied(f"{caller!r} may not read schemas: no rule of its roles lets it publish or hear events")
+        return tuple(found)
 
     def rules(self, caller: str) -> bool:
         """Whether `caller` looks after what belongs to others: who may do all at the broker."""

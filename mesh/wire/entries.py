@@ -19,7 +19,9 @@ HEALTH_TTL_SECONDS: Final = 4
 """Whole seconds (the broker takes no fractions). Three missed beats are a slow moment, four are a hung instance."""
 
 
-class _Wire(BaseModel):
+class Wire(BaseModel):
+    """What goes over the wire as JSON, and is read with `read`."""
+
     model_config = ConfigDict(frozen=True, extra="ignore")
 
     def encode(self) -> bytes:
@@ -29,10 +31,10 @@ class _Wire(BaseModel):
             return dumps(self.model_dump(mode="python", exclude_defaults=True))
 
 
-T = TypeVar("T", bound=_Wire)
+T = TypeVar("T", bound=Wire)
 
 
-class JournalPolicy(_Wire):
+class JournalPolicy(Wire):
     """Which calls of an agent the journal holds: the agent's `default`, and what differs for a tool."""
 
     default: JournalMode = "full"
@@ -44,7 +46,7 @@ class JournalPolicy(_Wire):
         return self.default
 
 
-class ProbeQuestion(_Wire):
+class ProbeQuestion(Wire):
     """The body of a probe that asks for more than "are you there"."""
 
     about: str = ""
@@ -55,7 +57,7 @@ class ProbeQuestion(_Wire):
     """It was away, and may have missed what was said."""
 
 
-class ProbeAnswer(_Wire):
+class ProbeAnswer(Wire):
     """What a caller must know of a target before its first call; from the control plane also what it knows of another name."""
 
     agent: str
@@ -67,7 +69,7 @@ class ProbeAnswer(_Wire):
     """Where nobody has that name: the names that come close."""
 
 
-class ReaderQuestion(_Wire):
+class ReaderQuestion(Wire):
     """The params of `mesh/reader`: a reader of a bucket, as far as the asker may see it, or of a stream, from a sequence or a time on."""
 
     bucket: str = ""
@@ -78,26 +80,50 @@ class ReaderQuestion(_Wire):
     start_time_ns: Annotated[int, Field(ge=0, lt=2**63)] | None = None
 
 
-class LanesQuestion(_Wire):
+class LanesQuestion(Wire):
     """The params of `mesh/lanes`: of a name that the asker may answer to. Lanes in which messages wait need not be wanted."""
 
     target: Annotated[str, Field(min_length=1)]
     wanted: tuple[Literal["critical", "high", "normal", "low"], ...] = ()
 
 
-class Client(_Wire):
+class SubscribeQuestion(Wire):
+    """The params of `mesh/subscribe`: a durable subscription of the asker's, to a topic (a pattern) or to the broadcasts to some roles. It
+    is made if it is not there."""
+
+    name: Annotated[str, Field(min_length=1, max_length=128)]
+    topic: str | None = None
+    roles: Annotated[tuple[Annotated[str, Field(min_length=1)], ...], Field(max_length=16)] = ()
+    wanted: tuple[Literal["critical", "high", "normal", "low"], ...] = ()
+    """Priorities. Those in which events wait need not be wanted."""
+
+
+class UnsubscribeQuestion(Wire):
+    """The params of `mesh/unsubscribe`. `agent` is whose it is, if not the asker's."""
+
+    name: Annotated[str, Field(min_length=1)]
+    agent: str = ""
+
+
+class SubscriptionsQuestion(Wire):
+    """The params of `mesh/subscriptions`: those of the asker, or of everybody."""
+
+    all: bool = False
+
+
+class Client(Wire):
     """The broker's own name for a connection: how a disconnect event is matched to an instance."""
 
     server: str
     id: int
 
 
-class Loss(_Wire):
+class Loss(Wire):
     at_ns: int
     reason: str
 
 
-class InstanceEntry(_Wire):
+class InstanceEntry(Wire):
     """One instance of an agent, as the registry holds it under `{agent}.{instance}`."""
 
     agent: str
@@ -124,7 +150,7 @@ class InstanceEntry(_Wire):
     """Set by the control plane when the instance went without a word."""
 
 
-class Health(_Wire):
+class Health(Wire):
     """One heartbeat. It says how the instance is, and which connection of the broker it is."""
 
     agent: str

@@ -38,9 +38,6 @@ STRUCTURED: Final = "application/cloudevents+json"
 BINARY: Final = "ce-"
 """What the header of an attribute begins with."""
 
-REPLAYED: Final = "Mesh-Replayed"
-"""Header, and extension `meshreplayed`, of an event that is told again: who tells it."""
-
 _DATA: Final = ("data", "data_base64")
 _OWN: Final = frozenset({"specversion", "id", "source", "type", "subject", "time", "datacontenttype", "dataschema", *_DATA})
 _TEXTS: Final = ("subject", "datacontenttype", "dataschema")
@@ -56,10 +53,11 @@ class Event:
     """One event. `attributes` is all that it says but its data: `id`, `source`, `type`, and what else there is, extensions among it.
 
     `publisher`, `topic` and `priority` are the broker's word. `number` is its place in the stream and `stored_ns` when it came there (0
-    where it was never stored); `delivery` says which delivery of it this is. `replayed_by` names who tells it again, if anybody does.
+    where it was never stored); `delivery` says which delivery of it this is. `replayed_by` names who tells it again, if anybody does. A
+    broadcast is on no topic: `to` is the role that it is sent to, or `any`.
     """
 
-    __slots__ = ("attributes", "data", "delivery", "number", "priority", "publisher", "replayed_by", "stored_ns", "topic")
+    __slots__ = ("attributes", "data", "delivery", "number", "priority", "publisher", "replayed_by", "stored_ns", "to", "topic")
 
     def __init__(
         self,
@@ -72,6 +70,7 @@ class Event:
         stored_ns: int = 0,
         delivery: int = 1,
         replayed_by: str = "",
+        to: str = "",
     ) -> None:
         self.attributes = attributes
         self.data = data
@@ -82,6 +81,7 @@ class Event:
         self.stored_ns = stored_ns
         self.delivery = delivery
         self.replayed_by = replayed_by
+        self.to = to
 
     @property
     def id(self) -> str:
@@ -104,7 +104,7 @@ class Event:
     def time_ns(self) -> int | None:
         """When it happened, by its publisher's clock: nanoseconds since 1970, UTC, to the microsecond."""
         said = self.attributes.get("time")
-        return None if said is None else round(datetime.fromisoformat(said).timestamp() * 1e6) * 1000
+        return None if said is None else parse_time(said)
 
     @property
     def extensions(self) -> dict[str, Any]:
@@ -122,6 +122,7 @@ class Event:
             self.stored_ns,
             self.delivery,
             self.replayed_by,
+            self.to,
         )
 
     def as_dict(self) -> dict[str, Any]:
@@ -140,6 +141,17 @@ class Encoded:
 
     body: bytes
     headers: Mapping[str, str]
+
+
+def parse_time(text: str) -> int:
+    """Nanoseconds since 1970, UTC, to the microsecond, of a time of RFC 3339. Raises MalformedMessage."""
+    try:
+        at = datetime.fromisoformat(text.upper()) if _time(text) else None
+    except ValueError:
+        at = None
+    if at is None:
+        raise MalformedMessage("a time is one of RFC 3339, with its zone", starts=text[:80].encode("utf-8", "replace"))
+    return round(at.timestamp() * 1e6) * 1000
 
 
 @lru_cache(maxsize=4096)
@@ -204,21 +216,24 @@ def read_event(
     number: int = 0,
     stored_ns: int = 0,
     delivery: int = 1,
-    replayed_by: str = "",
 ) -> Event:
     """The event that lies under a subject of this publisher, topic and priority. Raises MalformedMessage."""
     if headers and _is_binary(headers):
         attributes, data = _read_binary(body, headers)
     else:
-        attributes = _object(body)
-        if "data_base64" in attributes:
-            data = _bytes(attributes.pop("data_base64"), body)
-            if "data" in attributes:
-                raise MalformedMessage("an event has data or data_base64, not both", starts=body[:80])
-        else:
-            data = attributes.pop("data", None)
+        attributes, data = split(_object(body), body)
     check(attributes, publisher, body)
-    return Event(attributes, data, publisher, topic, priority, number, stored_ns, delivery, replayed_by)
+    return Event(attributes, data, publisher, topic, priority, number, stored_ns, delivery)
+
+
+def split(said: dict[str, Any], body: bytes = b"") -> tuple[dict[str, Any], Any]:
+    """Attributes and data of a decoded event. The attributes are what is left of `said`. Raises MalformedMessage."""
+    if "data_base64" not in said:
+        return said, said.pop("data", None)
+    if "data" in said:
+        raise MalformedMessage("an event has data or data_base64, not both", starts=body[:80])
+    data = _bytes(said.pop("data_base64"), body)
+    return said, data
 
 
 def check(attributes: Mapping[str, Any], publisher: str, body: bytes = b"") -> None:
@@ -233,7 +248,7 @@ def check(attributes: Mapping[str, Any], publisher: str, body: bytes = b"") -> N
     if source != true and not source.startswith(true + "/"):
         raise MalformedMessage(f"an event of {publisher!r} has the source {true}, not {source[:80]}", starts=body[:80])
     time = get("time")
-    if time is not None and not (isinstance(time, str) and _time(time) and _is_time(time)):
+    if time is not None and not (isinstance(time, str) and _is_time(time)):
         raise MalformedMessage("an event's time is a time of RFC 3339", starts=body[:80])
     for name in _TEXTS:
         value = get(name)
@@ -307,6 +322,8 @@ def _text(value: object) -> str:
 
 
 def _is_time(text: str) -> bool:
+    if not _time(text):
+        return False
     try:
         datetime.fromisoformat(text.upper())
     except ValueError:

@@ -1,0 +1,313 @@
+"""`mesh.events`: events of one participant, published, heard and replayed."""
+
+import asyncio
+import secrets
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import aclosing
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import Any, Final, Protocol, Self, TypedDict, Unpack
+
+from mesh import clock
+from mesh.delivery import NO_ROOM, PER_SUBJECT, Handler, ReceiverOptions, Store, secret_of
+from mesh.errors import ApiError, ConfigError, EventsFull, MeshError
+from mesh.events import expressions
+from mesh.events.reading import EventFamily, EventReader, Filter, Transform
+from mesh.events.replay import REPLAYED, Replay
+from mesh.events.subscribing import Ask, DurableSubscription, EphemeralSubscription, Subscribed, filters_of, notices_of, only
+from mesh.link.connection import Connection
+from mesh.link.jetstream import JetStream, PubAck
+from mesh.link.reader import MakeConsumer
+from mesh.subjects import ANY, CONTROL_PLANE, PRIORITIES, Subjects
+from mesh.topology import MOST_EVENTS
+from mesh.wire.event import Event, encode, new_event
+
+Send = Callable[..., Awaitable[str]]
+"""`MessageBroker.publish_message`."""
+
+ASK_SECONDS: Final = 5.0
+"""For the control plane to make or find a subscription, which takes it milliseconds."""
+
+REPLAY_WINDOW: Final = 64
+"""Messages of a replay into an agent that are on their way at once."""
+
+When = datetime | int
+"""A time with its zone, or nanoseconds since 1970, UTC."""
+
+
+class EventOptions(TypedDict, total=False):
+    """What an event may say besides what happened."""
+
+    type: str | None
+    """CloudEvents' type; default: the topic."""
+    priority: str
+    """critical, high, normal (default), low."""
+    id: str | None
+    """Published twice with the same id on the same topic, it is stored once (for ten minutes) and handled once. Default: a new one."""
+    subject: str | None
+    """What of its source it is about."""
+    extensions: Mapping[str, str | int | bool] | None
+    """Further attributes of CloudEvents: `traceparent`, or names of your own of a to z and 0 to 9."""
+    ttl: int | None
+    """Seconds, at least 1, after which it is gone, whoever has heard it. Default: a week."""
+    binary: bool
+    """In CloudEvents' binary mode: attributes in headers, the data as body."""
+
+
+class Schemas(Protocol):
+    """The schema registry (`mesh.events.schemas`)."""
+
+    async def prepare(self, topic: str) -> None:
+        """Know the schemas of the topics that a pattern names."""
+
+    def admit(self, event: Event) -> Event:
+        """The event, brought up to date. Raises Reject with the code `invalid`."""
+
+    async def check(self, event: Event) -> Event:
+        """The event as it may be published. Raises InvalidEvent."""
+
+
+class EventBridge:
+    """Publishes and hears events under one name. What it needs it opens when it is first used."""
+
+    def __init__(
+        self,
+        connection: Connection,
+        subjects: Subjects,
+        name: str,
+        credentials: Path | None,
+        ask: Callable[..., Awaitable[dict[str, Any]]],
+        make_reader: MakeConsumer,
+        send: Send,
+        schemas: Schemas | None = None,
+    ) -> None:
+        self._connection = connection
+        self._subjects = subjects
+        self._name = name
+        self._store = Store(connection, name, secret_of(credentials))
+        self._ask: Ask = partial(ask, CONTROL_PLANE, timeout=ASK_SECONDS)
+        self._make_reader = make_reader
+        self._send = send
+        self._schemas = schemas
+        self._reader = EventReader(subjects)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        """Waits for what is on its way."""
+        await self._store.close()
+
+    # publishing
+
+    async def publish(self, topic: str, data: Any = None, **options: Unpack[EventOptions]) -> str:
+        """Publish an event, and return its id once the broker has it.
+
+        Raises Denied, EventsFull (nothing was stored), InvalidEvent (its topic's schema does not allow it; nothing was stored), TooLarge,
+        ConfigError, and BrokerUnavailable where the broker did not answer: published again with the same id, it is stored once.
+        """
+        return await (await self.submit(topic, data, **options))
+
+    async def submit(self, topic: str, data: Any = None, **options: Unpack[EventOptions]) -> "asyncio.Future[str]":
+        """As `publish`; returns when there is room to send it, and the future ends when the broker has it. So one task can keep a whole
+        window of events on their way."""
+        if _is_pattern(topic):
+            raise ConfigError(f"an event is published on one topic, not on {topic!r}", hint="write its words, as in build.done")
+        self._subjects.events(topic)
+        event = self._event(topic, data, options)
+        if self._schemas is not None:
+            event = await self._schemas.check(event)
+        subject = self._subjects.event(self._name, event.priority, topic)
+        return await self._submit(event, subject, f"publish {topic}", options)
+
+    async def broadcast(self, to: str, data: Any = None, **options: Unpack[EventOptions]) -> str:
+        """Send a broadcast to all who answer to a role, or to `any`: to everybody. Returns its id once the broker has it. Each hears it who
+        has a subscription (`subscribe_to_broadcasts`). Raises as `publish`."""
+        event = self._event("", data, {**options, "type": options.get("type") or "broadcast"})
+        event.to = to
+        return await (await self._submit(event, self._subjects.cast(self._name, event.priority, to), f"send {to}", options))
+
+    def _event(self, topic: str, data: Any, options: EventOptions) -> Event:
+        priority = options.get("priority", "normal")
+        if priority not in PRIORITIES:
+            raise ConfigError(f"an event has no priority {priority!r}", hint=f"the priorities are {', '.join(PRIORITIES)}")
+        return new_event(
+            self._name,
+            topic,
+            data,
+            id=options.get("id") or secrets.token_hex(8),
+            type=options.get("type") or topic,
+            priority=priority,
+            subject=options.get("subject"),
+            extensions=options.get("extensions"),
+        )
+
+    async def _submit(self, event: Event, subject: str, action: str, options: EventOptions) -> "asyncio.Future[str]":
+        encoded = encode(event, binary=options.get("binary", False))
+        headers, ttl = dict(encoded.headers), options.get("ttl")
+        if ttl is not None:
+            if ttl < 1:
+                raise ConfigError("an event stays for a second at least", hint="leave ttl out to keep it for a week")
+            headers["Nats-TTL"] = f"{ttl}s"
+        stored = await self._store.submit(subject, encoded.body, id=event.id, action=action, headers=headers)
+        done: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        stored.add_done_callback(partial(_told, done, event.id))
+        return done
+
+    # hearing
+
+    def subscribe(
+        self,
+        topic: str,
+        handler: Handler[Event],
+        *,
+        name: str | None = None,
+        filter: Filter | str | None = None,
+        transform: Transform | str | Mapping[str, str] | None = None,
+        **options: Unpack[ReceiverOptions],
+    ) -> DurableSubscription | EphemeralSubscription:
+        """Hear the events of a topic (`*` is any word, `>` the rest of them) for as long as the `async with` block lasts. `filter` and
+        `transform` are functions, or CEL (`mesh.events.expressions`): BadExpression at once where that is wrong.
+
+        With a `name` the subscription is durable: it goes on where it stood, and `options` say how its events are received. Without one it
+        begins now and forgets. Raises Denied and ConfigError when it is entered.
+        """
+        return self._subscribe(topic, (), handler, name, filter, transform, options)
+
+    def subscribe_with_filter(
+        self, topic: str, filter: Filter | str, handler: Handler[Event], *, name: str | None = None, **options: Unpack[ReceiverOptions]
+    ) -> DurableSubscription | EphemeralSubscription:
+        """As `subscribe`. What the filter does not want is acknowledged, and nobody sees it."""
+        return self._subscribe(topic, (), handler, name, filter, None, options)
+
+    def subscribe_to_broadcasts(
+        self, handler: Handler[Event], *, roles: tuple[str, ...] = (), name: str | None = None, **options: Unpack[ReceiverOptions]
+    ) -> DurableSubscription | EphemeralSubscription:
+        """Hear the broadcasts to everybody, and to `roles`, which we must answer to. Durable with a `name`, as `subscribe`."""
+        return self._subscribe(None, (ANY, *roles), handler, name, None, None, options)
+
+    def _subscribe(
+        self,
+        topic: str | None,
+        roles: tuple[str, ...],
+        handler: Handler[Event],
+        name: str | None,
+        filter: Filter | str | None,
+        transform: Transform | str | Mapping[str, str] | None,
+        options: ReceiverOptions,
+    ) -> DurableSubscription | EphemeralSubscription:
+        filter, transform = filter_of(filter), transform_of(transform)
+        filters = filters_of(self._subjects, topic, roles)
+        admit = prepare = None
+        if self._schemas is not None and topic is not None:
+            admit, prepare = self._schemas.admit, partial(self._schemas.prepare, topic)
+        if name is None:
+            if options:
+                raise ConfigError("only a durable subscription takes options of receiving", hint="give it a name, or leave them out")
+            return EphemeralSubscription(
+                self._connection, self._make_reader, self._reader, filters, handler, admit, filter, transform, prepare
+            )
+        about = {"name": name, **({"topic": topic} if topic is not None else {"roles": list(roles)})}
+        source = Subscribed(self._ask, self._name, about, notices_of(self._subjects, topic, roles))
+        family = EventFamily(self._reader, only(self._name, name), admit, filter, transform)
+        return DurableSubscription(JetStream(self._connection), self._subjects, family, source, handler, prepare, **options)
+
+    async def unsubscribe(self, name: str, *, agent: str | None = None) -> None:
+        """Delete a durable subscription of ours, or as an operator one of `agent`. What it had still to hear nobody hears. Raises
+        ConfigError where there is none, Denied."""
+        await self._ask("mesh/unsubscribe", {"name": name} if agent is None else {"name": name, "agent": agent})
+
+    async def subscriptions(self, *, all: bool = False) -> list[dict[str, Any]]:
+        """Our durable subscriptions, or everybody's: `{"agent", "name", "topic"?, "roles"?, "made", "waiting", "in_hand"}`.
+        Raises Denied."""
+        return list((await self._ask("mesh/subscriptions", {"all": True} if all else {}))["subscriptions"])
+
+    # hearing again
+
+    def replay_events(
+        self, topic: str, from_: When, to: When | None = None, *, filter: Filter | str | None = None, speed: float | None = None
+    ) -> Replay:
+        """The events of a topic that were stored from `from_` to `to` (both included; default: to now), in the order in which they were:
+        `async for event in mesh.events.replay_events(…)`. As fast as it goes; with `speed` in the original rhythm, that many times as fast.
+
+        Raises ConfigError; and while it runs Denied, BrokerUnavailable.
+        """
+        to_ns = None if to is None else _ns(to)
+        events = self._subjects.events(topic)
+        return Replay(self._connection, self._reader, self._make_reader, events, _ns(from_), to_ns, filter=filter_of(filter), speed=speed)
+
+    async def replay_into(self, agent: str, replay: Replay, *, id: str | None = None, priority: str = "low") -> int:
+        """Send the events of a replay to an agent, as messages of type `event.replayed`, and return how many there were once the broker has
+        them all. `mesh.events.replayed(message)` is the event again. We must be allowed to hear the topic and to send to the agent, and it
+        is told in our name. Broken off and begun again with the same `id`, each event arrives once.
+
+        Raises as `publish_message`.
+        """
+        id, count = id or secrets.token_hex(8), 0
+        room = asyncio.Semaphore(REPLAY_WINDOW)
+        try:
+            async with asyncio.TaskGroup() as sending, aclosing(replay):
+                async for event in replay:
+                    await room.acquire()
+                    said = {
+                        "publisher": event.publisher,
+                        "topic": event.topic,
+                        "stored": clock.iso(event.stored_ns),
+                        "event": event.as_dict(),
+                    }
+                    sent = self._send(agent, REPLAYED, said, id=f"{id}-{event.number}", priority=priority)
+                    sending.create_task(_then(sent, room))
+                    count += 1
+        except* MeshError as problems:
+            raise problems.exceptions[0] from None
+        return count
+
+
+async def _then(work: Awaitable[object], room: asyncio.Semaphore) -> None:
+    try:
+        await work
+    finally:
+        room.release()
+
+
+def _told(done: "asyncio.Future[str]", id: str, stored: "asyncio.Future[PubAck]") -> None:
+    if done.done():
+        return
+    error = stored.exception() if not stored.cancelled() else asyncio.CancelledError()
+    if error is None:
+        done.set_result(id)
+    elif isinstance(error, ApiError) and error.err_code == NO_ROOM:
+        where = (
+            f"the topic has {MOST_EVENTS:,} events of this publisher"
+            if PER_SUBJECT in error.description
+            else "the stream of events is full"
+        )
+        done.set_exception(
+            EventsFull(where, hint="`mesh events subscriptions list --all --name operator` shows who has not read what it holds")
+        )
+    else:
+        done.set_exception(error)
+
+
+def filter_of(given: Filter | str | None) -> Filter | None:
+    return expressions.Filter(given) if isinstance(given, str) else given
+
+
+def transform_of(given: Transform | str | Mapping[str, str] | None) -> Transform | None:
+    return expressions.Transform(given) if isinstance(given, str | Mapping) else given
+
+
+def _is_pattern(topic: str) -> bool:
+    return any(word in ("*", ">") for word in topic.split("."))
+
+
+def _ns(when: When) -> int:
+    if isinstance(when, datetime):
+        if when.tzinfo is None:
+            raise ConfigError("a time has a zone", hint="say datetime.now(UTC), not datetime.now()")
+        return int((when - _EPOCH).total_seconds()) * 10**9 + when.microsecond * 1000
+    return when
+
+
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
