@@ -13,6 +13,9 @@ POLICY = """
 [roles.reviewer]
 about = "reads and comments"
 call = ["time/now", "git", "notes/prompt:weekly"]
+send = ["qa"]
+publish = ["review.*", "*"]
+subscribe = ["agent.health"]
 extends = ["reader"]
 
 [roles.reader]
@@ -40,6 +43,7 @@ def test_a_policy_is_read(tmp_path: Path) -> None:
     assert reviewer.call == rules("time/now", "docs/resource:*", "git", "notes/prompt:weekly")
     assert reviewer.powers == {Power.BROWSE, Power.JOURNAL}
     assert reviewer.about == "reads and comments"
+    assert (reviewer.send, reviewer.publish, reviewer.subscribe) == (("qa",), ("review.*", None), ("agent.health",))
     assert policy.roles["librarian"].call == ()
 
 
@@ -63,6 +67,7 @@ def test_the_roles_of_a_mesh_file_are_read_the_same(tmp_path: Path) -> None:
         ("[roles.mesh]\ncall = []", "no role can be named 'mesh'", "another name"),
         ("[roles]\nreviewer = 1", "roles are tables", "[roles.NAME]"),
         ("[role.reviewer]\ncall = []", "a policy has no 'role'", "did you mean 'roles'?"),
+        ("[roles.reviewer]\npublish = ['a..b']", "role 'reviewer': 'a..b' names no topics", "words with dots"),
         ("[roles.reviewer]\nabout = 1", "role 'reviewer': about is a text", "about ="),
         ("[roles.", "is not TOML", ""),
     ],

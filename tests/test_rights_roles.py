@@ -123,6 +123,30 @@ def test_who_may_send() -> None:
     assert not permissions.may_publish("mesh.v1.call.time.any.me.tools.list")
 
 
+def test_who_may_publish_and_hear() -> None:
+    policy = Policy.of([Role("r", publish=("build.*",), subscribe=("agent.>",))])
+    permissions = expand(compile_scope(policy, ["r"], SUBJECTS), "me", ())
+    for topic, emits, hears in (("build.done", True, False), ("build", False, False), ("agent.health", False, True), ("a.b", False, False)):
+        assert permissions.may_publish(f"mesh.v1.event.me.low.{topic}") is emits
+        assert explain(policy, "me", ["r"], f"emit {topic}").allowed is emits
+        assert permissions.may_subscribe(f"mesh.v1.event.*.*.{topic}") is hears
+        assert explain(policy, "me", ["r"], f"hear {topic}").allowed is hears
+    assert explain(policy, "me", ["r"], "emit build.done").rule == "publish build.*"
+    assert not permissions.may_publish("mesh.v1.event.other.low.build.done")
+
+
+def test_who_may_call_a_tool_may_submit_it() -> None:
+    policy = Policy.of([Role("r", (parse_rule("qa/run"),)), Role("s", (parse_rule("qa/stream:test_run"),))])
+    permissions = expand(compile_scope(policy, ["r"], SUBJECTS), "me", ())
+    assert permissions.may_publish("mesh.v1.job.qa.me.tools.call.run")
+    assert not permissions.may_publish("mesh.v1.job.qa.me.tools.call.other")
+    assert not permissions.may_publish("mesh.v1.stream.qa.e.me.1")
+    assert explain(policy, "me", ["r"], "submit qa/run").allowed
+    assert explain(policy, "me", ["r"], "submit qa/other").roles == ("host", "operator")
+    assert explain(policy, "me", ["s"], "call qa/stream:test_run").allowed
+    assert not explain(policy, "me", ["s"], "call qa/stream:other").allowed
+
+
 def test_an_operator_calls_nobody() -> None:
     permissions = permissions_of("operator")
     assert not permissions.may_publish("mesh.v1.call.time.any.me.tools.call.now")
