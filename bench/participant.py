@@ -31,6 +31,7 @@ from bench.crowd import Actor, Echo, crowd, greeter, others
 from bench.http_caller import http_caller
 from bench.http_servers import peer, sdk_http
 from bench.queues import filler, listeners, mesh_consumer, mesh_publisher, raw_publisher, slow_worker
+from bench.streams import raw_sink, raw_source, stream_sink, stream_source
 from mesh import Mesh
 from mesh.identity.finding import find_credentials
 from mesh.link.heart import Heart
@@ -242,6 +243,10 @@ ROLES: Final[dict[str, Callable[..., AbstractAsyncContextManager[Call | Actor | 
     "mesh-consumer": mesh_consumer,
     "slow-worker": slow_worker,
     "listeners": listeners,
+    "stream-sink": stream_sink,
+    "stream-source": stream_source,
+    "raw-sink": raw_sink,
+    "raw-source": raw_source,
     "sdk-http": sdk_http,
     "peer": peer,
 }

@@ -8,6 +8,7 @@ from bench.mcp_rows import differential, fastmcp, gathered_list, http_stdio, in_
 from bench.mesh_rows import bridge_memory, call, journal_cost, journal_whole, stdio
 from bench.peers import FASTMCP, FASTSTREAM, MCP_PROXY
 from bench.queue_rows import consume, critical, lane_share, listening, publish_durable
+from bench.stream_rows import streaming
 from bench.table import Row
 
 ROWS: Final = (
@@ -36,6 +37,9 @@ ROWS: Final = (
     Row("lane-share", "difference from its share, of a lane beside a flood", "%", "at most", 20, lane_share),
     Row("crowd-lanes", "the broker, while 1,000 agents listen for messages", "MB", "at most", 1000, listening("memory")),
     Row("crowd-stop", "the same: until it has stopped", "s", "at most", 30, listening("stop")),
+    Row("stream-rate", "a stream of messages of 1 KiB, window 256", "/s", "at least", 40_000, streaming("rate")),
+    Row("stream-ratio", "the same against nats-py with credits by hand", "x", "at least", 0.8, streaming("ratio")),
+    Row("stream-memory", "the same: what both ends grew by", "MB", "at most", 10, streaming("memory")),
     Row("bridge-memory", "mesh-bridge serve with a stdio child, the child apart", "MB", "at most", 90, bridge_memory),
 )
 """In the order of the table."""

@@ -70,7 +70,7 @@ class Row:
 
     name: str
     what: str
-    unit: Literal["x", "%", "MB", "ms", "s", "calls", "differences"]
+    unit: Literal["x", "/s", "%", "MB", "ms", "s", "calls", "differences"]
     compare: Literal["at most", "at least"]
     wanted: float
     measure: Measure

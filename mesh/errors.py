@@ -16,6 +16,7 @@ MeshError
 ├── Refused                a message that breaks a rule of the mesh   refused
 ├── TooLarge               over the size limit                        too_large
 ├── MailboxFull            no room for another message                mailbox_full
+├── EventsFull             no room for another event                  events_full
 ├── InvalidToken           a bearer token that does not count here    invalid_token
 ├── InvalidEvent           an event that its topic's schema refuses   invalid_event
 ├── IncompatibleSchema     a version that its topic's rule refuses    incompatible_schema
@@ -163,6 +164,13 @@ class MailboxFull(MeshError):
     stored. `details["limit"]` is the number of messages, where it is that."""
 
     code = "mailbox_full"
+    retryable = True
+
+
+class EventsFull(MeshError):
+    """The stream of events is full, or the publisher has as many on that topic as there may be. Nothing was stored."""
+
+    code = "events_full"
     retryable = True
 
 

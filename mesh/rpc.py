@@ -23,6 +23,7 @@ from mesh.errors import (
     OutcomeUnknown,
     RateLimited,
     RemoteError,
+    StreamRefused,
 )
 from mesh.wire import control
 from mesh.wire.jsonrpc import dumps, error
@@ -50,6 +51,7 @@ _ERRORS: Final = {
         NoSuchSchedule,
         OutcomeUnknown,
         RateLimited,
+        StreamRefused,
     )
 }
 

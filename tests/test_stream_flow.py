@@ -1,4 +1,4 @@
-"""The pure flow of a stream, over links that lose, double and reorder: never lost, never doubled, in order, bounded, and always to an end."""
+"""The pure flow of a stream, over links that lose, double and reorder: nothing lost or doubled, in order, bounded, and always to an end."""
 
 import random
 
@@ -72,7 +72,8 @@ def test_over_a_bad_link_all_comes_once_and_in_order(seed, sizes, window, window
     said = [[bytes([index % 256]) * size for index, size in enumerate(each)] for each in sizes]
     flows = [Flow(0.0, window=window, window_bytes=window_bytes, idle=LAST, opens=opens) for opens in (True, False)]
     ends = [End(flow, each) for flow, each in zip(flows, said, strict=True)]
-    links = [Link(fate, *odds, heals=8.0) for _ in ends]
+    lose, double, reorder = odds
+    links = [Link(fate, lose, double, reorder, 8.0) for _ in ends]
     now = 0.0
     while now < LAST and not all(each.flow.settled and each.ended for each in ends):
         now += STEP
@@ -184,6 +185,8 @@ def test_silence_ends_it_and_questions_do_not_count_as_messages():
         other.tick(now)
         carry(one, other, now)
     assert 59 < now < 61
+    assert one.abort is not None
+    assert other.abort is not None
     assert {one.abort.code, other.abort.code} == {"stream_idle"}
     dumb = Flow(0.0)
     while dumb.abort is None and now < 100:
@@ -196,7 +199,7 @@ def test_silence_ends_it_and_questions_do_not_count_as_messages():
 
 def test_the_reason_of_an_abort_reaches_the_other_end():
     one, other = pair()
-    one.give_up("cancelled", "no longer wanted")
+    one.give_up("stream_cancelled", "no longer wanted")
     carry(one, other, 0.0)
     assert other.abort == one.abort
     assert other.settled

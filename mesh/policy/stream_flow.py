@@ -9,8 +9,8 @@ is lost is made good by the next one. A receiver takes the next number and nothi
 direction, whatever the other one does; one that sends more is cut off.
 
 Resuming after a reconnection is no case of its own: a grant says how many messages its sender has sent, and whoever has received fewer asks
-for them again. A grant with `ASK` wants one back. It is sent after a reconnection, when what was sent stays unconfirmed, and when nothing was
-heard for a while; so lost frames, lost grants and dead peers are all found by the same question.
+for them again. A grant with `ASK` wants one back. It is sent after a reconnection, when what was sent stays unconfirmed, and after a
+silence; so lost frames, lost grants and dead peers are all found by the same question.
 
 The end of a direction is a message like the others (`Kind.END`, or `Kind.ERROR` with a reason), so it comes after them and is not lost. An
 abort is a frame of its own and takes effect at once, both ways; who asks about a stream that is over is told how it ended.
@@ -32,7 +32,7 @@ from enum import Enum
 from itertools import islice
 from typing import Any, Final, NamedTuple
 
-from mesh.errors import MalformedMessage
+from mesh.errors import MalformedMessage, StreamIdle, StreamLost, StreamRefused
 
 WINDOW: Final = 256
 WINDOW_BYTES: Final = 1024 * 1024
@@ -49,6 +49,8 @@ KEEPALIVE: Final = 2.0
 """Seconds of silence after which an end asks whether the other one is there."""
 LOST: Final = 15.0
 """Seconds of silence after which the other end counts as lost. A broker that restarts takes some of them."""
+ABSENT: Final = 4.0
+"""Seconds for which the broker may say that nobody listens there. After a restart of the broker the ends come back one after the other."""
 IDLE: Final = 300.0
 """Seconds without a message in either direction after which a stream ends, by default."""
 
@@ -94,7 +96,7 @@ TRANSITIONS: Final[dict[State, dict[Event, State | None]]] = {
 
 @dataclass(frozen=True, slots=True)
 class Abort:
-    """Why a stream ended before its time. Codes: `cancelled`, `left`, `stream_lost`, `stream_idle`, `stream_refused`."""
+    """Why a stream ended before its time. Codes: `stream_cancelled`, `left`, `stream_lost`, `stream_idle`, `stream_refused`."""
 
     code: str
     message: str
@@ -103,7 +105,7 @@ class Abort:
         return b"X" + json.dumps({"code": self.code, "message": self.message[:500]}, separators=(",", ":")).encode()
 
 
-CANCELLED: Final = "cancelled"
+CANCELLED: Final = "stream_cancelled"
 LEFT: Final = "left"
 """The other end has said all that it had to say, and reads no more."""
 
@@ -125,6 +127,7 @@ class Flow:
     `outgoing` returns and look at `due`."""
 
     __slots__ = (
+        "_absent_since",
         "_asked_at",
         "_confirmed_at",
         "_gap",
@@ -200,6 +203,7 @@ class Flow:
         self._asked_at = now
         self._confirmed_at = now
         self.heard_at = now
+        self._absent_since: float | None = None
         self._last_change = now
 
     # sending
@@ -253,7 +257,7 @@ class Flow:
         """A frame of the other end. What is no frame ends the stream."""
         if self.abort is not None:
             return
-        self.heard_at = now
+        self.heard_at, self._absent_since = now, None
         try:
             match frame[:1]:
                 case b"D":
@@ -265,7 +269,7 @@ class Flow:
                 case _:
                     raise MalformedMessage("no frame of a stream", starts=frame[:20])
         except MalformedMessage as problem:
-            self.give_up("stream_refused", f"the other end broke the protocol: {problem.message}")
+            self.give_up(StreamRefused.code, f"the other end broke the protocol: {problem.message}")
 
     def _on_data(self, frame: bytes, now: float) -> None:
         if len(frame) < _FIRST.size:
@@ -371,18 +375,25 @@ class Flow:
 
     def resume(self, now: float) -> None:
         """Our connection was lost, and is there again."""
-        self.heard_at = max(self.heard_at, now - KEEPALIVE)
+        self.heard_at, self._absent_since = max(self.heard_at, now - KEEPALIVE), None
         self._wants |= ASK
         self._urgent = True
+
+    def absent(self, now: float) -> None:
+        """The broker says that nobody listens at the other end."""
+        if self._absent_since is None:
+            self._absent_since = now
+        elif now - self._absent_since >= ABSENT:
+            self.give_up(StreamLost.code, "the other end is gone")
 
     def tick(self, now: float) -> None:
         """What is due by now. Call it at `due`; earlier does no harm."""
         if self.abort is not None:
             return
         if now - self.heard_at >= LOST:
-            self.give_up("stream_lost", f"nothing was heard of the other end for {LOST:g} s")
+            self.give_up(StreamLost.code, f"nothing was heard of the other end for {LOST:g} s")
         elif now - self._last_change >= self.idle:
-            self.give_up("stream_idle", f"no message for {self.idle:g} s")
+            self.give_up(StreamIdle.code, f"no message for {self.idle:g} s")
         elif not self.settled:
             if now >= self._next_question():
                 self._nagging = min(self._nagging * 2, KEEPALIVE)

@@ -1,0 +1,133 @@
+"""`mesh.streams`: streams of one participant."""
+
+import secrets
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Any, Final, Self, TypedDict, Unpack
+
+from mesh import clock
+from mesh.errors import ConfigError, MalformedMessage, StreamRefused
+from mesh.link.call import Handler
+from mesh.link.connection import Connection
+from mesh.policy.stream_flow import IDLE, WINDOW, WINDOW_BYTES, Flow
+from mesh.streams.ends import Ends
+from mesh.streams.serving import Serving, StreamHandler
+from mesh.streams.stream import Stream
+from mesh.subjects import Subjects
+from mesh.wire.stream import LARGEST_WINDOW, LARGEST_WINDOW_BYTES, LONGEST_IDLE, OPEN, StreamAsked, read_granted
+
+OPEN_SECONDS: Final = 10.0
+
+Ask = Callable[..., Awaitable[dict[str, Any]]]
+"""`Mesh.request`."""
+
+Present = Callable[..., AbstractAsyncContextManager[object]]
+"""`Mesh.present`."""
+
+
+class StreamOptions(TypedDict, total=False):
+    """How a stream is opened; `Streams.open` has the defaults."""
+
+    content: Any
+    window: int
+    window_bytes: int
+    idle: float
+    timeout: float
+
+
+class ServingOptions(TypedDict, total=False):
+    """The windows that are granted at most, and who else is told that a caller's connection is gone."""
+
+    window: int
+    window_bytes: int
+    on_gone: Callable[[str, str], None]
+
+
+class Streams:
+    """Opens streams and serves them under one name. What it needs it opens when it is first used."""
+
+    def __init__(self, connection: Connection, subjects: Subjects, name: str, ask: Ask, present: Present) -> None:
+        self.ends = Ends(connection, subjects, name)
+        self._ask = ask
+        self._present = present
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.ends.close()
+
+    async def open(
+        self,
+        to: str,
+        type: str,
+        *,
+        content: Any = None,
+        window: int = WINDOW,
+        window_bytes: int = WINDOW_BYTES,
+        idle: float = IDLE,
+        timeout: float = OPEN_SECONDS,
+    ) -> Stream:
+        """Open a stream of a type to an agent, or to one who answers to a role: `async with await mesh.streams.open(…) as stream`.
+
+        `window` messages and `window_bytes` bytes may be on their way unread, in each direction, or as many as the other end grants. After
+        `idle` seconds without a message it ends. Raises Denied, NoSuchAgent, StreamRefused, Busy, CallTimeout, ConfigError.
+        """
+        if not (type and 0 < window <= LARGEST_WINDOW and 0 < window_bytes <= LARGEST_WINDOW_BYTES and 0 < idle <= LONGEST_IDLE):
+            raise ConfigError(
+                "a stream needs a type, and numbers that can be granted",
+                hint=f"window up to {LARGEST_WINDOW}, window_bytes up to {LARGEST_WINDOW_BYTES}, idle up to {LONGEST_IDLE:g} s",
+            )
+        await self.ends.open()
+        asked = StreamAsked(
+            type=type,
+            stream=secrets.token_hex(8),
+            end=self.ends.end,
+            window=window,
+            window_bytes=window_bytes,
+            idle=idle,
+            content=content,
+        )
+        flow = Flow(clock.monotonic(), window=window, window_bytes=window_bytes, idle=idle)
+        stream = self.ends.add(flow, id=asked.stream, peer=to, type=type, content=content)
+        try:
+            granted = read_granted(await self._ask(to, OPEN, asked.params(), timeout=timeout))
+        except MalformedMessage as problem:
+            self.ends.release(stream)
+            raise StreamRefused(f"{to!r} answers to streams/open, but grants no stream: {problem.message}") from None
+        except BaseException:
+            self.ends.release(stream)
+            raise
+        flow.window, flow.window_bytes = min(window, granted.window), min(window_bytes, granted.window_bytes)
+        self.ends.rename(stream, granted.agent)
+        self.ends.connect(stream, granted.end)
+        return stream
+
+    @asynccontextmanager
+    async def serve(
+        self,
+        handlers: Mapping[str, StreamHandler],
+        *,
+        agent: str | None = None,
+        roles: tuple[str, ...] = (),
+        **options: Unpack[ServingOptions],
+    ) -> AsyncIterator[None]:
+        """Serve streams, by their type, under our name (or `agent`) and `roles`, until the block ends. Where the same name has other calls
+        to answer: `Mesh.present(…, streams=…)`. Raises Denied."""
+        async with (
+            self.behind(handlers, None, **options) as serving,
+            self._present(serving, agent=agent, roles=roles, on_gone=serving.on_gone),
+        ):
+            yield
+
+    @asynccontextmanager
+    async def behind(
+        self, handlers: Mapping[str, StreamHandler], inner: Handler | None, **options: Unpack[ServingOptions]
+    ) -> AsyncIterator[Serving]:
+        """A handler of calls that serves streams, and leaves all other calls to `inner`."""
+        await self.ends.open()
+        serving = Serving(self.ends, handlers, inner, **options)
+        try:
+            yield serving
+        finally:
+            await serving.close()
