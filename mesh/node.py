@@ -14,11 +14,13 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any, Final, Self
+from typing import Any, Final, Self, Unpack
 
 from mesh import clock
 from mesh.broker import MessageBroker
 from mesh.errors import CallError, ConfigError, InstanceLost
+from mesh.events import EventBridge
+from mesh.events.schemas import Schemas
 from mesh.identity.book import RightsBook
 from mesh.identity.finding import find_credentials
 from mesh.link.call import Handler
@@ -39,6 +41,8 @@ from mesh.registry.presence import Presence
 from mesh.registry.readers import Readers
 from mesh.rpc import Progress, build_request, read_response
 from mesh.settings import Settings, installed_version, make_settings
+from mesh.streams import Stream, StreamHandler, Streams
+from mesh.streams.door import StreamOptions
 from mesh.subjects import ANY, CONTROL_PLANE, NAME_KEYS, Subjects
 from mesh.topology import REGISTRY
 from mesh.wire.entries import InstanceEntry, JournalPolicy, ProbeAnswer
@@ -84,6 +88,8 @@ class Mesh:
         self.reach: Reach
         self.readers: Readers
         self.messages: MessageBroker
+        self.events: EventBridge
+        self.streams: Streams
         self._shared_heart = heart
         self._heart: Heart
         self._stack = AsyncExitStack()
@@ -99,6 +105,20 @@ class Mesh:
             stack.push_async_callback(self.exchanges.close)
             messages = MessageBroker(self.connection, self.subjects, self.name, self._credentials, self.request)
             self.messages = await stack.enter_async_context(messages)
+            schemas = Schemas(self.connection, self.subjects, self.request, self.readers.of_bucket)
+            await stack.enter_async_context(schemas)
+            events = EventBridge(
+                self.connection,
+                self.subjects,
+                self.name,
+                self._credentials,
+                self.request,
+                self.readers.of_stream,
+                messages.publish_message,
+                schemas,
+            )
+            self.events = await stack.enter_async_context(events)
+            self.streams = await stack.enter_async_context(Streams(self.connection, self.subjects, self.name, self.request, self.present))
             self._heart = self._shared_heart or Heart()
             if self._shared_heart is None:
                 stack.push_async_callback(self._heart.close)
@@ -175,6 +195,10 @@ class Mesh:
             return answer
         raise AssertionError("unreachable")
 
+    async def create_stream(self, to: str, type: str, **options: Unpack[StreamOptions]) -> Stream:
+        """Open a stream to an agent: `async with await mesh.create_stream("qa", "test_run") as stream`. As `mesh.streams.open`."""
+        return await self.streams.open(to, type, **options)
+
     async def target(self, agent: str) -> Target:
         """Whom a name stands for, asked or remembered. For bridges, which open exchanges of their own."""
         return self.exchanges.targets.fresh(agent) or await self._resolve(agent)
@@ -198,12 +222,23 @@ class Mesh:
         limits: Limits | None = None,
         on_probe: Callable[[str, bytes], bytes] | None = None,
         on_gone: Callable[[str, str], None] = lambda *_: None,
+        streams: Mapping[str, StreamHandler] | None = None,
     ) -> AsyncIterator[Presence]:
         """Answer to a name with `handler`, until the block ends. `entry` holds what the registry should say (fields of
         InstanceEntry), `at_once` how many calls may run at once: the others wait, callers taking turns; `limits` how often each caller may
-        call. `on_gone(caller, connection)` is told of callers that are gone, when their calls are cancelled already. Raises Denied where
-        the participant may not answer to `agent` or one of `roles`."""
+        call. `on_gone(caller, connection)` is told of callers that are gone, when their calls are cancelled already. `streams` are served
+        by their type, under the participant's own name. Raises Denied where the participant may not answer to `agent` or one of `roles`."""
         agent = agent or self.name
+        if streams is not None:
+            async with (
+                self.streams.behind(streams, handler, on_gone=on_gone) as serving,
+                self.present(
+                    serving, agent=agent, instance=instance, roles=roles, entry=entry, journal=journal, at_once=at_once, limits=limits,
+                    on_probe=on_probe, on_gone=serving.on_gone,
+                ) as presence,
+            ):  # fmt: skip
+                yield presence
+            return
         if agent == CONTROL_PLANE and not isinstance(handler, ControlPlane):
             raise ConfigError(f"{CONTROL_PLANE!r} is the control plane's name", hint="give the agent another name")
         for name in (agent, *roles):

@@ -6,7 +6,7 @@ import pytest
 
 from mesh.errors import BadExpression, ConfigError, Denied
 from mesh.events import Event, Reject, Retry
-from tests.event_world import Heard, consumers, hearing, joined, state
+from tests.event_world import Heard, hearing, joined, state
 from tests.message_world import letters
 
 
@@ -18,7 +18,7 @@ async def test_a_durable_subscription_begins_where_it_was_made_and_goes_on_where
             id = await mesh.events.publish("build.done", {"n": 1}, subject="main", extensions={"traceparent": "00-x"})
             await heard.holds(1)
         event = heard.events[0]
-        assert (event.id, event.publisher, event.topic, event.type, event.priority) == (id, "publisher", "build.done", "build.done", "normal")
+        assert (event.id, event.publisher, event.topic, event.type) == (id, "publisher", "build.done", "build.done")
         assert (event.data, event.subject, event.extensions) == ({"n": 1}, "main", {"traceparent": "00-x"})
         await mesh.events.publish("build.failed", "while nobody listened")
         async with joined(plane, "reader-a") as again, hearing(again, "build.*", heard, "nightly"):
@@ -54,7 +54,6 @@ async def test_an_ephemeral_subscription_hears_what_comes_from_now_on_in_order(p
                 await mesh.events.publish("now.a" if number % 2 else "now.b.c", number, priority=("low", "critical", "normal")[number % 3])
             await heard.holds(30)
     assert heard.data == list(range(30))
-    assert not [each for each in await consumers(plane) if each.startswith("sub-")] or True
 
 
 @pytest.mark.parametrize(
@@ -194,7 +193,7 @@ async def test_subscriptions_are_listed_and_deleted(plane: str) -> None:
             "one": ("keeper", "kept.x", 1),
             "two": ("keeper", "kept.>", 1),
         }
-        with pytest.raises(ConfigError, match="kept.x"):
+        with pytest.raises(ConfigError, match="hears"):
             async with hearing(mesh, "other.x", heard, "one"):
                 pass
         await mesh.events.unsubscribe("one")

@@ -14,14 +14,15 @@ from typing import Any, Final, Self, TypedDict, Unpack
 from mesh import clock
 from mesh.broker.family import MessageFamily, MessageLanes, MessageLetters
 from mesh.broker.sending import send
-from mesh.delivery import DeadLetters, Handler, Receiver, ReceiverOptions, Store, secret_of
+from mesh.delivery import DeadLetters, HandledInBucket, Handler, LetterFamily, Receiver, ReceiverOptions, Store, secret_of
 from mesh.errors import CallTimeout, ConfigError, Disconnected, MailboxFull, RemoteError
+from mesh.events import EventLetters
 from mesh.link.connection import Connection, Message, Subscription
 from mesh.link.denial import check, check_answers
 from mesh.link.jetstream import JetStream
 from mesh.policy.retry import Backoff
 from mesh.policy.when import When, at_ns, read_when
-from mesh.subjects import CONTROL_PLANE, PRIORITIES, Msg, Reply, Subjects
+from mesh.subjects import CONTROL_PLANE, PRIORITIES, Cast, Event, Msg, Reply, Subjects
 from mesh.wire.control import MESH_ERROR
 from mesh.wire.message import AgentMessage
 
@@ -56,7 +57,9 @@ class MessageBroker:
         self._name = name
         self._ask = ask
         self._store = Store(connection, name, secret_of(credentials))
-        self.dead_letters = DeadLetters(connection, subjects, self._store, {Msg: MessageLetters(subjects)})
+        events = EventLetters(subjects)
+        families: dict[type, LetterFamily] = {Msg: MessageLetters(subjects), Event: events, Cast: events}
+        self.dead_letters = DeadLetters(connection, subjects, self._store, families)
         """For operators."""
         self._token = secrets.token_hex(5)
         self._numbers = itertools.count(1)
@@ -189,6 +192,11 @@ class MessageBroker:
         }
         return str((await self._ask(CONTROL_PLANE, "mesh/schedule", asked, timeout=SCHEDULE_SECONDS))["id"])
 
+    def handled_in_bucket(self, *, roles: tuple[str, ...] = ()) -> HandledInBucket:
+        """A record of what was done, kept at the broker for all who answer to our name and to `roles`:
+        `async with mesh.messages.handled_in_bucket() as handled`, then `subscribe_to_messages(handle, handled=handled)`."""
+        return HandledInBucket(self._connection, self._subjects, (self._name, *roles), self._ask)
+
     async def _lanes(self, target: str, wanted: Collection[str]) -> list[str]:
         params = {"target": target, "wanted": sorted(wanted)}
         return list((await self._ask(CONTROL_PLANE, "mesh/lanes", params, timeout=LANES_SECONDS))["lanes"])
@@ -213,7 +221,7 @@ class MessageBroker:
         return AgentMessage(
             type=type,
             content=content,
-            id=options.get("id") or secrets.token_hex(8),
+            id=options.get("id") or f"{random.getrandbits(64):016x}",
             sent_ns=now,
             deadline_ns=None if expires is None else now + round(expires * 1e9),
             correlation_id=options.get("correlation_id"),

@@ -2,6 +2,7 @@
 
 from mesh.delivery import Reject, Retry
 from mesh.events.bridge import EventBridge, EventOptions
+from mesh.events.letters import EventLetters
 from mesh.events.reading import Filter, Transform
 from mesh.events.replay import Replay, replayed
 from mesh.events.retention import keep_room
@@ -10,6 +11,6 @@ from mesh.events.subscriptions import Subscriptions
 from mesh.wire.event import Event
 
 __all__ = [
-    "DurableSubscription", "EphemeralSubscription", "Event", "EventBridge", "EventOptions", "Filter", "Reject", "Replay", "Retry",
-    "Subscriptions", "Transform", "keep_room", "replayed",
+    "DurableSubscription", "EphemeralSubscription", "Event", "EventBridge", "EventLetters", "EventOptions", "Filter", "Reject", "Replay",
+    "Retry", "Subscriptions", "Transform", "keep_room", "replayed",
 ]  # fmt: skip

@@ -7,15 +7,16 @@ from contextlib import aclosing
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import Any, Final, Protocol, Self, TypedDict, Unpack
+from typing import Any, Final, Self, TypedDict, Unpack
 
 from mesh import clock
 from mesh.delivery import NO_ROOM, PER_SUBJECT, Handler, ReceiverOptions, Store, secret_of
-from mesh.errors import ApiError, ConfigError, EventsFull, MeshError
+from mesh.errors import ApiError, ConfigError, EventsFull, MeshError, RemoteError
 from mesh.events import expressions
 from mesh.events.reading import EventFamily, EventReader, Filter, Transform
 from mesh.events.replay import REPLAYED, Replay
-from mesh.events.subscribing import Ask, DurableSubscription, EphemeralSubscription, Subscribed, filters_of, notices_of, only
+from mesh.events.schemas import Schemas
+from mesh.events.subscribing import DurableSubscription, EphemeralSubscription, Subscribed, filters_of, notices_of, only
 from mesh.link.connection import Connection
 from mesh.link.jetstream import JetStream, PubAck
 from mesh.link.reader import MakeConsumer
@@ -55,19 +56,6 @@ class EventOptions(TypedDict, total=False):
     """In CloudEvents' binary mode: attributes in headers, the data as body."""
 
 
-class Schemas(Protocol):
-    """The schema registry (`mesh.events.schemas`)."""
-
-    async def prepare(self, topic: str) -> None:
-        """Know the schemas of the topics that a pattern names."""
-
-    def admit(self, event: Event) -> Event:
-        """The event, brought up to date. Raises Reject with the code `invalid`."""
-
-    async def check(self, event: Event) -> Event:
-        """The event as it may be published. Raises InvalidEvent."""
-
-
 class EventBridge:
     """Publishes and hears events under one name. What it needs it opens when it is first used."""
 
@@ -80,16 +68,17 @@ class EventBridge:
         ask: Callable[..., Awaitable[dict[str, Any]]],
         make_reader: MakeConsumer,
         send: Send,
-        schemas: Schemas | None = None,
+        schemas: Schemas,
     ) -> None:
         self._connection = connection
         self._subjects = subjects
         self._name = name
         self._store = Store(connection, name, secret_of(credentials))
-        self._ask: Ask = partial(ask, CONTROL_PLANE, timeout=ASK_SECONDS)
+        self._request = ask
         self._make_reader = make_reader
         self._send = send
-        self._schemas = schemas
+        self.schemas = schemas
+        """The schemas of topics: registered, looked at, held against events."""
         self._reader = EventReader(subjects)
 
     async def __aenter__(self) -> Self:
@@ -98,6 +87,15 @@ class EventBridge:
     async def __aexit__(self, *_: object) -> None:
         """Waits for what is on its way."""
         await self._store.close()
+
+    async def _ask(self, method: str, params: Mapping[str, Any]) -> dict[str, Any]:
+        try:
+            return await self._request(CONTROL_PLANE, method, params, timeout=ASK_SECONDS)
+        except RemoteError as problem:
+            said = problem.data if isinstance(problem.data, dict) else {}
+            if said.get("mesh") != ConfigError.code:
+                raise
+            raise ConfigError(problem.message, hint=str(said.get("hint", ""))) from None
 
     # publishing
 
@@ -116,8 +114,7 @@ class EventBridge:
             raise ConfigError(f"an event is published on one topic, not on {topic!r}", hint="write its words, as in build.done")
         self._subjects.events(topic)
         event = self._event(topic, data, options)
-        if self._schemas is not None:
-            event = await self._schemas.check(event)
+        event = await self.schemas.check(event)
         subject = self._subjects.event(self._name, event.priority, topic)
         return await self._submit(event, subject, f"publish {topic}", options)
 
@@ -200,8 +197,8 @@ class EventBridge:
         filter, transform = filter_of(filter), transform_of(transform)
         filters = filters_of(self._subjects, topic, roles)
         admit = prepare = None
-        if self._schemas is not None and topic is not None:
-            admit, prepare = self._schemas.admit, partial(self._schemas.prepare, topic)
+        if topic is not None:
+            admit, prepare = self.schemas.admit, partial(self.schemas.prepare, topic)
         if name is None:
             if options:
                 raise ConfigError("only a durable subscription takes options of receiving", hint="give it a name, or leave them out")
@@ -235,7 +232,18 @@ class EventBridge:
         """
         to_ns = None if to is None else _ns(to)
         events = self._subjects.events(topic)
-        return Replay(self._connection, self._reader, self._make_reader, events, _ns(from_), to_ns, filter=filter_of(filter), speed=speed)
+        return Replay(
+            self._connection,
+            self._reader,
+            self._make_reader,
+            events,
+            _ns(from_),
+            to_ns,
+            prepare=partial(self.schemas.prepare, topic),
+            admit=self.schemas.admit,
+            filter=filter_of(filter),
+            speed=speed,
+        )
 
     async def replay_into(self, agent: str, replay: Replay, *, id: str | None = None, priority: str = "low") -> int:
         """Send the events of a replay to an agent, as messages of type `event.replayed`, and return how many there were once the broker has

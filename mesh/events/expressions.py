@@ -6,7 +6,7 @@ event does not have is not there), and `topic`, `publisher`, `priority`.
 - A **filter** yields true or false. Where it fails on an event (a member that is not there, a text compared by `<` with a number, a cost
   over the budget) the event does not match: it is counted in `failed`, and the first one is logged.
 - A **transformation** yields the new data as a map; or, written as a table of members and expressions, what replaces those members. Where
-  it fails, the event is not delivered: `InvalidEvent`.
+  it fails, the event is not delivered: it is a dead letter `invalid`.
 """
 
 from collections.abc import Mapping
@@ -14,7 +14,8 @@ from typing import Any, Final
 
 import structlog
 
-from mesh.errors import BadExpression, InvalidEvent
+from mesh.delivery import Reject
+from mesh.errors import BadExpression
 from mesh.policy.expressions import Program, Variables
 from mesh.wire.event import Event
 
@@ -76,7 +77,7 @@ class Transform:
             replaced = {member: program.run(_seen(program, event))["value"] for member, program in self._members.items()}
             return event.with_data({**event.data, **replaced})
         except BadExpression as problem:
-            raise InvalidEvent(f"the transformation failed: {problem.message}", hint=problem.hint, topic=event.topic) from None
+            raise Reject(f"the transformation failed: {problem.message}", code="invalid") from None
 
 
 def _seen(program: Program, event: Event) -> dict[str, Any]:

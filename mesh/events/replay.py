@@ -9,7 +9,7 @@ broker's own, a forged source) is left out and counted.
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
 from typing import Final
 
@@ -54,6 +54,7 @@ class Replay:
         from_ns: int,
         to_ns: int | None = None,
         *,
+        prepare: Callable[[], Awaitable[None]] | None = None,
         admit: Transform | None = None,
         filter: Filter | None = None,
         speed: float | None = None,
@@ -75,6 +76,7 @@ class Replay:
         self._reader = reader
         self._make = make
         self._subject = events
+        self._prepare = prepare
         self._choice = admit, filter
         self._speed = speed
         self._events = self._run()
@@ -96,6 +98,8 @@ class Replay:
 
     async def _run(self) -> AsyncGenerator[Event, None]:
         (admit, filter), to_ns = self._choice, self.to_ns
+        if self._prepare is not None:
+            await self._prepare()
         pace = None if self._speed is None else _Pace(self._speed)
         lists = read_stream(
             self._connection,

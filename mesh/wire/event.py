@@ -218,7 +218,7 @@ def read_event(
     delivery: int = 1,
 ) -> Event:
     """The event that lies under a subject of this publisher, topic and priority. Raises MalformedMessage."""
-    if headers and _is_binary(headers):
+    if headers and is_binary(headers):
         attributes, data = _read_binary(body, headers)
     else:
         attributes, data = split(_object(body), body)
@@ -258,7 +258,7 @@ def check(attributes: Mapping[str, Any], publisher: str, body: bytes = b"") -> N
 
 def is_brokers(body: bytes, headers: Mapping[str, str] | None = None) -> bool:
     """Whether this is an answer of the broker's own, which somebody sent to the subject of an event."""
-    if headers and _is_binary(headers):
+    if headers and is_binary(headers):
         return False
     try:
         return "specversion" not in _object(body)
@@ -266,7 +266,8 @@ def is_brokers(body: bytes, headers: Mapping[str, str] | None = None) -> bool:
         return not body.strip()
 
 
-def _is_binary(headers: Mapping[str, str]) -> bool:
+def is_binary(headers: Mapping[str, str]) -> bool:
+    """Whether an event with these headers is of the binary mode."""
     said = headers.get(CONTENT_TYPE)
     if said is STRUCTURED or said == STRUCTURED:
         return False

@@ -318,6 +318,7 @@ def _journal(_: Subjects) -> Entries:
 def _admin(subjects: Subjects) -> Entries:
     yield from _publish(rights_api(">"), MICRO, *(bucket_subject(bucket, ">") for bucket in BUCKETS))
     yield from _publish(subjects.rights_send(EACH, EACH), subjects.rights_job(EACH, EACH), subjects.rights_dead(EACH))
+    yield from _publish(subjects.rights_publish(EACH, None), subjects.rights_cast(EACH, EACH))
     yield from _subscribe(subjects.disconnects)
 
 

@@ -1,0 +1,116 @@
+"""Replay over a real broker: what the stream still holds, in its order, at its rhythm or as fast as it goes, and into an agent."""
+
+import asyncio
+from contextlib import aclosing
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from mesh import clock
+from mesh.errors import ConfigError, Denied
+from mesh.events import Event, replayed
+from tests.conftest import Broker
+from tests.event_world import joined
+from tests.message_world import Inbox, receiving
+
+
+async def test_events_are_told_again_in_the_order_of_the_stream(plane: str) -> None:
+    async with joined(plane) as mesh:
+        start = clock.wall_ns()
+        for number in range(10):
+            await mesh.events.publish(f"again.{number % 2}", number, priority=("low", "critical")[number % 2])
+        middle = clock.wall_ns()
+        await mesh.events.publish("again.0", "later")
+        replay = mesh.events.replay_events("again.*", start, middle)
+        events = [event async for event in replay]
+        assert [each.data for each in events] == list(range(10))
+        assert [each.priority for each in events[:2]] == ["low", "critical"]
+        assert all(start <= each.stored_ns <= middle and each.number for each in events)
+        assert (replay.told, replay.share, replay.total) == (10, 1.0, 11)
+        assert [each.data async for each in mesh.events.replay_events("again.1", start)] == [1, 3, 5, 7, 9]
+        since = datetime.fromtimestamp(middle / 1e9, UTC)
+        assert [each.data async for each in mesh.events.replay_events("again.>", since)] == ["later"]
+        big = mesh.events.replay_events("again.>", start, filter="event.data == 3 || event.data == 4")
+        assert [each.data async for each in big] == [3, 4]
+        assert [each async for each in mesh.events.replay_events("nothing.>", start)] == []
+
+
+async def test_the_original_rhythm_times_a_factor(plane: str) -> None:
+    """The waits are asked for; whether a busy machine keeps them is not tested."""
+    async with joined(plane) as mesh:
+        start = clock.wall_ns()
+        for number in range(3):
+            await mesh.events.publish("pace.x", number)
+            await asyncio.sleep(0.1)
+        began = clock.monotonic()
+        events = [event async for event in mesh.events.replay_events("pace.x", start, speed=0.5)]
+        apart = (events[-1].stored_ns - events[0].stored_ns) / 1e9
+        assert clock.monotonic() - began >= apart / 0.5 - 0.05
+        for wrong in (0, -1, float("inf"), float("nan")):
+            with pytest.raises(ConfigError):
+                mesh.events.replay_events("pace.x", start, speed=wrong)
+        with pytest.raises(ConfigError):
+            mesh.events.replay_events("pace.x", start, start - 1)
+        with pytest.raises(ConfigError, match="zone"):
+            mesh.events.replay_events("pace.x", datetime(2026, 1, 1))  # noqa: DTZ001
+
+
+async def test_a_replay_can_be_left_and_goes_on_over_a_restart_of_the_broker(plane: str, broker: Broker) -> None:
+    async with joined(plane) as mesh:
+        start = clock.wall_ns()
+        sent = [await mesh.events.submit("long.x", {"n": number, "fill": "x" * 4000}) for number in range(12_000)]
+        await asyncio.gather(*sent)
+        async with aclosing(mesh.events.replay_events("long.x", start)) as replay:
+            async for event in replay:
+                if event.data["n"] == 5:
+                    break
+        seen: list[int] = []
+        async with aclosing(mesh.events.replay_events("long.x", start)) as replay:
+            async for event in replay:
+                seen.append(event.data["n"])
+                if len(seen) == 500:
+                    await asyncio.to_thread(broker.kill)
+        assert seen == list(range(12_000))
+
+
+async def test_a_replay_into_an_agent_is_a_message_of_who_tells_it(plane: str) -> None:
+    inbox = Inbox()
+    async with joined(plane) as mesh, joined(plane, "teller") as teller, receiving(plane, "student", inbox):
+        start = clock.wall_ns()
+        for number in range(5):
+            await mesh.events.publish("lesson.x", {"n": number}, subject="main")
+        for _ in range(2):  # broken off and begun again
+            replay = teller.events.replay_events("lesson.>", start, filter=lambda event: event.data["n"] > 0)
+            assert await teller.events.replay_into("student", replay, id="lesson-1") == 4
+        await inbox.holds(4)
+        events = [replayed(message) for message in inbox.messages]
+        assert all(isinstance(each, Event) for each in events)
+        assert [(each.data["n"], each.publisher, each.topic, each.replayed_by, each.subject) for each in events if each] == [
+            (number, "publisher", "lesson.x", "teller", "main") for number in range(1, 5)
+        ]
+        assert all(start <= each.stored_ns for each in events if each)
+        await mesh.messages.publish_message("student", "plain", 1)
+        await inbox.holds(5)
+        assert len(inbox.messages) == 5
+        assert replayed(inbox.messages[-1]) is None
+
+
+async def test_who_may_not_send_to_an_agent_replays_nothing_into_it(plane: str) -> None:
+    async with joined(plane) as mesh:
+        start = clock.wall_ns()
+        await mesh.events.publish("mine.x", 1)
+        from mesh import Mesh
+
+        async with Mesh(name="restricted", broker=plane, roles=("agent",)) as other:
+            with pytest.raises(Denied):
+                await other.events.replay_into("student", other.events.replay_events("mine.x", start))
+
+
+async def test_a_replay_tells_how_far_it_is(plane: str) -> None:
+    async with joined(plane) as mesh:
+        start = datetime.fromtimestamp(clock.wall_ns() / 1e9, UTC) - timedelta(seconds=1)
+        for number in range(10):
+            await mesh.events.publish("far.x", number)
+        replay = mesh.events.replay_events("far.x", start)
+        shares = [replay.share async for _ in replay]
+        assert shares == pytest.approx([(number + 1) / 10 for number in range(10)])
