@@ -1,7 +1,7 @@
 """Durable messages: sent, received in their lanes, tried again, and kept as dead letters. `MessageBroker` is the door."""
 
 from mesh.broker.broker import MessageBroker
-from mesh.delivery import Reject, Retry
+from mesh.delivery import AlreadyHandled, HandledInBucket, HandledInSqlite, Reject, Retry
 from mesh.wire.message import AgentMessage
 
-__all__ = ["AgentMessage", "MessageBroker", "Reject", "Retry"]
+__all__ = ["AgentMessage", "AlreadyHandled", "HandledInBucket", "HandledInSqlite", "MessageBroker", "Reject", "Retry"]

@@ -4,7 +4,8 @@
   handler. A `Family` says how a delivery is read and who is told of its end; a `Source` says which `Lane`s there are, and how more are
   found.
 - A handler raises `Retry(after=…)` or anything else to have it again, `Reject(why)` to have it made a dead letter.
-- `Handled`: what was done already. `Recently` keeps it in memory.
+- `Handled`: what was done already. `Recently` keeps it in memory, `HandledInBucket` at the broker, for a pool and over restarts, and
+  `HandledInSqlite` in one transaction with the effect.
 - `Store`: stores something at the broker once, with a deduplication id that nobody else can make. `secret_of` a participant's credentials.
 - `DeadLetters`: looked through, mended, sent again, dropped; a `LetterFamily` says how. `letter_subject` and `write_letter` write one,
   `keep` in a receiver's place, `keep_given_up` those that the broker gave up (the control plane's).
@@ -13,14 +14,17 @@
 from mesh.delivery.dead import letter_subject, write_letter
 from mesh.delivery.family import Family, Lane, Source
 from mesh.delivery.given_up import OWNER, SUBSCRIPTION, keep, keep_given_up
-from mesh.delivery.handled import Handled, Key, Recently
+from mesh.delivery.handled import AlreadyHandled, Handled, Key, Recently
+from mesh.delivery.handled_bucket import HandledInBucket
+from mesh.delivery.handled_sqlite import HandledInSqlite
 from mesh.delivery.handling import Handler, Handling, Reject, Retry
 from mesh.delivery.letters import Again, DeadLetters, Kept, LetterFamily, Told, as_dict
 from mesh.delivery.receiver import Receiver, ReceiverOptions, consumer_config
 from mesh.delivery.storing import NO_ROOM, PER_SUBJECT, Store, secret_of
 
 __all__ = [
-    "NO_ROOM", "OWNER", "PER_SUBJECT", "SUBSCRIPTION", "Again", "DeadLetters", "Family", "Handled", "Handler", "Handling", "Kept", "Key",
+    "NO_ROOM", "OWNER", "PER_SUBJECT", "SUBSCRIPTION", "Again", "AlreadyHandled", "DeadLetters", "Family", "Handled",
+    "HandledInBucket", "HandledInSqlite", "Handler", "Handling", "Kept", "Key",
     "Lane", "LetterFamily", "Receiver", "ReceiverOptions", "Recently", "Reject", "Retry", "Source", "Store", "Told", "as_dict",
     "consumer_config", "keep", "keep_given_up", "letter_subject", "secret_of", "write_letter",
 ]  # fmt: skip

@@ -4,7 +4,8 @@ It comes again when its acknowledgement was lost, and also, as a new one, when t
 what it holds, and not of what is done already.
 
 `Handled` is asked before the handler and told after it. Between effect and record a process may die: where that matters the handler writes
-both in one transaction of its own, and gives the subscription a `Handled` that reads there (`mesh.delivery.handled_sqlite`).
+both in one transaction of its own, and gives the subscription a `Handled` that reads there (`mesh.delivery.handled_sqlite`). Where several
+instances share the work, or one is to know after a restart, the record lies at the broker (`mesh.delivery.handled_bucket`).
 """
 
 from collections.abc import Awaitable
@@ -15,6 +16,10 @@ MOST: Final = 10_000
 
 Key = tuple[str, str, str]
 """Who has it to do, who sent it, and its id: each sender chooses its own ids."""
+
+
+class AlreadyHandled(Exception):
+    """Raised by a handler: it was done before, as it turned out. Nothing is done, and it ends as done."""
 
 
 class Handled(Protocol):

@@ -7,6 +7,7 @@
 | raises `Retry(after)`                       | again, after `after`          | the same                                           |
 | raises `Reject(reason)`                     | a dead letter, then never again | is a dead letter at once                         |
 | (its deadline has passed, it is unreadable) | a dead letter, then never again | the same, and the handler never saw it           |
+| raises `AlreadyHandled`                     | done                          | is gone                                            |
 | (it was done before, it is not for us)      | done                          | is gone, and the handler never saw it              |
 
 A dead letter is stored before its message is taken away. Where it cannot be stored the message comes again, and after the last delivery the
@@ -26,7 +27,7 @@ import structlog
 from mesh import clock
 from mesh.delivery.dead import letter_subject, write_letter
 from mesh.delivery.family import Family, Lane
-from mesh.delivery.handled import Handled, Key
+from mesh.delivery.handled import AlreadyHandled, Handled, Key
 from mesh.errors import MalformedMessage, MeshError, Refused
 from mesh.link.connection import Message
 from mesh.link.jetstream import Delivery, JetStream, parse_delivery
@@ -155,6 +156,8 @@ class Handling(Generic[T]):
             try:
                 async with asyncio.timeout(self._handler_seconds):
                     result = await self._handler(item)
+            except AlreadyHandled:
+                await self._js.ack(held.message)
             except Exception as error:
                 await self._failed(held, error)
             else:
@@ -220,7 +223,7 @@ class Handling(Generic[T]):
         try:
             try:
                 await record
-            except MeshError as problem:
+            except Exception as problem:
                 _log.warning("what was done could not be recorded", subject=held.message.subject, why=str(problem))
             said = self._family.done(item, result)
             if said is not None:

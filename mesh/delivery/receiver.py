@@ -118,7 +118,7 @@ class Receiver(Generic[T]):
             handler,
             handler_seconds=handler_seconds,
             backoff=options.get("backoff") or Backoff(),
-            handled=options.get("handled") or Recently(),
+            handled=options["handled"] if "handled" in options else Recently(),
             manual=options.get("ack", "auto") == "manual",
         )
         self._waiting: Lanes[Held[T]] = Lanes(shares)

@@ -1,0 +1,226 @@
+"""What was done is not done again: by who remembers it, by a pool mate, by who comes after, by who wrote it with its effect."""
+
+import asyncio
+import sqlite3
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mesh import Mesh
+from mesh.broker import AgentMessage, AlreadyHandled, HandledInSqlite
+from mesh.errors import ConfigError
+from mesh.link.jetstream import JetStream
+from mesh.topology import HANDLED, bucket_stream
+from tests.message_world import Inbox, joined, receiving, until, until_gone
+
+
+async def again(mesh: Mesh, target: str, message: AgentMessage) -> None:
+    """Store it once more, as a sender does whose broker forgot that it has it: without a deduplication id."""
+    subject = mesh.subjects.message(target, "sender", message.priority)
+    await JetStream(mesh.connection).publish(subject, message.encode())
+
+
+async def test_a_pool_mate_knows_what_was_done(plane: str) -> None:
+    one, two = Inbox(), Inbox()
+    roles = ("agent", "host", "crew")
+    async with (
+        joined(plane) as sender,
+        Mesh(name="ada", broker=plane, roles=roles) as ada,
+        Mesh(name="bob", broker=plane, roles=roles) as bob,
+        ada.messages.handled_in_bucket(roles=("crew",)) as hers,
+        bob.messages.handled_in_bucket(roles=("crew",)) as his,
+    ):
+        async with ada.messages.subscribe_to_messages(one, roles=("crew",), handled=hers):
+            await sender.messages.publish_message("crew", "t", 1)
+            await until_gone(plane, "crew")
+        await until(lambda: len(his) == 1)
+        async with bob.messages.subscribe_to_messages(two, roles=("crew",), handled=his):
+            await again(sender, "crew", one.messages[0])
+            await sender.messages.publish_message("crew", "t", 2)
+            await two.holds(1)
+            await until_gone(plane, "crew")
+    assert (one.contents, two.contents, hers.twice, his.twice) == ([1], [2], 0, 0)
+
+
+async def test_who_comes_after_knows_what_was_done(plane: str) -> None:
+    one, two = Inbox(), Inbox()
+    for inbox in (one, two):
+        async with (
+            joined(plane) as sender,
+            Mesh(name="phoenix", broker=plane, roles=("agent",)) as mesh,
+            mesh.messages.handled_in_bucket() as handled,
+            mesh.messages.subscribe_to_messages(inbox, handled=handled),
+        ):
+            if one.messages:
+                await again(sender, "phoenix", one.messages[0])
+            await sender.messages.publish_message("phoenix", "t", len(one.messages))
+            await inbox.holds(1)
+            await until_gone(plane, "phoenix")
+    assert (one.contents, two.contents) == ([0], [1])
+
+
+async def test_the_record_is_written_before_the_message_is_acknowledged(plane: str) -> None:
+    """And nobody waits for it: while one record is on its way, others are handled."""
+    async with (
+        joined(plane) as sender,
+        joined(plane, "operator") as operator,
+        Mesh(name="scribe", broker=plane, roles=("agent",)) as mesh,
+        mesh.messages.handled_in_bucket() as handled,
+    ):
+        inbox = Inbox()
+        async with mesh.messages.subscribe_to_messages(inbox, handled=handled):
+            for n in range(300):
+                await sender.messages.publish_message("scribe", "t", n)
+            await until_gone(plane, "scribe")
+        state = (
+            await JetStream(operator.connection).api(
+                f"STREAM.INFO.{bucket_stream(HANDLED)}", {"subjects_filter": f"$KV.{HANDLED}.scribe.*"}
+            )
+        )["state"]
+    assert inbox.contents == list(range(300))
+    assert sum(state["subjects"].values()) == 300
+
+
+async def test_the_copy_forgets_the_oldest(plane: str) -> None:
+    async with Mesh(name="short", broker=plane, roles=("agent",)) as mesh, mesh.messages.handled_in_bucket() as handled:
+        handled._most = 10
+        for n in range(12):
+            await handled.record(("short", "sender", str(n)))
+        assert [handled.seen(("short", "sender", str(n))) for n in (0, 1, 2, 11)] == [False, False, True, True]
+        assert len(handled) == 10
+
+
+async def test_what_two_did_shows(plane: str) -> None:
+    key = ("both", "sender", "1")
+    async with (
+        Mesh(name="both", broker=plane, roles=("agent",)) as mesh,
+        mesh.messages.handled_in_bucket() as one,
+        mesh.messages.handled_in_bucket() as two,
+    ):
+        await asyncio.gather(one.record(key), two.record(key))
+        assert one.twice + two.twice == 1
+
+
+async def test_only_a_copy_of_the_bucket_counts(plane: str) -> None:
+    """Somebody has the broker put an answer on the subject of a copy, to swallow a message: it says no key."""
+    async with (
+        Mesh(name="careful", broker=plane, roles=("agent",)) as mesh,
+        mesh.messages.handled_in_bucket() as handled,
+        joined(plane) as evil,
+    ):
+        key = ("careful", "sender", "known id")
+        place = handled._place(key)
+        heard = asyncio.Event()
+        await mesh.connection.subscribe(mesh.subjects.handled_by("careful"), lambda _: heard.set())
+        await mesh.connection.flush()
+        await evil.connection.publish(evil.subjects.message("careful", "sender", "low"), b"x", reply=f"{evil.subjects.root}handled.{place}")
+        async with asyncio.timeout(5):
+            await heard.wait()
+        assert not handled.seen(key)
+
+
+# SQLite
+
+
+def open_db(path: Path) -> sqlite3.Connection:
+    db = sqlite3.connect(path)
+    db.execute("CREATE TABLE IF NOT EXISTS effects (content)")
+    return db
+
+
+def effects(path: Path) -> list[Any]:
+    return [content for (content,) in open_db(path).execute("SELECT content FROM effects ORDER BY rowid")]
+
+
+async def test_effect_and_record_are_one_transaction(plane: str, tmp_path: Path) -> None:
+    path = tmp_path / "agent.db"
+    open_db(path)
+    failures = [ValueError("after the effect was written")]
+    with HandledInSqlite(path) as handled, HandledInSqlite(path) as other:
+
+        async def handle(message: AgentMessage) -> None:
+            async with handled.once(message) as db:
+                db.execute("INSERT INTO effects VALUES (?)", (message.content,))
+                await asyncio.sleep(0)
+                if failures:
+                    raise failures.pop()
+
+        async with joined(plane) as sender:
+            for each in (handled, other):  # the second time as another process
+                async with receiving(plane, "clerk", handle, handled=each, workers=4):
+                    for n in range(20):
+                        message = AgentMessage(type="t", content=n, id=str(n), sent_ns=1, sender="sender", target="clerk")
+                        await again(sender, "clerk", message)
+                    await until_gone(plane, "clerk")
+    assert sorted(effects(path)) == list(range(20))
+
+
+async def test_the_same_at_once_is_done_once(tmp_path: Path) -> None:
+    """In two processes, which do not know of each other's transaction until it ends."""
+    path = tmp_path / "agent.db"
+    open_db(path)
+    key = ("clerk", "sender", "1")
+
+    async def work(handled: HandledInSqlite) -> None:
+        async with handled.once(key) as db:
+            await asyncio.sleep(0.01)
+            db.execute("INSERT INTO effects VALUES (1)")
+
+    with HandledInSqlite(path) as one, HandledInSqlite(path) as two:
+        said = await asyncio.gather(*(work(each) for each in (one, two, one)), return_exceptions=True)
+        assert sorted(type(each).__name__ for each in said) == ["AlreadyHandled", "AlreadyHandled", "NoneType"]
+        assert (one.seen(key), two.seen(key), one.seen(("clerk", "sender", "2"))) == (True, True, False)
+    assert effects(path) == [1]
+
+
+async def test_what_is_not_committed_is_not_seen(tmp_path: Path) -> None:
+    key = ("clerk", "sender", "1")
+    with HandledInSqlite(tmp_path / "agent.db") as handled:
+
+        async def cut_off() -> None:
+            async with handled.once(key):
+                assert not handled.seen(key)
+                raise asyncio.CancelledError
+
+        with pytest.raises(asyncio.CancelledError):
+            await cut_off()
+        assert not handled.seen(key)
+        async with handled.once(key):
+            pass
+        assert handled.seen(key)
+        with pytest.raises(AlreadyHandled):
+            async with handled.once(key):
+                raise AssertionError("it was done")
+
+
+async def test_a_handler_that_does_not_use_the_transaction_is_recorded_behind_it(plane: str, tmp_path: Path) -> None:
+    inbox = Inbox()
+    with HandledInSqlite(tmp_path / "agent.db") as handled:
+        async with joined(plane) as sender, receiving(plane, "plain", inbox, handled=handled):
+            for _ in range(2):
+                await again(sender, "plain", AgentMessage(type="t", content=1, id="1", sent_ns=1))
+            await until_gone(plane, "plain")
+    assert inbox.contents == [1]
+
+
+async def test_the_record_is_swept_by_age_and_number(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mesh.delivery.handled_sqlite.SWEEP_EVERY", 1)
+    now = 1_000_000
+    monkeypatch.setattr("mesh.clock.wall_s", lambda: now)
+    keys = [("clerk", "sender", str(n)) for n in range(6)]
+    with HandledInSqlite(tmp_path / "agent.db", keep=100, most=3) as handled:
+        for key in keys[:5]:
+            async with handled.once(key):
+                now += 1
+        assert [handled.seen(key) for key in keys] == [False, False, True, True, True, False]
+        now += 1000
+        async with handled.once(keys[5]):
+            pass
+        assert [handled.seen(key) for key in keys] == [False] * 5 + [True]
+
+
+async def test_a_file_that_is_no_database_is_told(tmp_path: Path) -> None:
+    (tmp_path / "text").write_text("this is no database at all, but long enough to be looked at" * 10)
+    with pytest.raises(ConfigError, match="cannot be used"), HandledInSqlite(tmp_path / "text"):
+        pass
