@@ -89,7 +89,8 @@ def schemas() -> st.SearchStrategy[Any]:
 @st.composite
 def pairs(draw: st.DrawFn) -> tuple[dict[str, Any], dict[str, Any]]:
     """Two schemas, the second mostly the first with something changed."""
-    one: dict[str, Any] = draw(schemas().filter(lambda each: isinstance(each, dict)))
+    one: Any = draw(schemas())
+    assume(isinstance(one, dict))
     definition = draw(st.sampled_from([True, {"type": "integer"}, {"maximum": 2}, {"required": ["a"]}]))
     other = {**one}
     for _ in range(draw(st.integers(1, 2))):
@@ -200,6 +201,11 @@ def test_a_new_required_member_is_backward_with_a_default():
         check_rule(Rule.BACKWARD, new, {1: OLD}, {"by": "nobody"})
     with pytest.raises(IncompatibleSchema, match="cannot be judged what defaults do"):
         check_rule(Rule.BACKWARD, new, {1: {"anyOf": [OLD, True]}}, {"by": "ann"})
+
+
+def test_one_is_not_true():
+    with pytest.raises(IncompatibleSchema):
+        check_rule(Rule.BACKWARD, {"const": True}, {1: {"const": 1}})
 
 
 def test_loosening():

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mesh.errors import BadExpression, InvalidEvent
+from mesh.delivery import Reject
+from mesh.errors import BadExpression
 from mesh.events.expressions import VARIABLES, Filter, Transform
 from mesh.policy.expressions import DEEPEST, LONGEST, Program
 from mesh.policy.expressions.cost import BUDGET, instructions
@@ -171,7 +172,7 @@ def test_a_transformation_makes_new_data_or_replaces_members():
 @pytest.mark.parametrize("text", ["event.data.n", "[1]", {}, {"a": "1, 'b': "}, {"a": "nope"}, "1 +"])
 def test_a_transformation_that_cannot_yield_a_map_is_refused(text):
     try:
-        with pytest.raises(InvalidEvent):
+        with pytest.raises(Reject):
             Transform(text)(event({"n": 1}))
     except BadExpression:
         pass
@@ -181,9 +182,9 @@ def test_a_transformation_that_cannot_yield_a_map_is_refused(text):
     "text", ["{1: 2}", "{'a': b'x'}", "{'a': timestamp('2026-01-01T00:00:00Z')}", "{'a': event.data.nope}", {"a": "event.data.nope"}]
 )
 def test_a_transformation_that_yields_no_json_fails_on_the_event(text):
-    with pytest.raises(InvalidEvent):
+    with pytest.raises(Reject):
         Transform(text)(event({"n": 1}))
-    with pytest.raises(InvalidEvent):
+    with pytest.raises(Reject):
         Transform({"a": "1"})(event([1]))
 
 

@@ -17,7 +17,7 @@ from typing import Any, Final, Self
 import structlog
 
 from mesh.delivery import Reject
-from mesh.errors import BadExpression, Denied, IncompatibleSchema, InvalidEvent, MalformedMessage, MeshError
+from mesh.errors import BadExpression, ConfigError, Denied, IncompatibleSchema, InvalidEvent, MalformedMessage, MeshError, RemoteError
 from mesh.link.buckets import Entry
 from mesh.link.connection import Connection
 from mesh.link.jetstream import JetStream
@@ -122,7 +122,13 @@ class Schemas:
         return said
 
     async def _asked(self, params: Mapping[str, Any]) -> dict[str, Any]:
-        return await self._ask(CONTROL_PLANE, "mesh/schema", params, timeout=REGISTER_SECONDS)
+        try:
+            return await self._ask(CONTROL_PLANE, "mesh/schema", params, timeout=REGISTER_SECONDS)
+        except RemoteError as problem:
+            data = problem.data if isinstance(problem.data, dict) else {}
+            if data.get("mesh") != ConfigError.code:
+                raise
+            raise ConfigError(problem.message, hint=str(data.get("hint", ""))) from None
 
     # events
 

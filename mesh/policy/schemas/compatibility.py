@@ -14,10 +14,14 @@ The question "does one schema allow all that another does" is answered by the li
 lists and maps, required, properties, additionalProperties, items, prefixItems, allOf, anyOf and `$ref`; of patterns, oneOf, not, if,
 contains, dependent… and propertyNames much, and always what did not change. `tests/test_compatibility.py` holds each "yes" against data.
 
+An open schema (without `additionalProperties: false`) allows each member that it does not name to be anything. So naming one later is no
+backward compatible change: that surprises people, and is true.
+
 A version may say `defaults`: what members of the data get that an older event lacks. The old version is then judged with them filled in.
 What a conversion in CEL yields cannot be judged, so it goes with `none` alone; whatever comes out is validated when it is read.
 """
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from enum import StrEnum
 from functools import partial
@@ -106,6 +110,11 @@ FILLABLE: Final = frozenset(
 """What may stand at the top of a schema whose defaults are judged."""
 
 
+def same(one: Any, other: Any) -> bool:
+    """Whether two texts of JSON say the same. For Python 1 is True."""
+    return json.dumps(one, sort_keys=True) == json.dumps(other, sort_keys=True)
+
+
 def covers(wide: Document, narrow: Document) -> str:
     """Whether `wide` allows all that `narrow` allows: `yes`, `no`, or `unknown`."""
     as_canonical = partial(jsonschema_rs.canonicalize, draft=jsonschema_rs.Draft202012, pattern_options=PATTERNS, offline=True)
@@ -116,7 +125,7 @@ def covers(wide: Document, narrow: Document) -> str:
 
 
 def _hold(wide: Document, narrow: Document, what: str, promise: str, version: int) -> None:
-    if wide == narrow:
+    if same(wide, narrow):
         return
     said = covers(wide, narrow)
     if said == "yes":
@@ -124,7 +133,9 @@ def _hold(wide: Document, narrow: Document, what: str, promise: str, version: in
     path, why = _where(wide, narrow)
     if said == "no":
         message = f"it is not {promise}: {what}{f', at {path}' if path else ''}{f' ({why})' if why else ''}"
-        hint = "make what is new optional or give it defaults, take nothing away, or let the topic's owner change the rule"
+        hint = (
+            "take nothing away, give defaults to what is newly required, and begin with additionalProperties: false to name members later"
+        )
     else:
         message = f"it cannot be shown to be {promise}{f', at {path}' if path else ''}{f' ({why})' if why else ''}"
         hint = "say it with type, enum, bounds, properties, required and additionalProperties; or register it with the rule none"
@@ -136,9 +147,9 @@ def _where(wide: Any, narrow: Any, root: tuple[Any, Any] | None = None, path: tu
     tops = root or (wide, narrow)
     if isinstance(wide, dict) and isinstance(narrow, dict):
         for way, one, other in _pairs(wide, narrow):
-            if one != other and covers(_alone(one, tops[0]), _alone(other, tops[1])) != "yes":
+            if not same(one, other) and covers(_alone(one, tops[0]), _alone(other, tops[1])) != "yes":
                 return _where(one, other, tops, (*path, *way))
-        differing = [key for key in (*wide, *narrow) if key not in ("properties", "$defs") and wide.get(key) != narrow.get(key)]
+        differing = [key for key in (*wide, *narrow) if key not in ("properties", "$defs") and not same(wide.get(key), narrow.get(key))]
         for key in dict.fromkeys(differing):
             return pointer(path), f"{key} {_short(narrow.get(key))} against {_short(wide.get(key))}"
     return pointer(path), ""
