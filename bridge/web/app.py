@@ -4,6 +4,7 @@
 |---|---|---|
 | `/agents/{name}/mcp` | POST, GET, DELETE | MCP over streamable HTTP, the agent as if it were here |
 | `/agents/{name}/ws` | WebSocket | the same, one message a text frame |
+| `/agents/{name}/streams/{type}` | WebSocket | a stream to the agent, one message a frame (`bridge.web.streams`) |
 | `/mcp`, `/ws` | | the same for all agents as one |
 | `/health`, `/ready` | GET, HEAD | for supervisors; without a token |
 | `/.well-known/oauth-protected-resource`, and with one of the paths above behind it | GET, HEAD | how to get in; without a token |
@@ -30,6 +31,7 @@ from bridge.web.endpoint import Endpoint
 from bridge.web.guard import Guard
 from bridge.web.outlet import Message, Receive, Send, respond
 from bridge.web.rules import Headers, Problem
+from bridge.web.streams import StreamSockets
 from mesh.wire import control
 
 BODY_SECONDS: Final = 60.0
@@ -52,6 +54,7 @@ class App:
         self._door = door
         self._look = look
         self._guard = guard
+        self._streams = StreamSockets()
         self._most_bytes = most_bytes
         self._routes: dict[bytes, tuple[str, str | None]] = {}
 
@@ -63,9 +66,14 @@ class App:
             asked = Asked(agent, scope["headers"], receive, send)
             refusal = self._guard.refusal(asked.headers.get(b"host"), asked.headers.get(b"origin"))
             problem = None if refusal is None else Problem(refusal[0], control.INVALID_REQUEST, refusal[1])
-            if problem is None and kind in ("mcp", "ws"):
+            if problem is None and kind in ("mcp", "ws", "stream"):
                 problem = await self._let_in(asked, path, scope)
             if scope["type"] == "websocket":
+                if kind == "stream":
+                    await self._streams.serve(
+                        asked, problem, unquote(path.partition(b"?")[0].decode("latin-1").split("/")[4]), scope.get("query_string", b"")
+                    )
+                    return
                 if problem is None and kind != "ws":
                     problem = Problem(404, control.INVALID_REQUEST, "Not Found")
                 await self._endpoint.serve_socket(asked, scope, problem)
@@ -105,9 +113,13 @@ class App:
         found: tuple[str, str | None] = ("", None)
         if len(parts) == 3 and parts[0] == "agents" and parts[1] and parts[2] in ("mcp", "ws"):
             found = (parts[2], unquote(parts[1]))
+        elif len(parts) == 4 and parts[0] == "agents" and parts[1] and parts[2] == "streams" and parts[3]:
+            found = ("stream", unquote(parts[1]))
         elif len(parts) == 1 and parts[0] in ("health", "ready", "mcp", "ws"):
             found = (parts[0], None)
-        elif said == WELL_KNOWN or (said.startswith(WELL_KNOWN + "/") and self._route(path[len(WELL_KNOWN) :])[0] in ("mcp", "ws")):
+        elif said == WELL_KNOWN or (
+            said.startswith(WELL_KNOWN + "/") and self._route(path[len(WELL_KNOWN) :])[0] in ("mcp", "ws", "stream")
+        ):
             found = ("metadata", said[len(WELL_KNOWN) :])
         if len(self._routes) >= MOST_ROUTES:
             self._routes.clear()
@@ -117,7 +129,7 @@ class App:
     async def _on_other(self, kind: str, method: str, asked: Asked) -> Problem | None:
         if not kind or (kind == "metadata" and not self._door.protected):
             return Problem(404, control.INVALID_REQUEST, "Not Found: there is /agents/{name}/mcp, /mcp, /health and /ready")
-        if kind == "ws":
+        if kind in ("ws", "stream"):
             return Problem(426, control.INVALID_REQUEST, "Upgrade Required", headers=((b"upgrade", b"websocket"),))
         if method not in ("GET", "HEAD"):
             return Problem(405, control.INVALID_REQUEST, "Method Not Allowed", headers=((b"allow", b"GET, HEAD"),))

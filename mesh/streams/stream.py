@@ -68,6 +68,11 @@ class Stream:
             self.cancel("its reader gave up" if issubclass(kind, asyncio.CancelledError | GeneratorExit) else f"{kind.__name__}: {error}")
         await self.close()
 
+    @property
+    def longest(self) -> int:
+        """Bytes of the longest message that can be sent."""
+        return self._owner.longest - OVERHEAD
+
     # saying
 
     async def send(self, message: Any) -> None:
@@ -76,8 +81,8 @@ class Stream:
         Raises StreamLost, StreamIdle, StreamCancelled, StreamRefused, TooLarge, ConfigError.
         """
         item = encode(message)
-        if len(item.body) > self._owner.longest - OVERHEAD:
-            raise TooLarge(f"the message has {len(item.body)} bytes", limit=self._owner.longest - OVERHEAD)
+        if len(item.body) > self.longest:
+            raise TooLarge(f"the message has {len(item.body)} bytes", limit=self.longest)
         flow = self.flow
         while not flow.room and flow.abort is None:
             await self._change()

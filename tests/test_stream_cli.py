@@ -1,0 +1,58 @@
+"""`mesh stream`: lines in, messages out."""
+
+import asyncio
+import json
+import signal
+import sys
+from typing import Any
+
+import pytest
+
+from tests.test_streams import echo, serving
+
+
+async def started(url: str, *words: str) -> asyncio.subprocess.Process:
+    pipe = asyncio.subprocess.PIPE
+    command = (sys.executable, "-m", "mesh", "stream", *words, "--broker", url)
+    return await asyncio.create_subprocess_exec(*command, stdin=pipe, stdout=pipe, stderr=pipe)
+
+
+async def upper(stream: Any) -> None:
+    async for message in stream:
+        await stream.send(message.upper())
+
+
+async def test_lines_go_out_and_messages_are_printed(plane: str) -> None:
+    async with asyncio.timeout(40), serving(plane, "cli-upper", upper=upper):
+        command = await started(plane, "cli-upper", "upper")
+        out, err = await command.communicate(b"one\ntwo\n")
+        assert (command.returncode, out, err) == (0, b"ONE\nTWO\n", b"")
+
+
+async def test_with_json_each_line_is_json(plane: str) -> None:
+    async with asyncio.timeout(40), serving(plane, "cli-echo", echo=echo):
+        command = await started(plane, "cli-echo", "echo", "--json")
+        out, _ = await command.communicate(b'{"a": 1}\nplain\n')
+        assert [json.loads(line) for line in out.splitlines()] == [{"a": 1}, "plain"]
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+async def test_ctrl_c_ends_the_stream(plane: str) -> None:
+    async with asyncio.timeout(40), serving(plane, "cli-long", echo=echo) as server:
+        command = await started(plane, "cli-long", "echo")
+        assert command.stdin is not None
+        assert command.stdout is not None
+        command.stdin.write(b"here\n")
+        assert await command.stdout.readline() == b"here\n"
+        command.send_signal(signal.SIGINT)
+        assert await command.wait() == 130
+        while server.streams.ends.count:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+
+
+async def test_what_is_refused_is_said_with_its_code(plane: str) -> None:
+    async with asyncio.timeout(40), serving(plane, "cli-none", echo=echo):
+        command = await started(plane, "cli-none", "other", "--json")
+        _, err = await command.communicate(b"")
+        assert command.returncode == 1
+        assert json.loads(err)["code"] == "stream_refused"
