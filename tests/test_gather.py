@@ -58,7 +58,7 @@ async def test_everything_of_everybody(plane: str, agents: list[Bridge], mode: L
         assert said.messages[0].content.text == "Say hello to Ada"
 
         listed = [resource.uri for resource in (await client.list_resources()).resources]
-        assert listed == ["book:///1", "mesh://library/shared:///x", "mesh://studio/shared:///x", "studio://motto"]
+        assert listed == ["mesh://inbox", "book:///1", "mesh://library/shared:///x", "mesh://studio/shared:///x", "studio://motto"]
         for uri, found in (
             ("book:///1", "library has book:///1"),
             ("studio://motto", "less"),

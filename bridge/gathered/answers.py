@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from bridge.gathered.catalog import PROMPTS, RESOURCES, TEMPLATES, TOOLS
+from bridge.tasks.words import CAPABILITY, EXTENSION, REVISION
 from mesh.errors import MalformedMessage
 from mesh.rpc import MODERN
 from mesh.wire import control
@@ -80,9 +81,15 @@ def page(frame: Frame, kind: str, body: bytes, cursor: str | None) -> bytes:
     return result_raw(frame, members)
 
 
+def agreed(wanted: Any) -> str:
+    """The revision of a session, for the one that its host asks for."""
+    return next((version for version in HANDSHAKE_VERSIONS if version == wanted), HANDSHAKE_VERSIONS[0])
+
+
 def initialized(frame: Frame, wanted: Any, instructions: str) -> bytes:
-    version = wanted if wanted in HANDSHAKE_VERSIONS else HANDSHAKE_VERSIONS[0]
-    said = {"protocolVersion": version, "capabilities": CAPABILITIES, "serverInfo": SERVER_INFO, "instructions": instructions}
+    version = agreed(wanted)
+    capabilities = {**CAPABILITIES, "tasks": CAPABILITY} if version == REVISION else CAPABILITIES
+    said = {"protocolVersion": version, "capabilities": capabilities, "serverInfo": SERVER_INFO, "instructions": instructions}
     return result(frame, said)
 
 
@@ -91,7 +98,7 @@ def discovered(frame: Frame, instructions: str) -> bytes:
         "ttlMs": 0,
         "cacheScope": "private",
         "supportedVersions": MODERN_VERSIONS,
-        "capabilities": CAPABILITIES,
+        "capabilities": {**CAPABILITIES, "extensions": {EXTENSION: {}}},
         "instructions": instructions,
         "_meta": {"io.modelcontextprotocol/serverInfo": SERVER_INFO},
     }

@@ -20,6 +20,7 @@ from typing import Any, Final
 
 from bridge.gathered import names, uris
 from bridge.gathered.names import Collision, Pair
+from bridge.tasks.words import SUPPORT
 from mesh.wire.jsonrpc import dumps
 
 TOOLS: Final = "tools"
@@ -61,6 +62,11 @@ class Item:
     definition: dict[str, Any]
     raw: bytes
 
+    @property
+    def tasked(self) -> bytes:
+        """`raw` of a tool, for hosts that may call it as a task (MCP 2025-11-25, basic/utilities/tasks, tool-level negotiation)."""
+        return self.raw if "execution" in self.definition else self.raw[:-1] + b"," + SUPPORT + b"}"
+
 
 class BadCursor(ValueError):
     """A cursor that no page of ours has ended with."""
@@ -75,14 +81,17 @@ class Listing:
     by_name: Mapping[str, Item]
     by_pair: Mapping[Pair, Item]
 
-    def page(self, cursor: str | None = None, most: int = PAGE_BYTES) -> tuple[bytes, str | None]:
-        """A JSON array of definitions, at least one if any is left, and the cursor of the next page. Raises BadCursor."""
+    def page(self, cursor: str | None = None, most: int = PAGE_BYTES, *, tasks: bool = False) -> tuple[bytes, str | None]:
+        """A JSON array of definitions, at least one if any is left, and the cursor of the next page. Raises BadCursor.
+
+        `tasks`: tools that say nothing of tasks say that they may be called as such.
+        """
         at = 0 if cursor is None else self._after(_read_cursor(self.kind, cursor))
         start, size = at, 0
         while at < len(self.items) and (at == start or size + len(self.items[at].raw) <= most):
             size += len(self.items[at].raw)
             at += 1
-        body = b"[" + b",".join([item.raw for item in self.items[start:at]]) + b"]"
+        body = b"[" + b",".join([item.tasked if tasks else item.raw for item in self.items[start:at]]) + b"]"
         return body, _cursor(self.kind, self.items[at - 1].name) if at < len(self.items) else None
 
     def _after(self, name: str) -> int:

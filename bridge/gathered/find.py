@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from bridge.gathered.catalog import TOOLS, Catalog, Item
+from bridge.tasks.words import SUPPORT
 from mesh.wire.jsonrpc import dumps
 
 FIND_TOOLS: Final = "find_tools"
@@ -66,6 +67,8 @@ _CALL: Final = {
 
 FIND_RAW: Final = dumps(_FIND)
 BOTH_RAW: Final = FIND_RAW + b"," + dumps(_CALL)
+BOTH_TASKED: Final = BOTH_RAW[:-1] + b"," + SUPPORT + b"}"
+"""For hosts that may call as a task what `call_tool` calls."""
 
 
 class Index:

@@ -11,6 +11,10 @@ ambiguous where many are heard at once: ids and progress tokens of an agent's ow
 A host of the handshake era gets its `initialize` answered here; each agent gets the same `initialize` when the host needs it first. A
 log level and subscriptions are the host's: they are said again in each session that is opened anew. An agent's own list_changed is not
 passed on: the registry hears of it too, and the host is told when the lists here have changed.
+
+What the mesh itself offers, its tools and the inbox, is done here too (`bridge.gathered.own`).
+
+This module is long because all that passes between a host and its agents is told apart here.
 """
 
 import asyncio
@@ -32,8 +36,10 @@ from bridge.gathered.backward import Backward
 from bridge.gathered.catalog import TOOLS
 from bridge.gathered.listening import FIRST_DELAY, LAST_DELAY, Listening
 from bridge.gathered.names import Pair
+from bridge.gathered.own import INBOX, Own
 from bridge.gathered.roster import Roster
 from bridge.gathered.routing import Routed, route
+from bridge.tasks.words import REVISION
 from bridge.visible import Sink
 from mesh.errors import MalformedMessage, MeshError
 from mesh.wire import control
@@ -51,6 +57,7 @@ class Pending:
 
     link: AgentLink | None = None
     listening: Listening | None = None
+    task: asyncio.Task[None] | None = None
 
 
 class Gathered:
@@ -76,6 +83,8 @@ class Gathered:
             AgentLink, roster.mesh, hear=self._on_stray, on_open=self._on_open, on_over=self._on_over, timeout=timeout, make_room=make_room
         )
         self._greeting: bytes | None = None
+        self._tasked = False
+        """Whether the host's revision has tasks, which stand in front of this (`bridge.tasks`)."""
         self._level: dict[str, Any] | None = None
         self._subscribed: dict[Pair, str] = {}
         """An agent's resource → the host's URI for it."""
@@ -84,6 +93,7 @@ class Gathered:
         self._backward = Backward()
         self._tasks: set[asyncio.Task[None]] = set()
         self._deaf = roster.listen(self._on_change)
+        self._own = Own(roster.tools, send, self._on_news)
 
     @property
     def over(self) -> MeshError | None:
@@ -107,6 +117,7 @@ class Gathered:
 
     async def close(self) -> None:
         self._deaf()
+        self._own.close()
         for listening in [each.listening for each in self._pending.values() if each.listening is not None]:
             listening.close()
         self._pending.clear()
@@ -125,7 +136,7 @@ class Gathered:
             to(refuse(control.MESH_ERROR, f"{MOST_OPEN} requests are under way", mesh="busy", retry_after=0.5), True)
         elif frame.era is not None and frame.era not in answers.MODERN_VERSIONS:
             to(answers.unsupported(frame), True)
-        elif (answer := desk.answer(frame, roster, only_find=self._only_find)) is not None:
+        elif (answer := desk.answer(frame, roster, only_find=self._only_find, tasks=self._tasked)) is not None:
             if method == "initialize":
                 self._greet(frame)
             to(answer, True)
@@ -133,6 +144,8 @@ class Gathered:
             self._set_level(frame, to)
         elif method == "subscriptions/listen":
             self._listen(frame, to)
+        elif self._own.takes(frame):
+            self._pending[frame.id] = Pending(task=self._own.start(frame, partial(self._on_own, frame, to)))
         else:
             try:
                 routed = route(frame, roster.catalog, only_find=self._only_find, denial=roster.mesh.reach.denial)
@@ -143,12 +156,18 @@ class Gathered:
             else:
                 self._pass(routed, to)
 
+    def _on_own(self, frame: Frame, to: Sink, raw: bytes) -> None:
+        if frame.id is not None and self._pending.pop(frame.id, None) is not None:
+            to(raw, True)
+
     def _greet(self, frame: Frame) -> None:
         """A new session of the host: what an earlier one had is gone."""
+        self._own.greet()
         links, self._links = self._links, {}
         for link in links.values():
             self._spawn(link.close(), f"end of a session with {link.agent}")
         self._greeting, self._level, self._subscribed = frame.raw, None, {}
+        self._tasked = answers.agreed(read_params(frame.raw).get("protocolVersion")) == REVISION
 
     def _set_level(self, frame: Frame, to: Sink) -> None:
         params = read_params(frame.raw)
@@ -169,6 +188,13 @@ class Gathered:
             to(answers.result(frame, {}), True)
 
     def _listen(self, frame: Frame, to: Sink) -> None:
+        assert frame.id is not None
+        if INBOX.encode() in frame.raw:
+            self._pending[frame.id] = Pending(task=self._own.once_heard(partial(self._start_listening, frame, to)))
+        else:
+            self._start_listening(frame, to)
+
+    def _start_listening(self, frame: Frame, to: Sink, own: frozenset[str] = frozenset()) -> None:
         def whose(uri: str) -> Pair | None:
             pairs = self._roster.catalog.find_uri(uri)
             return pairs[0] if len(pairs) == 1 else None
@@ -181,6 +207,7 @@ class Gathered:
                 whose,
                 lambda agent, request, sink: self._link(agent).take(request, sink),
                 lambda agent, note: self._link(agent).cancel(note),
+                own,
             )
         )
 
@@ -201,6 +228,8 @@ class Gathered:
             pending = self._pending.pop(frame.cancels, None) if frame.cancels is not None else None
             if pending is not None and pending.listening is not None:
                 pending.listening.close()
+            elif pending is not None and pending.task is not None:
+                pending.task.cancel()
             elif pending is not None and pending.link is not None:
                 pending.link.cancel(frame)
         elif frame.method == "notifications/progress":
@@ -288,6 +317,12 @@ class Gathered:
         for pending in list(self._pending.values()):
             if pending.listening is not None:
                 pending.listening.tell(kinds)
+
+    def _on_news(self) -> None:
+        """There is a message for the host's participant."""
+        for pending in list(self._pending.values()):
+            if pending.listening is not None:
+                pending.listening.updated(INBOX)
 
     def _spawn(self, work: Coroutine[Any, Any, None], name: str) -> None:
         task = asyncio.create_task(work, name=name)

@@ -34,9 +34,18 @@ _numbers = itertools.count(1)
 
 
 class Listening:
-    """One listen request of a host. `route` says whose resource a URI is; None: nobody's that is known."""
+    """One listen request of a host. `route` says whose resource a URI is; None: nobody's that is known. `own` are the mesh's own resources,
+    of whose changes we are told (`updated`)."""
 
-    def __init__(self, frame: Frame, to: Sink, route: Callable[[str], tuple[str, str] | None], take: Take, cancel: Give) -> None:
+    def __init__(
+        self,
+        frame: Frame,
+        to: Sink,
+        route: Callable[[str], tuple[str, str] | None],
+        take: Take,
+        cancel: Give,
+        own: frozenset[str] = frozenset(),
+    ) -> None:
         params = read_params(frame.raw)
         said = params.get("notifications")
         wanted: dict[str, Any] = said if isinstance(said, dict) else {}
@@ -51,9 +60,13 @@ class Listening:
         uris = wanted.get("resourceSubscriptions")
         honored = []
         for uri in uris if isinstance(uris, list) else ():
-            if isinstance(uri, str) and (pair := route(uri)) is not None:
+            if isinstance(uri, str) and uri in own:
+                honored.append(uri)
+            elif isinstance(uri, str) and (pair := route(uri)) is not None:
                 self._uris[pair[0]][pair[1]] = uri
                 honored.append(uri)
+        self.own = own.intersection(honored)
+        """Those of the mesh's own that are listened to."""
         granted: dict[str, Any] = {flag: True for flag in FLAGS if wanted.get(flag) is True}
         if honored:
             granted["resourceSubscriptions"] = honored
@@ -65,6 +78,11 @@ class Listening:
         for method in changed(kinds):
             if method in self._methods:
                 self._say(method, {})
+
+    def updated(self, uri: str) -> None:
+        """A resource of the mesh's own has changed."""
+        if uri in self.own:
+            self._say("notifications/resources/updated", {"uri": uri})
 
     def close(self) -> None:
         for task in self._tasks:

@@ -13,8 +13,10 @@ from typing import Any, Final, Self
 
 import structlog
 
-from bridge.gathered.catalog import NAMED_BY, TAKEN_BY, Catalog, Offer, build
+from bridge.gathered.catalog import NAMED_BY, TAKEN_BY, TOOLS, Catalog, Offer, build
 from bridge.gathered.find import Index
+from bridge.mesh_tools.tools import MeshTools
+from bridge.tasks.words import FORBIDDEN
 from mesh import Mesh
 from mesh.registry.directory import Agent, Directory
 from mesh.subjects import CONTROL_PLANE, key_of
@@ -35,6 +37,7 @@ class Roster:
 
     def __init__(self, mesh: Mesh) -> None:
         self.mesh = mesh
+        self.tools = MeshTools(mesh, lambda: self.directory)
         self._offers: dict[str, tuple[InstanceEntry, Offer]] = {}
         self._alive: set[str] = set()
         self._listeners: list[OnChange] = []
@@ -61,6 +64,7 @@ class Roster:
         async with AsyncExitStack() as stack:
             self._directory = await stack.enter_async_context(self.mesh.directory(self._on_change))
             self._alive = {key_of(each.entry.agent, each.entry.instance) for who in self._directory.agents() for each in who.instances}
+            stack.push_async_callback(self.tools.close)
             stack.callback(self.mesh.connection.on_renewed(self._on_renewed))
             self._make()
             self._stack = stack.pop_all()
@@ -123,6 +127,9 @@ class Roster:
         if known is not None and known[0] is entry:
             return known
         lists = {kind: self._within_reach(agent.name, kind, getattr(entry, kind)) for kind in NAMED_BY}
+        lists[TOOLS] = tuple(
+            _no_task(each) if entry.journal.mode("tools/call", each.get("name")) != "full" else each for each in lists[TOOLS]
+        )
         return entry, Offer(agent.name, entry.title, entry.description, lists)
 
     def _within_reach(self, agent: str, kind: str, definitions: tuple[dict[str, Any], ...]) -> tuple[dict[str, Any], ...]:
@@ -130,6 +137,12 @@ class Roster:
         if reach.all_of(agent, method):
             return definitions
         return tuple(each for each in definitions if isinstance(name := each.get(key), str) and reach.may_call(agent, method, name))
+
+
+def _no_task(tool: dict[str, Any]) -> dict[str, Any]:
+    """A tool whose bodies must not be stored is no task: a task is a job, which is kept at the broker."""
+    execution = tool.get("execution")
+    return {**tool, "execution": {**(execution if isinstance(execution, dict) else {}), "taskSupport": FORBIDDEN}}
 
 
 class _Current:

@@ -1,0 +1,161 @@
+"""The mesh's own tools, as a host sees them that is nothing but an MCP host: the SDK's client, in both eras, on a real broker."""
+
+import asyncio
+import json
+from typing import Any, Literal
+
+import pytest
+from jsonschema import Draft202012Validator
+from mcp import Client
+from mcp.shared.subscriptions import ResourceUpdated
+
+from bridge import mesh_transport
+from bridge.gathered.own import INBOX
+from bridge.mesh_tools.tools import TOOLS
+from mesh import Mesh
+from tests.conftest import Broker
+from tests.gather_world import hosted, text
+from tests.helpers import Recorder, serving
+from tests.message_world import Inbox, letters, receiving, until_gone, waiting
+
+pytestmark = pytest.mark.filterwarnings("ignore::mcp.MCPDeprecationWarning")
+
+ERAS = ("legacy", "auto")
+
+Mode = Literal["legacy"]
+
+
+async def called(client: Client, tool: str, **arguments: Any) -> dict[str, Any]:
+    result = await client.call_tool(tool, arguments)
+    assert not result.is_error, text(result)
+    assert result.structured_content is not None
+    return result.structured_content
+
+
+async def failed(client: Client, tool: str, **arguments: Any) -> str:
+    result = await client.call_tool(tool, arguments)
+    assert result.is_error
+    return text(result)
+
+
+@pytest.mark.parametrize("mode", ERAS)
+async def test_a_message_there_and_back(plane: str, mode: Mode) -> None:
+    inbox = Inbox({"approved": True})
+    name = f"asker-{mode}"
+    async with (
+        receiving(plane, f"reviewer-{mode}", inbox),
+        Mesh(name=name, broker=plane) as mesh,
+        Mesh(name="boss", broker=plane) as boss,
+        Client(mesh_transport(mesh=mesh), mode=mode) as client,
+    ):
+        assert (await called(client, "check_messages", wait=0))["messages"] == []
+        said = await called(client, "send_message", to=f"reviewer-{mode}", type="review", content={"pr": 7}, wait=10)
+        assert said["answer"] == {"approved": True}
+        assert (inbox.messages[0].sender, inbox.messages[0].id) == (name, said["id"])
+
+        waits = asyncio.create_task(boss.messages.send_message(name, "question", "how far?", timeout=20, priority="high"))
+        (message,) = (await called(client, "check_messages", wait=10))["messages"]
+        assert (message["sender"], message["type"], message["content"]) == ("boss", "question", "how far?")
+        done = await called(client, "acknowledge_message", id=message["id"], answer={"done": "half"})
+        assert done == {"id": message["id"], "outcome": "done"}
+        assert await waits == {"done": "half"}
+        assert (await called(client, "check_messages", wait=0))["messages"] == []
+    await until_gone(plane, name, "high")
+
+
+async def test_what_is_not_acknowledged_goes_back_and_what_is_rejected_lies_in_the_dead_letters(plane: str) -> None:
+    async with Mesh(name="boss", broker=plane) as boss:
+        for number in (1, 2):
+            await boss.messages.publish_message("idle", "t", number, id=f"m{number}")
+        async with Mesh(name="idle", broker=plane) as mesh, Client(mesh_transport(mesh=mesh)) as client:
+            held = [each["id"] for each in (await called(client, "check_messages", wait=10))["messages"]]
+            if len(held) < 2:
+                held = [each["id"] for each in (await called(client, "check_messages", wait=10))["messages"]]
+            assert await waiting(plane, "idle") == 2
+            await called(client, "acknowledge_message", id="m1", outcome="reject", reason="not mine")
+            (letter,) = await letters(plane, "idle")
+            assert (letter.letter.code, letter.letter.reason) == ("rejected", "not mine")
+        async with Mesh(name="idle", broker=plane) as mesh, Client(mesh_transport(mesh=mesh)) as client:
+            (again,) = (await called(client, "check_messages", wait=10))["messages"]
+            assert (again["id"], again["delivery"]) == ("m2", 2)
+            await called(client, "acknowledge_message", id="m2")
+        assert "no message 'nothing' is held" in await failed_at(plane, "idle", "acknowledge_message", id="nothing")
+
+
+async def failed_at(plane: str, name: str, tool: str, **arguments: Any) -> str:
+    async with Mesh(name=name, broker=plane) as mesh, Client(mesh_transport(mesh=mesh)) as client:
+        return await failed(client, tool, **arguments)
+
+
+@pytest.mark.parametrize("mode", ERAS)
+async def test_new_messages_are_announced(plane: str, mode: Mode) -> None:
+    name = f"told-{mode}"
+    async with Mesh(name=name, broker=plane) as mesh, Mesh(name="boss", broker=plane) as boss:
+        heard = asyncio.Event()
+
+        async def on_message(message: Any) -> None:
+            if "updated" in str(getattr(message, "method", "")) and str(message.params.uri) == INBOX:
+                heard.set()
+
+        async with Client(mesh_transport(mesh=mesh), mode=mode, message_handler=on_message) as client:
+            assert INBOX in [str(each.uri) for each in (await client.list_resources()).resources]
+            if mode == "legacy":
+                await client.subscribe_resource(INBOX)
+                await boss.messages.publish_message(name, "t", "news")
+                async with asyncio.timeout(10):
+                    await heard.wait()
+            else:
+                async with client.listen(resource_subscriptions=[INBOX]) as events:
+                    await boss.messages.publish_message(name, "t", "news")
+                    async with asyncio.timeout(10):
+                        assert await anext(aiter(events)) == ResourceUpdated(uri=INBOX)
+            assert len((await called(client, "check_messages", wait=10))["messages"]) == 1
+            read = (await client.read_resource(INBOX)).contents[0].text  # type: ignore[union-attr]
+            assert '"news"' in read
+
+
+async def test_who_may_not_answer_is_told_so(broker: Broker, plane: str) -> None:
+    broker.authority.issue("only-host", ("host",))
+    async with Mesh(name="only-host", broker=plane) as mesh, Client(mesh_transport(mesh=mesh)) as client:
+        said = await failed(client, "check_messages")
+        assert "permission_denied" in said
+        assert "may not answer under its name" in said
+        assert INBOX not in [str(each.uri) for each in (await client.list_resources()).resources]
+        assert {"send_message", "list_agents"} <= {tool.name for tool in (await client.list_tools()).tools}
+
+
+async def test_who_may_send_to_nobody_is_shown_no_such_tool(broker: Broker, plane: str) -> None:
+    broker.authority.issue("silent", ("agent",))
+    async with Mesh(name="silent", broker=plane) as mesh, hosted(mesh) as host:
+        await host.greet()
+        names = {tool["name"] for tool in (await host.ask(1, "tools/list"))["result"]["tools"]}
+        assert {"check_messages", "acknowledge_message", "list_agents"} <= names
+        assert not names & {"send_message", "list_schedules", "cancel_schedule", "submit_job"}
+        assert "error" in await host.ask(2, "tools/call", name="send_message", arguments={"to": "x", "type": "t"})
+
+
+async def test_who_is_there(plane: str) -> None:
+    async with serving(plane, "shown", Recorder()), Mesh(name="looker", broker=plane) as mesh, Client(mesh_transport(mesh=mesh)) as client:
+        agents = {each["name"]: each for each in (await called(client, "list_agents"))["agents"]}
+        assert agents["shown"]["state"] == "up"
+        assert "mesh" not in agents
+        assert (await called(client, "list_agents", role="nobody's"))["agents"] == []
+
+
+async def test_arguments_that_are_wrong_are_told(plane: str) -> None:
+    async with Mesh(name="clumsy", broker=plane) as mesh, Client(mesh_transport(mesh=mesh)) as client:
+        assert "to: " in await failed(client, "send_message", type="t")
+        assert "priorty" in await failed(client, "send_message", to="a", type="t", priorty="high")
+        assert "bad_schedule" in await failed(client, "send_message", to="a", type="t", at="tomorrow")
+        asked = {"agent_tool": "send_message", "arguments": {"to": "a", "type": "t"}}
+        async with Client(mesh_transport(mesh=mesh, only_find=True)) as other:
+            assert (await other.call_tool("call_tool", asked)).structured_content
+
+
+@pytest.mark.parametrize("name", TOOLS)
+def test_their_schemas_are_schemas(name: str) -> None:
+    said = json.loads(TOOLS[name].raw)
+    for schema in ("inputSchema", "outputSchema"):
+        Draft202012Validator.check_schema(said[schema])
+        assert said[schema]["type"] == "object"
+    assert said["annotations"]["readOnlyHint"] in (True, False)
