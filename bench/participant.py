@@ -30,7 +30,7 @@ from bench import wire
 from bench.crowd import Actor, Echo, crowd, greeter, others
 from bench.http_caller import http_caller
 from bench.http_servers import peer, sdk_http
-from bench.queues import filler, listeners, mesh_consumer, mesh_publisher, raw_publisher, slow_worker
+from bench.queues import event_filler, filler, listeners, mesh_consumer, mesh_publisher, raw_publisher, replayer, slow_worker
 from bench.streams import raw_sink, raw_source, stream_sink, stream_source
 from mesh import Mesh
 from mesh.identity.finding import find_credentials
@@ -240,6 +240,8 @@ ROLES: Final[dict[str, Callable[..., AbstractAsyncContextManager[Call | Actor | 
     "mesh-publisher": mesh_publisher,
     "raw-publisher": raw_publisher,
     "filler": filler,
+    "event-filler": event_filler,
+    "replayer": replayer,
     "mesh-consumer": mesh_consumer,
     "slow-worker": slow_worker,
     "listeners": listeners,

@@ -10,7 +10,7 @@ from bench.crowd import member
 from bench.mesh_rows import memory
 from bench.peers import FASTSTREAM, command_of
 from bench.queues import AT_ONCE
-from bench.stage import Participant, Stage, stage
+from bench.stage import BenchError, Participant, Stage, stage
 from bench.table import Measure, Measured, OnRound, Pace, Side
 from mesh.policy.lanes import SHARES
 from mesh.subjects import Subjects
@@ -24,6 +24,8 @@ URGENT: Final = 200
 """Critical messages that are timed."""
 
 GAP: Final = 0.01
+
+REPLAYED: Final = 100_000
 
 PROCESSES: Final = 4
 
@@ -54,7 +56,7 @@ async def consume(pace: Pace, on_round: OnRound) -> Measured:
             "theirs": await it.foreign("faststream", *(part for each in command for part in (where if each == "{where}" else (each,)))),
         }
         rates: dict[str, list[float]] = {name: [] for name in sides}
-        share = max(50, round(FILL * min(1.0, pace.seconds * 2)))
+        share = _part(FILL, pace)
         for number in range(-1, pace.rounds):  # the first one warms up
             for name in sorted(sides, reverse=number % 2 == 0):
                 await asyncio.gather(*(each.ask(to=name, count=share) for each in fillers))
@@ -66,11 +68,46 @@ async def consume(pace: Pace, on_round: OnRound) -> Measured:
     return Measured(ratios(ours, theirs), (ours, theirs))
 
 
+async def consume_kv(pace: Pace, on_round: OnRound) -> Measured:
+    """Messages a second that are taken, handled, recorded in a bucket of the broker's, and acknowledged."""
+    async with stage() as it:
+        it.authority.issue_all(("one",), ("host",))
+        filler = await it.participant("filler", it.broker, "one")
+        consumer = await it.participant("mesh-consumer", it.broker, "ours", "record")
+        rates = []
+        for number in range(-1, pace.rounds):
+            await filler.ask(to="ours", count=_part(FILL, pace))
+            rate = (await consumer.ask(count=_part(FILL, pace)))["rate"]
+            if number >= 0:
+                rates.append(rate)
+            on_round()
+    return Measured(tuple(rates), (Side("mesh", "/s", tuple(rates)),))
+
+
+async def replay(pace: Pace, on_round: OnRound) -> Measured:
+    """Events of a kibibyte a second, through `replay_events`."""
+    count = _part(REPLAYED, pace)
+    async with stage() as it:
+        it.authority.issue_all(("teller", "replayer"), ("host",))
+        teller = await it.participant("event-filler", it.broker, "teller")
+        await teller.ask(count=count)
+        await teller.end()
+        replayer = await it.participant("replayer", it.broker, "replayer")
+        rates = []
+        for _ in range(max(2, pace.rounds // 4)):
+            said = await replayer.ask()
+            if said["events"] != count:
+                raise BenchError(f"{said['events']:,} events were replayed, not {count:,}")
+            rates.append(said["rate"])
+            on_round()
+    return Measured(tuple(rates), (Side("replay_events", "/s", tuple(rates)),), {"events": count})
+
+
 async def critical(pace: Pace, on_round: OnRound) -> Measured:
     """Milliseconds from `publish_message` to the handler for a critical message, while so many normal ones wait for the one worker, who
     takes a millisecond for each."""
     async with stage() as it:
-        behind, urgent = max(100, round(BEHIND * min(1.0, pace.seconds * 2))), max(10, round(URGENT * min(1.0, pace.seconds * 2)))
+        behind, urgent = _part(BEHIND, pace), _part(URGENT, pace)
         await _fill(it, "slow", behind)
         worker = await it.participant("slow-worker", it.broker, "slow", "1", "0.001")
         it.authority.issue_all(("urgent",), ("host",))
@@ -139,6 +176,11 @@ async def _listening(pace: Pace, on_round: OnRound, figure: Literal["memory", "s
     return Measured(
         (full["rss"] if figure == "memory" else took,), (Side("memory", "MB", (full["rss"],)), Side("stop", "s", (took,))), detail
     )
+
+
+def _part(whole: int, pace: Pace) -> int:
+    """Of a number: all of it at the full pace."""
+    return max(10, round(whole * min(1.0, pace.seconds * 2)))
 
 
 async def _purge(it: Stage) -> None:

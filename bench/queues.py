@@ -14,6 +14,7 @@ import nats
 from bench.crowd import Actor
 from mesh import Mesh
 from mesh.broker import AgentMessage
+from mesh.delivery import Handled
 from mesh.errors import MailboxFull
 from mesh.identity.finding import find_credentials
 from mesh.settings import make_settings
@@ -29,6 +30,8 @@ TARGETS: Final = tuple(f"target-{number}" for number in range(8))
 """No queue may be full before a round is over: 10,000 messages a sender and target."""
 
 AT_ONCE: Final = 256
+
+TOPICS: Final = 10
 
 
 @asynccontextmanager
@@ -98,6 +101,33 @@ async def filler(broker: str, name: str) -> AsyncIterator[Actor]:
         yield Actor(act)
 
 
+@asynccontextmanager
+async def event_filler(broker: str, name: str) -> AsyncIterator[Actor]:
+    """Publishes so many events of a kibibyte, on some topics: `{"count"}`."""
+    async with Mesh(name=name, broker=broker) as mesh:
+
+        async def act(*, count: int) -> dict[str, Any]:
+            on_the_way = [await mesh.events.submit(f"bench.{number % TOPICS}", {"text": "x" * 800}) for number in range(count)]
+            await asyncio.gather(*on_the_way)
+            return {"published": count}
+
+        yield Actor(act)
+
+
+@asynccontextmanager
+async def replayer(broker: str, name: str) -> AsyncIterator[Actor]:
+    """Replays all of them."""
+    async with Mesh(name=name, broker=broker) as mesh:
+
+        async def act() -> dict[str, Any]:
+            count, begun = 0, time.perf_counter()
+            async for _ in mesh.events.replay_events("bench.>", 0):
+                count += 1
+            return {"events": count, "rate": count / (time.perf_counter() - begun)}
+
+        yield Actor(act)
+
+
 class Nothing:
     """Remembers nothing: the pipeline without the record of what was handled."""
 
@@ -132,9 +162,11 @@ class Meter:
 
 
 @asynccontextmanager
-async def mesh_consumer(broker: str, name: str) -> AsyncIterator[Actor]:
-    """Handles what waits for it, with an empty handler: `{"count"}`."""
-    async with Mesh(name=name, broker=broker) as mesh:
+async def mesh_consumer(broker: str, name: str, record: str = "") -> AsyncIterator[Actor]:
+    """Handles what waits for it, with an empty handler: `{"count"}`. With `record` what was handled is recorded at the broker."""
+    async with contextlib.AsyncExitStack() as stack:
+        mesh = await stack.enter_async_context(Mesh(name=name, broker=broker))
+        handled: Handled = await stack.enter_async_context(mesh.messages.handled_in_bucket()) if record else Nothing()
 
         async def act(*, count: int) -> dict[str, Any]:
             meter = Meter(count)
@@ -142,7 +174,7 @@ async def mesh_consumer(broker: str, name: str) -> AsyncIterator[Actor]:
             async def handle(_: AgentMessage) -> None:
                 meter.tick()
 
-            async with mesh.messages.subscribe_to_messages(handle, handled=Nothing()):
+            async with mesh.messages.subscribe_to_messages(handle, handled=handled):
                 return {"rate": await meter.rate()}
 
         yield Actor(act)

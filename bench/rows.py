@@ -7,7 +7,7 @@ from bench.identity_rows import crowd, identity
 from bench.mcp_rows import differential, fastmcp, gathered_list, http_stdio, in_process, mcp_proxy, pool
 from bench.mesh_rows import bridge_memory, call, journal_cost, journal_whole, stdio
 from bench.peers import FASTMCP, FASTSTREAM, MCP_PROXY
-from bench.queue_rows import consume, critical, lane_share, listening, publish_durable
+from bench.queue_rows import consume, consume_kv, critical, lane_share, listening, publish_durable, replay
 from bench.stream_rows import streaming
 from bench.table import Row
 
@@ -33,6 +33,8 @@ ROWS: Final = (
     Row("crowd", "1,000 agents join, registered and answering, while 100 others call", "s", "at most", 60, crowd),
     Row("publish-durable", "messages published, 256 at once, against nats-py's js.publish", "x", "at least", 0.8, publish_durable),
     Row("consume", "messages taken, handled and acknowledged, against FastStream's", "x", "at least", 4.0, consume, FASTSTREAM),
+    Row("consume-kv", "messages handled with the record of it at the broker", "/s", "at least", 10_000, consume_kv),
+    Row("replay", "100,000 events of 1 KiB through replay_events", "/s", "at least", 60_000, replay),
     Row("critical", "p50 of a critical message behind 50,000 normal ones, 1 ms each", "ms", "at most", 5, critical),
     Row("lane-share", "difference from its share, of a lane beside a flood", "%", "at most", 20, lane_share),
     Row("crowd-lanes", "the broker, while 1,000 agents listen for messages", "MB", "at most", 1000, listening("memory")),

@@ -5,28 +5,37 @@ import base64
 import json
 import sqlite3
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from mesh import Mesh
 from mesh.clock import monotonic
 from mesh.errors import ApiError
 from mesh.link.jetstream import CONSUMER_NOT_FOUND, NO_MESSAGE, JetStream
+from mesh.subjects import Event as EventSubject
 from mesh.subjects import Msg
-from mesh.topology import LANES
+from mesh.topology import EVENTS, LANES
 from tests.faulting.check import Evidence, awaits
 from tests.faulting.notes import read_notes
-from tests.faulting.parts import WORKER
+from tests.faulting.parts import HEARD, WORKER
 
 LIMBO_SECONDS: Final = 5.0
 """For the control plane to take away what was delivered for the last time."""
 
 
 async def left(mesh: Mesh) -> int:
-    """How many messages the broker holds. `mesh` is the control plane's name: it may look everywhere."""
+    """How many messages and events are still to be done. `mesh` is the control plane's name: it may look everywhere."""
     js = JetStream(mesh.connection)
-    return sum([(await js.api(f"STREAM.INFO.{stream}"))["state"]["messages"] for stream in LANES.values()])
+    messages = [int((await js.api(f"STREAM.INFO.{stream}"))["state"]["messages"]) for stream in LANES.values()]
+    events = [int(each["num_pending"] + each["num_ack_pending"]) for each in await _heard(js)]
+    return sum(messages) + sum(events)
+
+
+async def _heard(js: JetStream) -> list[dict[str, Any]]:
+    """The consumers of the subscription to events. None of any other is durable here."""
+    found = (await js.api(f"CONSUMER.LIST.{EVENTS}"))["consumers"]
+    return [each for each in found if each["config"].get("durable_name")]
 
 
 async def drained(mesh: Mesh, seconds: float) -> bool:
@@ -76,7 +85,7 @@ async def collect(
         acked=acked,
         effects=_effects(directory),
         dead=dead,
-        waiting={key for stream in LANES.values() for key in await _held(mesh, stream)},
+        waiting={key for stream in LANES.values() for key in await _held(mesh, stream)} | {key async for key in _unheard(mesh)},
         limbo=limbo,
         awaits=list(awaits(notes)),
         pauses=pauses,
@@ -93,13 +102,25 @@ def _effects(directory: Path) -> Counter[str]:
         base.close()
 
 
-async def _held(mesh: Mesh, stream: str) -> list[str]:
-    """The messages that lie in a stream."""
-    js, seq = JetStream(mesh.connection), 1
+async def _unheard(mesh: Mesh) -> AsyncIterator[str]:
+    """Events that some consumer of the subscription has not yet acknowledged, or that lie above such a one."""
+    floors = {
+        each["config"]["filter_subject"]: each["ack_floor"]["stream_seq"]
+        for each in await _heard(JetStream(mesh.connection))
+        if each["num_pending"] + each["num_ack_pending"]
+    }
+    for filter, floor in floors.items():
+        for key in await _held(mesh, EVENTS, filter, floor + 1):
+            yield key
+
+
+async def _held(mesh: Mesh, stream: str, filter: str = ">", seq: int = 1) -> list[str]:
+    """What lies in a stream."""
+    js = JetStream(mesh.connection)
     found: list[str] = []
     while True:
         try:
-            said = (await js.api(f"STREAM.MSG.GET.{stream}", {"seq": seq, "next_by_subj": ">"}))["message"]
+            said = (await js.api(f"STREAM.MSG.GET.{stream}", {"seq": seq, "next_by_subj": filter}))["message"]
         except ApiError as error:
             if error.err_code != NO_MESSAGE:
                 raise
@@ -109,5 +130,8 @@ async def _held(mesh: Mesh, stream: str) -> list[str]:
 
 
 def _key(sent: object, body: bytes) -> str:
+    id = json.loads(body)["id"]
+    if isinstance(sent, EventSubject):
+        return f"{HEARD} {sent.publisher} {id}"
     assert isinstance(sent, Msg)
-    return f"{sent.target} {sent.sender} {json.loads(body)['id']}"
+    return f"{sent.target} {sent.sender} {id}"

@@ -11,6 +11,7 @@ import random
 import secrets
 import sqlite3
 import sys
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -18,58 +19,73 @@ from typing import Final
 
 from mesh import Mesh, MeshError
 from mesh.broker import AgentMessage, Reject
+from mesh.delivery import HandledInSqlite, Key
+from mesh.events.subscribing import only
 from mesh.policy.retry import Backoff
 from mesh.subjects import PRIORITIES
+from mesh.wire.event import Event
 from tests.faulting.notes import Notes, read_notes
 
 WORKER: Final = "worker"
+LISTENER: Final = "listener"
 TOOL: Final = "tool"
+
+TOPIC: Final = "work"
+NAMED: Final = "ledger"
+HEARD: Final = only(LISTENER, NAMED)
+"""What the subscription is called where it is to be told from others."""
 
 PUBLISH_LIMIT: Final = 20.0
 """Seconds that `publish_message` tries."""
 
-PACE: Final = 0.02
+PACE: Final = 0.03
 """Seconds between two messages, or calls, of one task."""
 
 AT_ONCE: Final = 4
+BACKOFF: Final = Backoff(first=0.1, longest=1.0)
+
 LATE: Final = 1.0
 """Seconds after the acknowledgement in which the worker that cheats does its work."""
+
+INSERT: Final = "INSERT INTO effects VALUES (?, ?)"
 
 DEEDS: Final = ("fine",) * 90 + ("flaky",) * 6 + ("fail",) * 2 + ("reject",) * 2
 """What a message asks of its worker: to do it; to fail at the first attempt; at every one; to reject it."""
 
 
 class Effects:
-    """What workers did: one SQLite file for all of them. Effect and record are one transaction; the effects are counted, not keyed, so that
-    a second one shows."""
+    """What workers did: one SQLite file for all of them. Effect and record are one transaction (`HandledInSqlite`); the effects are
+    counted, not keyed, so that a second one shows."""
 
     def __init__(self, directory: Path) -> None:
-        self._base = sqlite3.connect(directory / "effects.sqlite", isolation_level=None, timeout=30)
-        self._base.execute("PRAGMA journal_mode=WAL")
-        self._base.execute("PRAGMA synchronous=OFF")  # it is processes that die here, not the machine
-        self._base.execute("CREATE TABLE IF NOT EXISTS handled (key TEXT PRIMARY KEY) WITHOUT ROWID")
-        self._base.execute("CREATE TABLE IF NOT EXISTS effects (key TEXT, pid INTEGER)")
+        self._file = directory / "effects.sqlite"
+        with contextlib.closing(sqlite3.connect(self._file, timeout=30)) as db:
+            db.execute("PRAGMA journal_mode = WAL")
+            db.execute("CREATE TABLE IF NOT EXISTS effects (key TEXT, pid INTEGER)")
+        self.handled = HandledInSqlite(self._file)
 
-    async def seen(self, key: tuple[str, ...]) -> bool:
-        return self._base.execute("SELECT 1 FROM handled WHERE key = ?", (_text(key),)).fetchone() is not None
+    async def do(self, key: Key) -> None:
+        async with self.handled.once(key) as db:
+            db.execute(INSERT, (" ".join(key), os.getpid()))
 
-    async def record(self, key: tuple[str, ...]) -> None:
-        """`do` has done it."""
-
-    def do(self, key: tuple[str, ...]) -> None:
-        with contextlib.suppress(sqlite3.IntegrityError):  # another worker was faster, while this one stood still
-            self._base.execute("BEGIN IMMEDIATE")
-            try:
-                self._base.execute("INSERT INTO handled VALUES (?)", (_text(key),))
-                self._base.execute("INSERT INTO effects VALUES (?, ?)", (_text(key), os.getpid()))
-            except BaseException:
-                self._base.execute("ROLLBACK")
-                raise
-            self._base.execute("COMMIT")
+    def do_later(self, key: Key) -> None:
+        """As nobody should: after it was said to be done."""
+        with contextlib.closing(sqlite3.connect(self._file, timeout=30)) as db, db:
+            db.execute(INSERT, (" ".join(key), os.getpid()))
 
 
-def _text(key: tuple[str, ...]) -> str:
-    return " ".join(key)
+class Obedience:
+    """Does what it is asked to: a deed fails as often as it says."""
+
+    def __init__(self) -> None:
+        self._seen: Counter[Key] = Counter()
+
+    def __call__(self, key: Key, deed: str) -> None:
+        self._seen[key] += 1
+        if deed == "reject":
+            raise Reject("as it was asked to")
+        if deed == "fail" or (deed == "flaky" and self._seen[key] == 1):
+            raise ValueError("as it was asked to")
 
 
 async def plane(broker: str, directory: Path, notes: Notes) -> AsyncIterator[None]:
@@ -80,28 +96,39 @@ async def plane(broker: str, directory: Path, notes: Notes) -> AsyncIterator[Non
 
 async def worker(broker: str, directory: Path, notes: Notes, *, cheats: bool = False) -> AsyncIterator[None]:
     """Handles messages. One that `cheats` says so before it has done it."""
-    effects = Effects(directory)
-    seen: dict[str, int] = {}
+    effects, obey = Effects(directory), Obedience()
 
     async def handle(message: AgentMessage) -> str:
-        key, deed = (message.target, message.sender, message.id), message.content["deed"]
-        attempt = seen[message.id] = seen.get(message.id, 0) + 1
-        if deed == "reject":
-            raise Reject("as it was asked to")
-        if deed == "fail" or (deed == "flaky" and attempt == 1):
-            raise ValueError("as it was asked to")
+        obey(message.key, message.content["deed"])
         if cheats:
-            asyncio.get_running_loop().call_later(LATE, effects.do, key)
+            asyncio.get_running_loop().call_later(LATE, effects.do_later, message.key)
         else:
-            effects.do(key)
+            await effects.do(message.key)
         return message.id
 
-    backoff = Backoff(first=0.1, longest=1.0)
-    async with (
-        Mesh(name=WORKER, broker=broker) as mesh,
-        mesh.messages.subscribe_to_messages(handle, workers=4, handled=effects, backoff=backoff, prefetch=64),
-    ):
-        yield
+    with effects.handled as handled:
+        async with (
+            Mesh(name=WORKER, broker=broker) as mesh,
+            mesh.messages.subscribe_to_messages(handle, workers=4, handled=handled, backoff=BACKOFF, prefetch=64),
+        ):
+            yield
+
+
+async def listener(broker: str, directory: Path, notes: Notes) -> AsyncIterator[None]:
+    """Hears events, by a durable subscription that all of its kind share."""
+    effects, obey = Effects(directory), Obedience()
+
+    async def handle(event: Event) -> None:
+        key = (HEARD, event.publisher, event.id)
+        obey(key, event.data["deed"])
+        await effects.do(key)
+
+    with effects.handled as handled:
+        async with (
+            Mesh(name=LISTENER, broker=broker) as mesh,
+            mesh.events.subscribe(f"{TOPIC}.>", handle, name=NAMED, workers=4, handled=handled, backoff=BACKOFF, prefetch=64),
+        ):
+            yield
 
 
 async def cheat(broker: str, directory: Path, notes: Notes) -> AsyncIterator[None]:
@@ -111,22 +138,34 @@ async def cheat(broker: str, directory: Path, notes: Notes) -> AsyncIterator[Non
 
 
 async def sender(broker: str, directory: Path, notes: Notes, part: str) -> AsyncIterator[None]:
-    """Publishes messages, and notes which of them the broker has acknowledged."""
+    """Publishes messages and events, and notes which of them the broker has acknowledged."""
     run, chance = secrets.token_hex(3), random.Random()
     async with Mesh(name=part, broker=broker) as mesh:
 
         async def publish(id: str, priority: str, deed: str, expires: float | None) -> None:
-            notes.write("try", id=id, priority=priority, deed=deed)
+            notes.write("try", family="message", id=id, priority=priority, deed=deed)
             work = mesh.messages.publish_message(WORKER, "work", {"deed": deed}, id=id, priority=priority, expires=expires)
             if await notes.within("publish_message", PUBLISH_LIMIT, work) is not None:
                 notes.write("acked", family="message", key=f"{WORKER} {part} {id}")
 
+        async def tell(id: str, priority: str, deed: str) -> None:
+            notes.write("try", family="event", id=id, priority=priority, deed=deed)
+            work = mesh.events.publish(f"{TOPIC}.{deed}", {"deed": deed}, id=id, priority=priority)
+            if await notes.within("publish", PUBLISH_LIMIT, work) is not None:
+                notes.write("acked", family="event", key=f"{HEARD} {part} {id}")
+
         async def one(number: int) -> None:
-            expires = 5.0 if chance.random() < 0.02 else None
-            await publish(f"{run}-{number}", chance.choice(PRIORITIES), chance.choice(DEEDS), expires)
+            id, priority, deed = f"{run}-{number}", chance.choice(PRIORITIES), chance.choice(DEEDS)
+            if number % 3 == 0:
+                await tell(id, priority, deed)
+            else:
+                await publish(id, priority, deed, 5.0 if chance.random() < 0.02 else None)
 
         for said in _unknown(directory, part):
-            await publish(said["id"], said["priority"], said["deed"], None)
+            if said["family"] == "event":
+                await tell(said["id"], said["priority"], said["deed"])
+            else:
+                await publish(said["id"], said["priority"], said["deed"], None)
         async with _many(one):
             yield
 
@@ -179,6 +218,7 @@ ROLES: Final[dict[str, Callable[..., AsyncIterator[None]]]] = {
     "plane": plane,
     "worker": worker,
     "cheat": cheat,
+    "listener": listener,
     "sender": sender,
     "caller": caller,
 }

@@ -18,13 +18,16 @@ from mesh.identity.authority import Authority
 from mesh.identity.finding import roles_of
 from mesh.identity.serving import server_trust
 from mesh.link.server import EmbeddedServer
-from tests.faulting.parts import TOOL, WORKER
+from tests.faulting.parts import LISTENER, TOOL, WORKER
 from tests.faulting.plan import Fault
 from tests.processes import ROOT
 from tests.proxy import Proxy
 
-CAST: Final[Mapping[str, int]] = {"plane": 2, "bridge": 2, "worker": 2, "sender": 2, "caller": 2}
+CAST: Final[Mapping[str, int]] = {"plane": 2, "bridge": 2, "worker": 2, "listener": 2, "sender": 2, "caller": 2}
 """Processes of each kind."""
+
+ORDER: Final = (("plane",), ("bridge", "worker", "listener"), ("sender", "caller"))
+"""Who must be ready before whom: a subscription hears what is published from when it was made."""
 
 START: Final = 30.0
 LEAVE: Final = 30.0
@@ -175,6 +178,7 @@ async def world(directory: Path, *, cast: Mapping[str, int] = CAST, worker: str 
     for name in ("mesh", "operator"):
         authority.issue(name, roles_of(name))
     authority.issue_all((WORKER, TOOL), ("agent",))
+    authority.issue_all((LISTENER,), ("agent", "host"))
     authority.issue_all(senders, ("host",))
     async with AsyncExitStack() as stack:
         server = EmbeddedServer(state, trust=server_trust(authority), port=0, monitor_port=0, websocket_port=0)
@@ -189,9 +193,11 @@ async def world(directory: Path, *, cast: Mapping[str, int] = CAST, worker: str 
                 stack.push_async_callback(parts[-1].close)
         os.environ["MESH_STATE_DIR"] = str(state)  # where participants find their credentials
         stack.callback(os.environ.pop, "MESH_STATE_DIR", None)
-        for part in parts:
-            part.begin()
-        await asyncio.gather(*(part.wait_ready() for part in parts))
+        for kinds in ORDER:
+            some = [part for part in parts if part.kind in kinds]
+            for part in some:
+                part.begin()
+            await asyncio.gather(*(part.wait_ready() for part in some))
         yield World(server, parts, directory)
 
 
