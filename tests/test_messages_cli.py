@@ -49,6 +49,34 @@ async def test_what_is_sent_is_heard(broker: Broker, plane: str, tmp_path: Path)
     assert (second["id"], second["content"]) == (plain.out.strip(), "hello")
 
 
+async def test_what_is_sent_later(broker: Broker, plane: str, tmp_path: Path) -> None:
+    for name in ("planner", "later"):
+        broker.authority.issue(name, ("agent", "host"))
+    as_planner = ("--name", "planner", *broker.options)
+    async with started("listen", "--name", "later", "--count", "1", "--json", *broker.options, cwd=tmp_path) as listening:
+        assert (await mesh("send", "later", "t", "soon", "--in", "1s", *as_planner, cwd=tmp_path)).code == 0
+        async with asyncio.timeout(20):
+            out, _ = await listening.communicate()
+    heard = json.loads(out)
+    assert (heard["sender"], heard["content"]) == ("planner", "soon")
+    for number, when in enumerate(
+        (("--every", "5m"), ("--cron", "0 9 * * 1-5", "--zone", "Europe/Berlin"), ("--at", "2100-01-01T00:00:00Z"))
+    ):
+        assert (await mesh("send", "later", "t", "x", "--id", f"s{number}", *when, *as_planner, cwd=tmp_path)).code == 0
+    listed = await mesh("schedules", "list", "--json", *as_planner, cwd=tmp_path)
+    assert {each["id"]: each.get("every") or each.get("cron") or each.get("at") for each in listed.json} == {
+        "s0": 300, "s1": "0 9 * * 1-5", "s2": "2100-01-01T00:00:00.000000Z",
+    }  # fmt: skip
+    assert "every 300 s" in (await mesh("schedules", "list", *as_planner, cwd=tmp_path)).out
+    for number in range(3):
+        assert (await mesh("schedules", "cancel", f"s{number}", *as_planner, cwd=tmp_path)).code == 0
+    gone = await mesh("schedules", "cancel", "s0", "--json", *as_planner, cwd=tmp_path)
+    assert gone.code != 0
+    assert "no_such_schedule" in gone.err
+    for wrong in (("--in", "soon"), ("--at", "10m"), ("--every", "1s", "--in", "1s"), ("--every", "0.5s")):
+        assert (await mesh("send", "later", "t", *wrong, *as_planner, cwd=tmp_path)).code == 2
+
+
 async def test_send_waits_for_an_answer(broker: Broker, plane: str, tmp_path: Path) -> None:
     async def add(message: AgentMessage) -> int:
         return sum(message.content)

@@ -9,6 +9,7 @@ import typer
 
 from mesh.cli import options
 from mesh.cli.running import execute, joined
+from mesh.cli.times import read_span, read_time
 
 
 def send(
@@ -26,6 +27,17 @@ def send(
         float | None,
         typer.Option("--expires", min=0.001, metavar="S", help="Seconds after which nobody begins to handle it.", show_default=False),
     ] = None,
+    after: Annotated[
+        str | None, typer.Option("--in", metavar="10m", help="Send it in a while: 90s, 10m, 2h, 1d.", show_default=False)
+    ] = None,
+    at: Annotated[str | None, typer.Option("--at", metavar="TIME", help="Send it at a time, ISO 8601.", show_default=False)] = None,
+    every: Annotated[str | None, typer.Option("--every", metavar="5m", help="Send it again and again.", show_default=False)] = None,
+    cron: Annotated[
+        str | None, typer.Option("--cron", metavar="LINE", help="Send it as a cron line says, in UTC: '0 9 * * 1-5'.", show_default=False)
+    ] = None,
+    zone: Annotated[
+        str | None, typer.Option("--zone", metavar="ZONE", help="Time zone of the cron line: Europe/Berlin.", show_default=False)
+    ] = None,
     wait: Annotated[bool, typer.Option("--wait", help="Wait until it was handled, and print the answer.")] = False,
     timeout: Annotated[float, typer.Option("--timeout", min=0.001, metavar="S", help="Seconds to wait with --wait.")] = 60.0,
     state_dir: options.StateDir = None,
@@ -34,10 +46,19 @@ def send(
     credentials: options.Credentials = None,
     as_json: options.Json = False,
 ) -> None:
-    """Send a message. It is kept until an agent that answers to the name has handled it, whenever that is."""
+    """Send a message, now or later. It is kept until an agent that answers to the name has handled it, whenever that is."""
+    if sum(each is not None for each in (after, at, every, cron)) > 1 or (wait and any((after, at, every, cron))):
+        raise typer.BadParameter("one of them at most, and none with --wait", param_hint="--in, --at, --every, --cron")
+    if at is not None and at[-1:] in "smhdw":
+        raise typer.BadParameter("a time, as 2026-01-31T12:00; for a while from now: --in 10m", param_hint="--at")
+    delay, due = read_span("--in", after), read_time("--at", at)
+    period = read_span("--every", every)
+    if period is not None and period != int(period):
+        raise typer.BadParameter("whole seconds, at least one", param_hint="--every")
     said = read_content(sys.stdin.read() if content == "-" else content)
 
     async def work() -> None:
+        from mesh import clock
         from mesh.broker.broker import MessageOptions
         from mesh.cli.render import print_json, print_text
 
@@ -48,7 +69,14 @@ def send(
             if wait:
                 print_json(await mesh.messages.send_message(to, type, said, timeout=timeout, **chosen))
                 return
-            stored = await mesh.messages.publish_message(to, type, said, expires=expires, **chosen)
+            if period is not None or cron is not None:
+                seconds = None if period is None else int(period)
+                stored = await mesh.messages.schedule_message(
+                    to, type, said, every=seconds, cron=cron, zone=zone, expires=expires, **chosen
+                )
+            else:
+                when = None if due is None else clock.iso(due)
+                stored = await mesh.messages.publish_message(to, type, said, expires=expires, delay=delay, at=when, **chosen)
         if as_json:
             print_json({"id": stored})
         else:
@@ -100,6 +128,61 @@ def listen(
     execute(work, as_json=as_json)
 
 
+schedules = typer.Typer(help="Messages of ours that are sent later, or again and again.", no_args_is_help=True)
+
+
+@schedules.command("list", epilog="Example: mesh schedules list --name qa-manager")
+def list_schedules(
+    state_dir: options.StateDir = None,
+    broker: options.Broker = None,
+    name: options.Name = None,
+    credentials: options.Credentials = None,
+    as_json: options.Json = False,
+) -> None:
+    """The messages that are still to be sent in our name."""
+
+    async def work() -> None:
+        from mesh.cli.render import plain, print_json, print_text
+
+        async with joined(state_dir, broker, name, credentials, quiet=as_json) as mesh:
+            found = await mesh.messages.list_schedules()
+        if as_json:
+            print_json(found)
+            return
+        for each in found:
+            when = f"every {each['every']} s" if "every" in each else f"at {each['at']}" if "at" in each else f"cron {each['cron']}"
+            text = json.dumps(each["content"], ensure_ascii=False)
+            print_text(f"{plain(each['id'])}  {plain(when)}  → {plain(each['to'])} {plain(each['type'])}: {text}")
+        if not found:
+            print_text("none")
+
+    execute(work, as_json=as_json)
+
+
+@schedules.command("cancel", epilog="Example: mesh schedules cancel 9f2c4d1e7a3b5c60")
+def cancel_schedule(
+    id: Annotated[str, typer.Argument(metavar="ID", help="As `mesh schedules list` shows it.", show_default=False)],
+    state_dir: options.StateDir = None,
+    broker: options.Broker = None,
+    name: options.Name = None,
+    credentials: options.Credentials = None,
+    as_json: options.Json = False,
+) -> None:
+    """Send a scheduled message no more."""
+
+    async def work() -> None:
+        from mesh.cli.render import print_json, print_text
+
+        async with joined(state_dir, broker, name, credentials, quiet=as_json) as mesh:
+            await mesh.messages.cancel_schedule(id)
+        if as_json:
+            print_json({"id": id})
+        else:
+            print_text("cancelled")
+
+    execute(work, as_json=as_json)
+
+
 def read_content(text: str | None) -> Any:
     """JSON, or the text itself where it is none."""
     try:
@@ -121,4 +204,5 @@ def as_dict(message: Any) -> dict[str, Any]:
 
 def add_to(app: typer.Typer) -> None:
     app.command("send", epilog="""Example: mesh send qa-manager review '{"pr": 7}' --priority high""")(send)
+    app.add_typer(schedules, name="schedules")
     app.command("listen", epilog="Example: mesh listen --name qa-manager")(listen)

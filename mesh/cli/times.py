@@ -24,3 +24,12 @@ def read_time(option: str, text: str | None) -> int | None:
         return round(datetime.fromisoformat(text).astimezone().timestamp() * 1e9)
     except (ValueError, OverflowError):
         raise typer.BadParameter(f"{text!r} is no time: {TIMES}", param_hint=option) from None
+
+
+def read_span(option: str, text: str | None) -> float | None:
+    """Seconds of a span: 90s, 10m, 2h, 3d. Raises typer.BadParameter."""
+    if text is None:
+        return None
+    if (said := _AGO(text)) is None:
+        raise typer.BadParameter(f"{text!r} is no span of time: 90s, 10m, 2h, 1d", param_hint=option)
+    return float(said[1]) * _SECONDS[said[2]]
