@@ -4,9 +4,11 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from mesh.errors import ConfigError
 from mesh.policy.rights import (
     READY_MADE,
     Kind,
@@ -139,7 +141,7 @@ def worlds(draw: st.DrawFn) -> World:
         subject=draw(calls | others),
         send=tuple(draw(st.lists(st.none() | names, max_size=2))),
         publish=tuple(draw(patterns)),
-        subscribe=tuple(draw(patterns)),
+        subscribe=tuple(each for each in draw(patterns) if each is None or each.split(".")[-1] != "*"),
     )
 
 
@@ -288,3 +290,30 @@ def test_who_may_call_one_tool_may_send_all_that_a_client_sends_besides() -> Non
         if each.kind in (CLIENT_REQUEST, CLIENT_NOTIFICATION):
             subject = SUBJECTS.call("time", "i1", "me", each.method, "other")
             assert permissions.may_publish(subject) is (each.method not in NAME_KEYS), each.method
+
+
+@pytest.mark.parametrize(
+    ("allowed", "filter", "may"),
+    [
+        ("a.>", "a.>", True),
+        ("a.>", "a.b.c", True),
+        ("a.>", "a", False),
+        ("a.*.c", "a.*.c", True),
+        ("a.*.c", "a.b.c", True),
+        ("a.*.c", "a.*.>", False),
+        ("a.*", "a.>", False),
+        ("a.b", "a.*", False),
+        ("a.*", "a.b.c", False),
+        ("a.b.c", "a.b", False),
+    ],
+)
+def test_all_that_a_filter_takes_in_must_be_allowed(allowed: str, filter: str, may: bool) -> None:
+    """Stricter than the broker is with a subscription: nobody holds a consumer to anything but its filter."""
+    assert Permissions(subscribe=("x", allowed)).may_hear_all(filter) is may
+
+
+@pytest.mark.parametrize("topics", ["build.*", "*", "*.*"])
+def test_a_role_hears_no_last_word_whatever_it_is(topics: str) -> None:
+    with pytest.raises(ConfigError, match="deeper"):
+        Role("r", subscribe=(topics,))
+    Role("r", subscribe=("*.done", "build.>", None), publish=(topics,))

@@ -5,7 +5,7 @@ about = "reads and comments"                                 # shown by `mesh au
 call = ["time/now", "git", "notes/prompt:weekly", "*/ping"]  # mesh/policy/rights/model.py has the table of rules
 send = ["qa-manager", "*"]                                   # agents or roles; `*` is all of them
 publish = ["review.done", "build.*"]                         # topics of events; `*` is any word, `>` the rest, "*" alone all topics
-subscribe = ["agent.health", "*"]                            # the same
+subscribe = ["agent.health", "*.done", "*"]                  # the same, but no `*` as the last of several words
 extends = ["auditor"]                                        # all that these roles may do, too
 
 What no role allows is denied. The ready-made roles are there without being written, and cannot be changed.

@@ -126,11 +126,18 @@ class Role:
     publish: tuple[str | None, ...] = ()
     """Topics (`mesh.subjects.topic_pattern`) on which events may be published; None: all."""
     subscribe: tuple[str | None, ...] = ()
-    """Topics of which events may be heard and replayed; None: all."""
+    """Topics of which events may be heard and replayed; None: all. None ends with `*`: the broker takes a subscription to `build.>` for one
+    that `build.*` allows, and delivers all that it takes in."""
 
     def __post_init__(self) -> None:
         if self.name in ("", CONTROL_PLANE, NO_ROLES):
             raise ConfigError(f"no role can be named {self.name!r}", hint="give it another name")
+        for topics in self.subscribe:
+            if topics is not None and topics.split(".")[-1] == STAR:
+                raise ConfigError(
+                    f"role {self.name!r}: nobody can be held to {topics!r} when hearing: the broker would let pass what lies deeper, too",
+                    hint=f"write {topics.removesuffix(STAR)}>, or each topic by itself",
+                )
 
 
 READY_MADE: Final = (
