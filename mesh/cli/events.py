@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mesh.cli import options
+from mesh.cli import event_schemas, options
 from mesh.cli.running import execute, joined
 from mesh.cli.times import TIMES, read_time
 from mesh.subjects import OPERATOR
@@ -270,4 +270,5 @@ def add_to(app: typer.Typer) -> None:
     kept.command("list", epilog="Example: mesh events subscriptions list --all")(list_)
     kept.command("delete", epilog="Example: mesh events subscriptions delete nightly")(delete)
     group.add_typer(kept, name="subscriptions")
+    event_schemas.add_to(group)
     app.add_typer(group, name="events")

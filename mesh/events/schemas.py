@@ -113,8 +113,10 @@ class Schemas:
         return int((await self._asked({"do": "delete", "topic": topic}))["deleted"])
 
     async def _question(
-        self, do: str, topic: str, document: Mapping[str, Any], rule: str | None, defaults: Mapping[str, Any] | None, convert: str
+        self, do: str, topic: str, document: object, rule: str | None, defaults: Mapping[str, Any] | None, convert: str
     ) -> dict[str, Any]:
+        if not isinstance(document, Mapping):
+            raise IncompatibleSchema("a schema is a JSON object", hint='write {"type": "object", "properties": {…}}')
         asked: dict[str, Any] = {"do": do, "topic": topic, "document": dict(document), "defaults": dict(defaults or {}), "convert": convert}
         said = await self._asked(asked if rule is None else {**asked, "rule": rule})
         if "refused" in said:
