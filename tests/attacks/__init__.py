@@ -149,6 +149,17 @@ ATTACKS: Final = (
         ("answer_a_message_in_anothers_place", "agent, host", BROKER, UNHELD),
     ),
     *_family(
+        "schemas",
+        ("write_the_bucket", "agent, host", BROKER, UNHELD),
+        ("register_for_a_topic_that_one_may_not_publish_on", "agent", RECEIVER, DOUBLE),
+        ("loosen_or_delete_what_another_registered", "host", RECEIVER, DOUBLE),
+        ("schemas_that_reach_out_blow_up_or_never_end", "host", RECEIVER, "schemas that are taken: tests/test_compatibility.py"),
+        ("schemas_that_are_hard_to_compare", "host", RECEIVER, DOUBLE),
+        ("conversions_that_blow_up", "host", RECEIVER, "one that is taken: tests/test_event_schemas.py"),
+        ("what_is_asked_of_the_control_plane_is_read_strictly", "host", RECEIVER, "questions that are answered: tests/test_event_schemas.py"),
+        ("a_schema_under_anothers_key_counts_for_nobody", "host", RECEIVER, "one under its own key: tests/test_event_schemas.py"),
+    ),
+    *_family(
         "web",
         ("a_bearer_token_that_is_forged", "host", FRONT, DOUBLE),
         ("a_bearer_token_of_who_was_revoked", "host", FRONT, DOUBLE),
