@@ -39,6 +39,7 @@ from mesh.registry.directory import Directory
 from mesh.registry.plane import MOST_ASKED, PLANE_JOURNAL, ControlPlane
 from mesh.registry.presence import Presence
 from mesh.registry.readers import Readers
+from mesh.registry.vitals import Vitals
 from mesh.rpc import Progress, build_request, read_response
 from mesh.settings import Settings, installed_version, make_settings
 from mesh.streams import Stream, StreamHandler, Streams
@@ -270,9 +271,11 @@ class Mesh:
             on_probe=on_probe or (lambda _caller, _body: answer),
             on_gone=on_gone,
         )
-        presence = Presence(
-            self.connection, self._heart, self._open_connection, said, responder, self.subjects.bucket_copy(REGISTRY, agent)
-        )
+        vitals = None
+        if agent != CONTROL_PLANE:
+            vitals = Vitals(self.connection, self.subjects, self.name, responder, self.settings.health_period)
+        copies = self.subjects.bucket_copy(REGISTRY, agent)
+        presence = Presence(self.connection, self._heart, self._open_connection, said, responder, copies, vitals)
         try:
             await presence.enter()
             yield presence

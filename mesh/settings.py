@@ -49,6 +49,8 @@ class Settings(BaseSettings):
     client_cert: Path | None = Field(None, description="Our own certificate with its key, PEM, for a broker that asks for one.")
     timeout: float = Field(60.0, gt=0, description="Seconds that a call may take, if the call does not say it.")
 
+    health_period: float = Field(15.0, ge=0, description="Seconds between two events on agent.health of each agent that we are; 0: none.")
+
     def broker_url(self) -> str:
         """The address of the broker. Raises BrokerUnavailable where no mesh runs on the state directory."""
         if self.broker:

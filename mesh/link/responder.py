@@ -18,7 +18,7 @@ This module is long because what is checked, remembered and ended of a call stan
 """
 
 import asyncio
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Callable
 from functools import partial
 from typing import Any, Final
@@ -50,6 +50,9 @@ NEXT_WORKING: Final = 2.0
 
 MOST_HELD: Final = 4_000
 """Calls that one instance holds at once, running, waiting or lasting; one more is refused as busy."""
+
+LATENCIES: Final = 1_000
+"""Of the last calls, for p50 and p99."""
 
 GATHER_FROM: Final = 16
 GATHER: Final = 8
@@ -101,6 +104,8 @@ class Responder:
         self.refused = 0
         self.served = 0
         self.failed = 0
+        self.took: deque[int] = deque(maxlen=LATENCIES)
+        """Nanoseconds that the last calls took; whoever looks may clear it."""
         self._connection = connection
         self._subjects = subjects
         self._handler = handler
@@ -454,6 +459,7 @@ class Responder:
     def _remember(self, call: Call, raw: bytes) -> None:
         call.ended = True
         self.served += 1
+        self.took.append(clock.wall_ns() - call.started_ns)
         if self._running.pop(call.id, None) is not None:
             if left := self._held[call.caller] - 1:
                 self._held[call.caller] = left

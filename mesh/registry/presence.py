@@ -18,12 +18,15 @@ from mesh.link.heart import Heart, OpenConnection
 from mesh.link.jetstream import JetStream
 from mesh.link.responder import Responder
 from mesh.policy.lines import worth_a_line
+from mesh.registry.vitals import Vitals
 from mesh.subjects import key_of
 from mesh.topology import HEALTH, REGISTRY, bucket_subject
 from mesh.wire.entries import HEALTH_TTL_SECONDS, Client, Health, InstanceEntry, read
 
 BUCKET_SECONDS: Final = 3.0
 """How long to wait for buckets that are not there. A control plane makes them within one."""
+
+State = Literal["up", "degraded"]
 
 _log = structlog.get_logger("mesh.registry")
 
@@ -32,12 +35,20 @@ class Presence:
     """One instance. `enter` once, `leave` once; `update` when what the server offers has changed."""
 
     def __init__(
-        self, connection: Connection, heart: Heart, open_connection: OpenConnection, entry: InstanceEntry, responder: Responder, copies: str
+        self,
+        connection: Connection,
+        heart: Heart,
+        open_connection: OpenConnection,
+        entry: InstanceEntry,
+        responder: Responder,
+        copies: str,
+        vitals: Vitals | None = None,
     ) -> None:
         """`copies`: where the broker says what it has stored of this agent in the registry."""
         self.entry = entry
         self.overwritten = 0
-        self.state: Literal["up", "degraded"] = "up"
+        self._state: State = "up"
+        self._vitals = vitals
         self._connection = connection
         self._heart = heart
         self._open_connection = open_connection
@@ -52,6 +63,17 @@ class Presence:
         self._detach: Callable[[], None] | None = None
         self._again: asyncio.Task[None] | None = None
 
+    @property
+    def state(self) -> State:
+        """degraded: the bridge lives, its server does not."""
+        return self._state
+
+    @state.setter
+    def state(self, state: State) -> None:
+        self._state = state
+        if self._vitals is not None:
+            self._vitals.changed(state)
+
     async def enter(self) -> None:
         """Be there. Raises BrokerError where the buckets are missing (`mesh topology apply`, or no control plane has run yet)."""
         if self._connection.rights is None or self._connection.rights.may_subscribe(self._copies):
@@ -60,6 +82,8 @@ class Presence:
         self._heart.add(self._subject, self._beat, self._open_connection)
         self._detach = self._connection.on_up(self._rewrite)
         await self._responder.start()
+        if self._vitals is not None:
+            self._vitals.start()
 
     async def update(self, entry: InstanceEntry) -> None:
         """Say something else of this instance from now on."""
@@ -73,6 +97,8 @@ class Presence:
         if self._again is not None:
             self._again.cancel()
             await asyncio.gather(self._again, return_exceptions=True)
+        if self._vitals is not None:
+            await self._vitals.stop()
         await self._heart.remove(self._subject)
         try:
             if self._copy is not None:
@@ -90,7 +116,7 @@ class Presence:
         return Health(
             agent=self.entry.agent,
             instance=self.entry.instance,
-            state=self.state,
+            state=self._state,
             client=Client(server=self._connection.server_id, id=self._connection.client_id),
             running=responder.running,
             served=responder.served,

@@ -1,0 +1,93 @@
+"""Events on `agent.health`: on by default, with figures, at each change of state, and not for long."""
+
+import asyncio
+from typing import Any
+
+from mesh import Mesh
+from mesh.link.jetstream import JetStream
+from mesh.settings import make_settings
+from mesh.topology import EVENTS
+from tests.helpers import Recorder, Signals
+
+
+class Heard:
+    """A handler of events that keeps those of one agent."""
+
+    def __init__(self, agent: str) -> None:
+        self.agent = agent
+        self.said: list[dict[str, Any]] = []
+        self.signals = Signals()
+
+    async def __call__(self, event: Any) -> None:
+        if event.data["agentId"] == self.agent:
+            self.said.append(event.data)
+            self.signals.tell()
+
+    @property
+    def statuses(self) -> list[str]:
+        return [each["status"] for each in self.said]
+
+
+def fast(url: str, name: str, period: float = 0.2) -> Mesh:
+    return Mesh(settings=make_settings(name=name, broker=url, health_period=period))
+
+
+async def test_figures_and_changes_of_state(plane: str) -> None:
+    heard = Heard("patient")
+    async with Mesh(name="doctor", broker=plane) as doctor, doctor.events.subscribe("agent.health", heard):
+        async with fast(plane, "patient") as mesh, mesh.present(Recorder()) as presence:
+            for _ in range(5):
+                await doctor.call("patient", "t", {})
+            await heard.signals.until(lambda: sum(each["metrics"]["calls"] for each in heard.said) >= 5)
+            busy = next(each for each in heard.said if each["metrics"]["calls"])["metrics"]
+            assert 0 < busy["latency"]["p50"] <= busy["latency"]["p99"] < 60_000
+            assert busy["errors"] == 0
+            assert busy["cpu"] >= 0
+            assert 0 < busy["memory"] < 1
+            presence.state = "degraded"
+            await heard.signals.until(lambda: "unhealthy" in heard.statuses)
+            presence.state = "up"
+            await heard.signals.until(lambda: heard.statuses[-1] == "healthy")
+        await heard.signals.until(lambda: heard.statuses[-1] == "stopped")
+
+
+async def test_a_change_is_told_at_once(plane: str) -> None:
+    heard = Heard("quick")
+    async with (
+        Mesh(name="doctor", broker=plane) as doctor,
+        doctor.events.subscribe("agent.health", heard),
+        fast(plane, "quick", 3600) as mesh,
+        mesh.present(Recorder()) as presence,
+    ):
+        await heard.signals.until(lambda: heard.said)
+        presence.state = "degraded"
+        await heard.signals.until(lambda: "unhealthy" in heard.statuses)
+
+
+async def test_they_do_not_stay(plane: str) -> None:
+    async with fast(plane, "brief", 0.2) as mesh, mesh.present(Recorder()), Mesh(name="operator", broker=plane) as operator:
+        js, subject = JetStream(operator.connection), operator.subjects.events("agent.health", publisher="brief")
+
+        async def kept() -> int:
+            state = (await js.api(f"STREAM.INFO.{EVENTS}", {"subjects_filter": subject}))["state"]
+            return sum((state.get("subjects") or {}).values())
+
+        async with asyncio.timeout(10):
+            while not await kept():  # noqa: ASYNC110 - nobody tells
+                await asyncio.sleep(0.02)
+            most = 0
+            for _ in range(30):
+                most = max(most, await kept())
+                await asyncio.sleep(0.1)
+        assert most < 12
+
+
+async def test_a_setting_turns_them_off(plane: str) -> None:
+    heard = Heard("silent")
+    async with Mesh(name="doctor", broker=plane) as doctor, doctor.events.subscribe("agent.health", heard):
+        async with fast(plane, "silent", 0) as mesh, mesh.present(Recorder()) as presence:
+            presence.state = "degraded"
+        other = Heard("loud")
+        async with doctor.events.subscribe("agent.health", other), fast(plane, "loud") as mesh, mesh.present(Recorder()):
+            await other.signals.until(lambda: other.said)
+    assert heard.said == []
