@@ -31,6 +31,9 @@ MeshError
     ├── RateLimited        the caller asks more often than it may     rate_limited
     ├── BadSchedule        a time that no message can be sent at      bad_schedule
     ├── NoSuchSchedule     the sender has no schedule of that id      no_such_schedule
+    ├── NoSuchJob          the caller has no job of that id           no_such_job
+    ├── JobFailed          a job that failed, or was not done in time job_failed
+    ├── JobCancelled       its caller wanted it no more               job_cancelled
     ├── StreamRefused      no such stream there, or a broken protocol stream_refused
     ├── StreamLost         the other end of a stream is gone          stream_lost
     ├── StreamIdle         a stream on which nothing was said         stream_idle
@@ -261,6 +264,24 @@ class NoSuchSchedule(CallError):
     """The sender has no schedule of that id: it was sent, cancelled, or never there."""
 
     code = "no_such_schedule"
+
+
+class NoSuchJob(CallError):
+    """The caller has no job of that id, or it is over and no longer kept."""
+
+    code = "no_such_job"
+
+
+class JobFailed(CallError):
+    """A job that has no result. `details["job"]` is its id, `details["state"]` failed or expired, `details["error"]` the JSON-RPC error."""
+
+    code = "job_failed"
+
+
+class JobCancelled(CallError):
+    """A job that was cancelled before it had a result."""
+
+    code = "job_cancelled"
 
 
 class StreamRefused(CallError):

@@ -23,6 +23,7 @@ from mesh.events import EventBridge
 from mesh.events.schemas import Schemas
 from mesh.identity.book import RightsBook
 from mesh.identity.finding import find_credentials
+from mesh.jobs import Jobs
 from mesh.link.call import Handler
 from mesh.link.connection import Connection
 from mesh.link.denial import check_answers
@@ -90,6 +91,7 @@ class Mesh:
         self.readers: Readers
         self.messages: MessageBroker
         self.events: EventBridge
+        self.jobs: Jobs
         self.streams: Streams
         self._shared_heart = heart
         self._heart: Heart
@@ -104,6 +106,7 @@ class Mesh:
             self.readers = Readers(self.connection, partial(self.request, CONTROL_PLANE, "mesh/reader", timeout=READER_SECONDS))
             await self.exchanges.start()
             stack.push_async_callback(self.exchanges.close)
+            self.jobs = await stack.enter_async_context(Jobs(self.connection, self.subjects, self.name, self._credentials, self.request))
             messages = MessageBroker(self.connection, self.subjects, self.name, self._credentials, self.request)
             self.messages = await stack.enter_async_context(messages)
             schemas = Schemas(self.connection, self.subjects, self.request, self.readers.of_bucket)

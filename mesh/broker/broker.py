@@ -17,12 +17,13 @@ from mesh.broker.sending import send
 from mesh.delivery import DeadLetters, HandledInBucket, Handler, LetterFamily, Receiver, ReceiverOptions, Store, secret_of
 from mesh.errors import CallTimeout, ConfigError, Disconnected, MailboxFull, RemoteError
 from mesh.events import EventLetters
+from mesh.jobs import JobLetters
 from mesh.link.connection import Connection, Message, Subscription
 from mesh.link.denial import check, check_answers
 from mesh.link.jetstream import JetStream
 from mesh.policy.retry import Backoff
 from mesh.policy.when import When, at_ns, read_when
-from mesh.subjects import CONTROL_PLANE, PRIORITIES, Cast, Event, Msg, Reply, Subjects
+from mesh.subjects import CONTROL_PLANE, PRIORITIES, Cast, Event, Job, Msg, Reply, Subjects
 from mesh.wire.control import MESH_ERROR
 from mesh.wire.message import AgentMessage
 
@@ -58,7 +59,7 @@ class MessageBroker:
         self._ask = ask
         self._store = Store(connection, name, secret_of(credentials))
         events = EventLetters(subjects)
-        families: dict[type, LetterFamily] = {Msg: MessageLetters(subjects), Event: events, Cast: events}
+        families: dict[type, LetterFamily] = {Msg: MessageLetters(subjects), Event: events, Cast: events, Job: JobLetters(subjects)}
         self.dead_letters = DeadLetters(connection, subjects, self._store, families)
         """For operators."""
         self._token = secrets.token_hex(5)

@@ -20,9 +20,9 @@ Traps answered:
 import asyncio
 import base64
 import contextlib
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from functools import partial
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import structlog
 
@@ -86,8 +86,13 @@ async def read_message_at(js: JetStream, stream: str, seq: int) -> Stored | None
         if error.err_code != NO_MESSAGE:
             raise
         return None
+    return stored_message(found)
+
+
+def stored_message(found: Mapping[str, Any]) -> Stored:
+    """A message as `STREAM.MSG.GET` answers it."""
     body, headers = base64.b64decode(found.get("data", "")), read_headers(base64.b64decode(found.get("hdrs", "")))
-    return Stored(found["subject"], body, headers, seq, time_ns(found["time"]))
+    return Stored(found["subject"], body, headers, int(found["seq"]), time_ns(found["time"]))
 
 
 async def read_stream(

@@ -11,6 +11,7 @@
 | `mesh/unsubscribe` | `UnsubscribeQuestion` | `{}`              | never again                                                    |
 | `mesh/subscriptions` | `SubscriptionsQuestion` | `{"subscriptions"}` | which there are                                            |
 | `mesh/schema` | `SchemaQuestion` | by what is asked            | schemas of topics (`mesh.events.schema_desk`)                  |
+| `mesh/jobs/…`   | see `mesh.jobs.desk` |                           | jobs, for who asked for them and who does them                 |
 
 A room answers its own questions: here stands who may ask them.
 """
@@ -23,6 +24,7 @@ from mesh.broker.schedules import Schedules
 from mesh.errors import MalformedMessage
 from mesh.events import Subscriptions
 from mesh.events.schema_desk import SchemaDesk
+from mesh.jobs import JobDesk
 from mesh.link.jetstream import JetStream
 from mesh.link.reader import INACTIVE, make_consumer
 from mesh.registry.readers import make_reader, secret_name
@@ -43,6 +45,7 @@ class Desk:
         self._sight = sight
         self._schedules = Schedules(js, subjects, sight.check_sends)
         subscriptions = Subscriptions(js, subjects, sight)
+        jobs = JobDesk(js, subjects, sight.check_receives, sight.is_operator)
         self.methods: Final[Mapping[str, Answer]] = {
             "mesh/reader": self._reader,
             "mesh/lanes": self._lanes,
@@ -50,6 +53,11 @@ class Desk:
             "mesh/unsubscribe": lambda caller, params: subscriptions.unsubscribe(caller, read(UnsubscribeQuestion, params)),
             "mesh/subscriptions": lambda caller, params: subscriptions.describe(caller, read(SubscriptionsQuestion, params)),
             "mesh/schema": SchemaDesk(js, sight).answer,
+            "mesh/jobs/get": jobs.get,
+            "mesh/jobs/list": jobs.list,
+            "mesh/jobs/cancel": jobs.cancel,
+            "mesh/jobs/lane": jobs.lane,
+            "mesh/jobs/look": jobs.look,
             "mesh/schedule": self._schedule,
             "mesh/schedules": self._schedules_of,
             "mesh/unschedule": self._unschedule,

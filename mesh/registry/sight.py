@@ -6,8 +6,8 @@ from collections.abc import Callable
 from mesh.errors import Denied
 from mesh.link.denial import denied
 from mesh.policy.rights import Permissions
-from mesh.subjects import EACH, Subjects, escape, rights_api
-from mesh.topology import LANES, REGISTRY, overlaps
+from mesh.subjects import EACH, OPERATOR, Subjects, escape, rights_api
+from mesh.topology import JOBS, LANES, REGISTRY, overlaps
 
 RightsOf = Callable[[str], Permissions]
 
@@ -48,6 +48,12 @@ class Sight:
                 hint=f"`mesh auth explain {caller} 'answer {target}'` says which roles would",
                 subject=subject,
             )
+
+    def is_operator(self, caller: str) -> bool:
+        """Whether `caller` may read and change what the broker keeps of others. Where nobody's rights are known: who is called so."""
+        if self._rights_of is None:
+            return caller == OPERATOR
+        return self._rights_of(caller).may_publish(rights_api(f"STREAM.MSG.DELETE.{JOBS}"))
 
     def check_sends(self, caller: str, target: str, priority: str) -> None:
         """Raises Denied where `caller` may not send messages to `target`."""

@@ -161,6 +161,10 @@ class Subjects(Rights):
         by, which = ("*" if each is None else escape(each) for each in (caller, id))
         return f"{self.root}jobs.*.{by}.{which}"
 
+    def job_states_of(self, target: str) -> str:
+        """Copies of what is said of the jobs to one name."""
+        return f"{self.root}jobs.{escape(target)}.*.*"
+
     def stream_frames_to(self, name: str, end: str, stream: str | None = None) -> str:
         return f"{self.root}stream.{escape(name)}.{escape(end)}.*.{'*' if stream is None else escape(stream)}"
 

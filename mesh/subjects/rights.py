@@ -69,6 +69,9 @@ class Rights:
     def rights_job_states(self, caller: str | Token) -> str:
         return f"{self.root}jobs.*.{_token(caller)}.*"
 
+    def rights_job_states_of(self, target: str | Token) -> str:
+        return f"{self.root}jobs.{_token(target)}.*.*"
+
     def rights_jobs_to(self, target: str | Token) -> str:
         """To subscribe to."""
         return f"{self.root}job.{_token(target)}.>"

@@ -16,7 +16,8 @@ What each holder gets, and why. In the table `me` is the user's name and R each 
 |             | write its keys in `registry` and `health`; hear `registry.me.*`  | being seen; repairing what is written over them  |
 |             | pull from the lanes of me and R, and acknowledge; hear `msg.me.…` | messages; the first one of a lane is its notice  |
 |             | publish `dead.me.…`, those of R                                  | what it will not try again                       |
-|             | the same of JOBS; hear `job.me.…`; write `jobs.me.*.*`; of R too | jobs, and how they stand                         |
+|             | the same of JOBS; hear `job.me.…`; those of R                    | jobs                                             |
+|             | write and hear `jobs.me.*.*`, those of R                         | how they stand; a cancellation                   |
 |             | publish `stream.*.*.me.*`, `flow.*.me.*`; read STREAMS           | its end of a stream; durable ones                |
 |             | hear `cast.*.*.any`, `cast.*.*.R`; read EVENTS                   | broadcasts                                       |
 |             | publish `event.me.*.agent.health`                                | how it is                                        |
@@ -292,6 +293,7 @@ def _answer(subjects: Subjects) -> Entries:
         yield from _subscribe(subjects.rights_send(name, EACH), subjects.rights_jobs_to(name), subjects.rights_handled(name))
         yield from _publish(subjects.rights_dead(name), bucket_subject(HANDLED, rights_key(name)))
         yield from _publish(bucket_subject(JOB_STATES, f"{name}.*.*"))
+        yield from _subscribe(subjects.rights_job_states_of(name))
     yield from _readers(bucket_stream(HANDLED))
     yield from _streaming(subjects, EACH)
     yield from _subscribe(*(subjects.rights_hear_cast(name) for name in (ANY, MEMBER)))

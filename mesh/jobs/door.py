@@ -1,0 +1,252 @@
+"""`mesh.jobs`: the jobs of one participant, as their caller and as who does them.
+
+Everything that is known of a job is asked of the control plane: so any process with the same identity may ask. The broker shows each
+change of our jobs' records on a plain subscription; that is only the reason to ask again, and what is missed there is found by asking.
+"""
+
+import asyncio
+import secrets
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from pathlib import Path
+from typing import Any, Final, Self, TypedDict
+
+from mesh import clock
+from mesh.delivery import NO_ROOM, PER_SUBJECT, Store, secret_of
+from mesh.errors import (
+    ApiError,
+    BrokerError,
+    CallError,
+    CallTimeout,
+    ConfigError,
+    Denied,
+    JobCancelled,
+    JobFailed,
+    MailboxFull,
+    NoSuchJob,
+    RemoteError,
+)
+from mesh.jobs.worker import Handler, JobWorker
+from mesh.link.connection import Connection, Message, Subscription
+from mesh.link.denial import check_answers
+from mesh.rpc import build_request
+from mesh.subjects import CONTROL_PLANE, Subjects
+from mesh.topology import MOST_JOBS
+from mesh.wire.job import JOB_HEADER, LONGEST_KEPT, MOST_TRIES, NONCE, JobRecord, job_id, record_of
+from mesh.wire.job import JobOptions as Header
+
+ASK_SECONDS: Final = 5.0
+"""For the control plane to answer, which takes it milliseconds."""
+
+LOOK_AGAIN: Final = 15.0
+"""Seconds after which who waits for a job asks again, should a change have been missed."""
+
+_FIRST_DELAY: Final = 0.2
+_LONGEST_DELAY: Final = 5.0
+
+Ask = Callable[..., Awaitable[dict[str, Any]]]
+"""`Mesh.request`."""
+
+
+class JobOptions(TypedDict, total=False):
+    """As `Jobs.submit` has them."""
+
+    key: str | None
+    deadline: float | None
+    attempts: int
+    keep: float
+
+
+class Jobs:
+    """What it needs it opens when it is first used."""
+
+    def __init__(self, connection: Connection, subjects: Subjects, name: str, credentials: Path | None, ask: Ask) -> None:
+        self._connection = connection
+        self._subjects = subjects
+        self._name = name
+        self._ask = ask
+        self._store = Store(connection, name, secret_of(credentials))
+        self._watched: dict[str, set[asyncio.Event]] = {}
+        """Who waits for a change, by nonce."""
+        self._listening: Subscription | None = None
+        self._opening = asyncio.Lock()
+        self._detach: Callable[[], None] = lambda: None
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._detach()
+        await self._store.close()
+        if self._listening is not None:
+            await self._listening.unsubscribe()
+
+    # as their caller
+
+    async def submit(
+        self,
+        agent: str,
+        tool: str,
+        arguments: Mapping[str, Any] | None = None,
+        *,
+        key: str | None = None,
+        deadline: float | None = None,
+        attempts: int = 3,
+        keep: float = 86_400,
+    ) -> JobRecord:
+        """Have a tool called, and return once the broker has the job. It is begun when somebody answers to the name, whenever that is.
+
+        Submitted again with the same `key`, it is the same job, for as long as that is kept. Past `deadline` seconds nobody works on it;
+        without one it waits for a week at most. It is begun `attempts` times at most; how it ended is kept for `keep` seconds.
+
+        Raises Denied, MailboxFull (nothing was stored), TooLarge, and BrokerUnavailable where the broker did not answer: submitted again
+        with the same key, it is stored once.
+        """
+        if not agent or not tool or not 1 <= attempts <= MOST_TRIES or not 0 < keep <= LONGEST_KEPT:
+            raise ConfigError(f"a job has an agent, a tool, 1 to {MOST_TRIES} attempts, and is kept for {LONGEST_KEPT:,} seconds at most")
+        if deadline is not None and not 0 < deadline <= LONGEST_KEPT:
+            raise ConfigError(f"a job's deadline is up to {LONGEST_KEPT:,} seconds from now")
+        subject = self._subjects.job(agent, self._name, "tools/call", tool)
+        key = key or secrets.token_hex(16)
+        nonce = self._store.digest(f"{subject} {key} job")[:NONCE].lower()
+        options = Header(nonce=nonce, attempts=attempts, keep=max(1, round(keep)), deadline=deadline)
+        body = build_request(nonce, "tools/call", {"name": tool, "arguments": dict(arguments or {})}, progress=True)
+        try:
+            ack = await self._store.put(subject, body, id=key, action=f"submit {agent}/{tool}", headers={JOB_HEADER: options.header()})
+        except ApiError as error:
+            raise _full(error, agent, tool) from None
+        now = clock.wall_ns()
+        return JobRecord(
+            id=job_id(ack.seq, nonce),
+            target=agent,
+            caller=self._name,
+            method="tools/call",
+            name=tool,
+            created_ns=now,
+            updated_ns=now,
+            deadline_ns=None if deadline is None else now + round(deadline * 1e9),
+            keep=options.keep,
+            most_attempts=attempts,
+        )
+
+    async def get(self, id: str) -> JobRecord:
+        """How it stands. Raises NoSuchJob, also for what is another's, and CallError where no control plane answers."""
+        return record_of((await self._asked("get", {"id": id}))["job"])
+
+    async def list(self, *, all: bool = False) -> list[JobRecord]:
+        """Ours, the oldest first, without their results; with `all` everybody's, for operators. Raises Denied."""
+        return [record_of(each) for each in (await self._asked("list", {"all": True} if all else {}))["jobs"]]
+
+    async def cancel(self, id: str) -> JobRecord:
+        """End it, unless it is over. Who works on it is told, and stops. Returns how it stands then."""
+        return record_of((await self._asked("cancel", {"id": id}))["job"])
+
+    async def wait(self, id: str, timeout: float | None = None) -> JobRecord:
+        """Wait until it is over, also over restarts of the broker and while no control plane runs. Raises CallTimeout after `timeout`
+        seconds: the job goes on."""
+        try:
+            async with asyncio.timeout(timeout):
+                async for record in self.watch(id):
+                    if record.over:
+                        return record
+        except TimeoutError:
+            raise CallTimeout(f"the job {id} was not over within {timeout:g} s", hint="it goes on; wait for it again", job=id) from None
+        raise AssertionError("unreachable")
+
+    async def watch(self, id: str) -> AsyncIterator[JobRecord]:
+        """As it is, and each change that is noticed, until it is over. Raises NoSuchJob."""
+        await self._listen()
+        changed, nonce, delay = asyncio.Event(), id.partition("-")[2], _FIRST_DELAY
+        last: JobRecord | None = None
+        self._watched.setdefault(nonce, set()).add(changed)
+        try:
+            while True:
+                changed.clear()
+                try:
+                    record = await self.get(id)
+                except (NoSuchJob, Denied, RemoteError):
+                    raise
+                except (CallError, BrokerError):  # nobody answers now
+                    await asyncio.sleep(delay)
+                    delay = min(_LONGEST_DELAY, delay * 2)
+                    continue
+                delay = _FIRST_DELAY
+                if record != last:
+                    last = record
+                    yield record
+                if record.over:
+                    return
+                await _either(changed, _patience(record))
+        finally:
+            watched = self._watched[nonce]
+            watched.discard(changed)
+            if not watched:
+                del self._watched[nonce]
+
+    async def result(self, id: str, timeout: float | None = None) -> Any:
+        """Wait for it, and return its result. Raises JobFailed, JobCancelled, CallTimeout."""
+        return result_of(await self.wait(id, timeout))
+
+    # as who does them
+
+    def work(self, handler: Handler, *, roles: tuple[str, ...] = (), workers: int = 1) -> JobWorker:
+        """Do the jobs of our name, and of `roles`, for as long as the `async with` block lasts, `workers` of them at once. Several
+        processes of one name share its jobs. Raises Denied."""
+        targets = (self._name, *roles)
+        for target in targets:
+            check_answers(self._connection, self._subjects, self._name, target)
+        return JobWorker(self._connection, self._subjects, self._asked, targets, handler, workers=workers)
+
+    async def _asked(self, what: str, params: Mapping[str, Any]) -> dict[str, Any]:
+        try:
+            return await self._ask(CONTROL_PLANE, f"mesh/jobs/{what}", params, timeout=ASK_SECONDS)
+        except RemoteError as error:
+            if isinstance(error.data, dict) and error.data.get("mesh") == NoSuchJob.code:
+                raise NoSuchJob(error.message, hint=str(error.data.get("hint", ""))) from None
+            raise
+
+    async def _listen(self) -> None:
+        async with self._opening:
+            if self._listening is None:
+                self._listening = await self._connection.subscribe(self._subjects.job_states(self._name), self._on_change)
+                self._detach = self._connection.on_up(self._on_up)
+
+    def _on_change(self, message: Message) -> None:
+        for changed in self._watched.get(message.subject.rpartition(".")[2], ()):
+            changed.set()
+
+    def _on_up(self) -> None:
+        for watching in self._watched.values():
+            for changed in watching:
+                changed.set()
+
+
+def result_of(record: JobRecord) -> Any:
+    """Of a job that is over. Raises JobFailed, JobCancelled."""
+    if record.state == "done":
+        return record.result
+    if record.state == "cancelled":
+        raise JobCancelled(f"the job {record.id} was cancelled", job=record.id)
+    error = dict(record.error or {})
+    raise JobFailed(f"the job {record.id} {record.state}: {error.get('message', '')}", job=record.id, state=record.state, error=error)
+
+
+def _patience(record: JobRecord) -> float:
+    left = LOOK_AGAIN if record.deadline_ns is None else (record.deadline_ns - clock.wall_ns()) / 1e9 + 0.05
+    return min(LOOK_AGAIN, max(0.25, left))
+
+
+async def _either(changed: asyncio.Event, seconds: float) -> None:
+    try:
+        async with asyncio.timeout(seconds):
+            await changed.wait()
+    except TimeoutError:
+        return
+
+
+def _full(error: ApiError, agent: str, tool: str) -> ApiError | MailboxFull:
+    if error.err_code != NO_ROOM:
+        return error
+    hint = "submit it again later"
+    if PER_SUBJECT in error.description:
+        return MailboxFull(f"{agent!r} has {MOST_JOBS:,} jobs of this caller for {tool!r}", hint=hint, limit=MOST_JOBS)
+    return MailboxFull(f"the stream of jobs is full: {error.description}", hint=hint)

@@ -1,0 +1,63 @@
+"""How a job stands, written so that nobody overwrites what another has said.
+
+Each write names the revision that it follows (0: none), and the broker refuses it if that is not the newest. So whoever is first to end a
+job has ended it, and a worker that was taken for dead cannot write over the one that took its place. Nobody but the control plane reads the
+bucket; a worker whose write is refused asks it (`mesh/jobs/look`).
+"""
+
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+from mesh import clock
+from mesh.link.buckets import Bucket
+from mesh.link.jetstream import JetStream
+from mesh.policy.job_life import Event, State, after
+from mesh.subjects import Job, escape
+from mesh.topology import JOB_STATES
+from mesh.wire.job import JobOptions, JobRecord, job_id
+
+
+class Found(NamedTuple):
+    record: JobRecord
+    revision: int
+    """0: nothing was written yet; it waits."""
+
+
+class Records:
+    def __init__(self, js: JetStream) -> None:
+        self._bucket = Bucket(js, JOB_STATES)
+
+    async def write(self, record: JobRecord, revision: int) -> int:
+        """Returns the new revision. Raises Refused where somebody else has written, and what `Bucket.put` raises."""
+        return await self._bucket.put(key_of(record), record.encode(), ttl=record.keep if record.over else None, revision=revision)
+
+
+def key_of(record: JobRecord) -> str:
+    return record_key(record.target, record.caller, record.nonce)
+
+
+def record_key(target: str, caller: str, nonce: str) -> str:
+    return f"{escape(target)}.{escape(caller)}.{escape(nonce)}"
+
+
+def stepped(record: JobRecord, event: Event, **changes: Any) -> JobRecord | None:
+    """The record after an event; None where it comes too late."""
+    state = after(State(record.state), event)
+    return None if state is None else replace(record, state=state.value, updated_ns=clock.wall_ns(), **changes)
+
+
+def waiting(subject: Job, options: JobOptions, seq: int, stored_ns: int) -> JobRecord:
+    """The record of a job of which nobody has written one: it waits."""
+    return JobRecord(
+        id=job_id(seq, options.nonce),
+        target=subject.target,
+        caller=subject.caller,
+        method=subject.method,
+        name=subject.name,
+        created_ns=stored_ns,
+        updated_ns=stored_ns,
+        deadline_ns=None if options.deadline is None else stored_ns + round(options.deadline * 1e9),
+        keep=options.keep,
+        most_attempts=options.attempts,
+        again=options.again,
+    )
