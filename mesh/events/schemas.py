@@ -86,7 +86,11 @@ class Schemas:
         topic). `defaults` are what older data lacks, `convert` is CEL over `data` that makes new data out of that of the version before.
         Raises IncompatibleSchema, BadExpression, Denied.
         """
-        return int((await self._question("register", topic, document, compatibility, defaults, convert))["version"])
+        said = await self._question("register", topic, document, compatibility, defaults, convert)
+        version = int(said["version"])
+        if self._open and said["new"]:  # what we publish next must fit it, and the broker's word of it may come later
+            self._note(SchemaEntry(topic=topic, version=version, document=dict(document), defaults=dict(defaults or {}), convert=convert))
+        return version
 
     async def check_schema(
         self,
@@ -224,8 +228,11 @@ class Schemas:
             _log.warning("a schema lies under another key than its own", key=key, topic=said.topic)
             return
         self._keys[key] = said.topic, said.version
-        self._entries.setdefault(said.topic, {})[said.version] = said
-        self._topics.pop(said.topic, None)
+        self._note(said)
+
+    def _note(self, entry: SchemaEntry) -> None:
+        self._entries.setdefault(entry.topic, {})[entry.version] = entry
+        self._topics.pop(entry.topic, None)
 
 
 def _usable(topic: Topic | None) -> Topic:
