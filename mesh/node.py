@@ -122,7 +122,8 @@ class Mesh:
                 schemas,
             )
             self.events = await stack.enter_async_context(events)
-            self.streams = await stack.enter_async_context(Streams(self.connection, self.subjects, self.name, self.request, self.present))
+            streams = Streams(self.connection, self.subjects, self.name, self._credentials, self.request, self.present)
+            self.streams = await stack.enter_async_context(streams)
             self._heart = self._shared_heart or Heart()
             if self._shared_heart is None:
                 stack.push_async_callback(self._heart.close)
@@ -200,7 +201,8 @@ class Mesh:
         raise AssertionError("unreachable")
 
     async def create_stream(self, to: str, type: str, **options: Unpack[StreamOptions]) -> Stream:
-        """Open a stream to an agent: `async with await mesh.create_stream("qa", "test_run") as stream`. As `mesh.streams.open`."""
+        """Open a stream to an agent: `async with await mesh.create_stream("qa", "test_run") as stream`. As `mesh.streams.open`; one that
+        outlives both ends is `mesh.streams.open_durable`."""
         return await self.streams.open(to, type, **options)
 
     async def target(self, agent: str) -> Target:

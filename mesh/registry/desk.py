@@ -12,6 +12,7 @@
 | `mesh/subscriptions` | `SubscriptionsQuestion` | `{"subscriptions"}` | which there are                                            |
 | `mesh/schema` | `SchemaQuestion` | by what is asked            | schemas of topics (`mesh.events.schema_desk`)                  |
 | `mesh/jobs/…`   | see `mesh.jobs.desk` |                           | jobs, for who asked for them and who does them                 |
+| `mesh/flow` | `{"from", "stream", "end"?}` | `{"consumer"}` | to read a durable stream to the asker (`mesh.streams.flows`)   |
 
 A room answers its own questions: here stands who may ask them.
 """
@@ -29,6 +30,7 @@ from mesh.link.jetstream import JetStream
 from mesh.link.reader import INACTIVE, make_consumer
 from mesh.registry.readers import make_reader, secret_name
 from mesh.registry.sight import Sight
+from mesh.streams import Flows
 from mesh.subjects import Subjects
 from mesh.topology import EVENTS, HANDLED, HEALTH, JOURNAL, REGISTRY, SCHEMAS, ConsumerSpec
 from mesh.wire.entries import LanesQuestion, ReaderQuestion, SubscribeQuestion, SubscriptionsQuestion, UnsubscribeQuestion, read
@@ -58,6 +60,7 @@ class Desk:
             "mesh/jobs/cancel": jobs.cancel,
             "mesh/jobs/lane": jobs.lane,
             "mesh/jobs/look": jobs.look,
+            "mesh/flow": Flows(js, subjects).answer,
             "mesh/schedule": self._schedule,
             "mesh/schedules": self._schedules_of,
             "mesh/unschedule": self._unschedule,

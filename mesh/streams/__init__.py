@@ -2,7 +2,9 @@
 mesh/policy/stream_flow.py."""
 
 from mesh.streams.door import Streams
+from mesh.streams.durable import DurableStream
+from mesh.streams.flows import Flows
 from mesh.streams.serving import StreamHandler
 from mesh.streams.stream import Stream
 
-__all__ = ["Stream", "StreamHandler", "Streams"]
+__all__ = ["DurableStream", "Flows", "Stream", "StreamHandler", "Streams"]

@@ -1,20 +1,24 @@
 """`mesh.streams`: streams of one participant."""
 
+import asyncio
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from pathlib import Path
 from typing import Any, Final, Self, TypedDict, Unpack
 
 from mesh import clock
+from mesh.delivery import Store, secret_of
 from mesh.errors import ConfigError, MalformedMessage, StreamRefused
 from mesh.link.call import Handler
 from mesh.link.connection import Connection
 from mesh.policy.stream_flow import IDLE, WINDOW, WINDOW_BYTES, Flow
+from mesh.streams.durable import DurableStream
 from mesh.streams.ends import Ends
 from mesh.streams.serving import Serving, StreamHandler
 from mesh.streams.stream import Stream
 from mesh.subjects import Subjects
-from mesh.wire.stream import LARGEST_WINDOW, LARGEST_WINDOW_BYTES, LONGEST_IDLE, OPEN, StreamAsked, read_granted
+from mesh.wire.stream import LARGEST_WINDOW, LARGEST_WINDOW_BYTES, LONGEST_IDLE, OPEN, StreamAsked, StreamGranted, read_granted
 
 OPEN_SECONDS: Final = 10.0
 
@@ -46,7 +50,11 @@ class ServingOptions(TypedDict, total=False):
 class Streams:
     """Opens streams and serves them under one name. What it needs it opens when it is first used."""
 
-    def __init__(self, connection: Connection, subjects: Subjects, name: str, ask: Ask, present: Present) -> None:
+    def __init__(self, connection: Connection, subjects: Subjects, name: str, credentials: Path | None, ask: Ask, present: Present) -> None:
+        self._connection = connection
+        self._subjects = subjects
+        self._name = name
+        self._store = Store(connection, name, secret_of(credentials))
         self.ends = Ends(connection, subjects, name)
         self._ask = ask
         self._present = present
@@ -56,6 +64,7 @@ class Streams:
 
     async def __aexit__(self, *_: object) -> None:
         await self.ends.close()
+        await self._store.close()
 
     async def open(
         self,
@@ -103,6 +112,73 @@ class Streams:
         self.ends.connect(stream, granted.end)
         return stream
 
+    async def open_durable(
+        self,
+        to: str,
+        type: str,
+        *,
+        id: str | None = None,
+        content: Any = None,
+        sent: int = 0,
+        taken: int = 0,
+        timeout: float = OPEN_SECONDS,
+    ) -> DurableStream:
+        """Open a durable stream to an agent, or go on with the one of that `id`, which both ends may have left in any way.
+
+        Who goes on says how many messages it knows the broker to have (`sent`, as the stream counted them), and sends the later ones again:
+        what is there already is dropped. `taken`: the number of the last message that it is done with. Raises as `open`.
+        """
+        if not type or sent < 0 or taken < 0:
+            raise ConfigError("a durable stream needs a type, and goes on at a number that is not below 0")
+        await self.ends.open()
+        stream_id = id or secrets.token_hex(16)
+        asked = StreamAsked(
+            type=type,
+            stream=stream_id,
+            end=self.ends.end,
+            window=WINDOW,
+            window_bytes=WINDOW_BYTES,
+            idle=IDLE,
+            durable=True,
+            content=content,
+        )
+
+        async def serve() -> StreamGranted:
+            return read_granted(await self._ask(to, OPEN, asked.params(), timeout=timeout))
+
+        async def again() -> str:
+            return (await serve()).end
+
+        granted = await serve()
+        stream = self._durable(stream_id, granted.agent, type, content, sent=sent, taken=taken)
+        await stream.listen()
+        keeping = asyncio.create_task(
+            stream.keep_served(again, lambda end: self._subjects.stream_frame(granted.agent, end, self._name, stream_id), granted.end),
+            name=f"who serves {stream_id}",
+        )
+
+        async def stop() -> None:
+            keeping.cancel()
+            await asyncio.gather(keeping, return_exceptions=True)
+
+        stream.on_close = stop
+        return stream
+
+    def _durable(self, id: str, peer: str, type: str, content: Any, *, sent: int = 0, taken: int = 0) -> DurableStream:
+        return DurableStream(
+            self._connection,
+            self._subjects,
+            self._store,
+            self._ask,
+            id=id,
+            me=self._name,
+            peer=peer,
+            type=type,
+            content=content,
+            sent=sent,
+            taken=taken,
+        )
+
     @asynccontextmanager
     async def serve(
         self,
@@ -126,7 +202,7 @@ class Streams:
     ) -> AsyncIterator[Serving]:
         """A handler of calls that serves streams, and leaves all other calls to `inner`."""
         await self.ends.open()
-        serving = Serving(self.ends, handlers, inner, **options)
+        serving = Serving(self.ends, handlers, inner, make_durable=self._durable, **options)
         try:
             yield serving
         finally:

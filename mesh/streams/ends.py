@@ -214,6 +214,8 @@ class Ends:
 
     def _on_unknown(self, message: Message, now: float) -> None:
         """Of a stream that is over: how it ended, to who asks and did not hear. Of one that never was: nothing."""
+        if message.body == b"?":
+            return  # of a durable stream, whose other end asks the broker whether we are there
         kept = self._kept.get(message.subject)
         if kept is None or kept[0] < now:
             self._kept.pop(message.subject, None)

@@ -3,22 +3,25 @@
 import asyncio
 import json
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Final
+from contextlib import suppress
+from typing import Any, Final
 
 import structlog
 
 from mesh import clock
-from mesh.errors import MalformedMessage, MeshError, StreamRefused
+from mesh.errors import Busy, ConfigError, MalformedMessage, MeshError, StreamLost, StreamRefused
 from mesh.link.call import Call, Handler
 from mesh.policy.stream_flow import LEFT, WINDOW, WINDOW_BYTES, Flow
-from mesh.streams.ends import Ends
+from mesh.streams.durable import DurableStream
+from mesh.streams.ends import MOST_EACH, Ends
 from mesh.streams.stream import Stream
 from mesh.wire import control
 from mesh.wire.jsonrpc import Frame, dumps
 from mesh.wire.stream import OPEN, StreamAsked, StreamGranted, read_asked
 
-StreamHandler = Callable[[Stream], Awaitable[None]]
-"""What serves one stream, from its opening on. When it returns, our direction ends; what it raises ends it too, and is told."""
+StreamHandler = Callable[[Any], Awaitable[None]]
+"""What serves one `Stream`, or `DurableStream` if it was opened as one. When it returns, our direction ends; what it raises ends it too,
+and is told."""
 
 LEFT_SECONDS: Final = 30.0
 """For a handler to read what was said by an end that has left in order. Of one that cancelled, or is lost, the handler is cancelled at
@@ -39,6 +42,7 @@ class Serving:
         handlers: Mapping[str, StreamHandler],
         inner: Handler | None = None,
         *,
+        make_durable: Callable[[str, str, str, Any], DurableStream],
         on_gone: Callable[[str, str], None] = lambda *_: None,
         window: int = WINDOW,
         window_bytes: int = WINDOW_BYTES,
@@ -47,17 +51,21 @@ class Serving:
         self._handlers = dict(handlers)
         self._inner = inner
         self._tell_gone = on_gone
+        self._make_durable = make_durable
         self._window = window
         self._window_bytes = window_bytes
         self._tasks: dict[asyncio.Task[None], Stream] = {}
+        self._durable: dict[tuple[str, str], asyncio.Task[None]] = {}
 
     async def close(self) -> None:
         """End what runs: the other ends are told that we leave."""
         for task, stream in self._tasks.items():
             stream.cancel("the one who serves it is being stopped")
             task.cancel()
-        if self._tasks:
-            await asyncio.wait(self._tasks, timeout=END_SECONDS)
+        for task in self._durable.values():
+            task.cancel()
+        if running := [*self._tasks, *self._durable.values()]:
+            await asyncio.wait(running, timeout=END_SECONDS)
 
     def on_call(self, call: Call) -> None:
         if call.frame.method == OPEN:
@@ -89,6 +97,10 @@ class Serving:
             if handler is None:
                 types = ", ".join(sorted(self._handlers)) or "none"
                 raise StreamRefused(f"{self._ends.me!r} serves no streams of type {asked.type!r}", hint=f"the types it serves: {types}")
+            if asked.durable:
+                self._take_durable(call, asked, handler)
+                self._grant(call, asked.window, asked.window_bytes)
+                return
             stream = self._take(call, asked)
         except (ValueError, RecursionError, MalformedMessage) as problem:
             call.fail(control.INVALID_PARAMS, str(problem))
@@ -96,12 +108,39 @@ class Serving:
         except MeshError as problem:
             call.refuse(problem)
             return
-        flow = stream.flow
-        granted = StreamGranted(agent=self._ends.me, end=self._ends.end, window=flow.window, window_bytes=flow.window_bytes)
-        call.finish(b'{"jsonrpc":"2.0","id":' + dumps(call.id) + b',"result":' + dumps(granted.result()) + b"}")
+        self._grant(call, stream.flow.window, stream.flow.window_bytes)
         task = asyncio.create_task(self._serve(handler, stream), name=f"stream {asked.type} of {call.caller}")
         self._tasks[task] = stream
         task.add_done_callback(lambda done: self._tasks.pop(done, None))
+
+    def _grant(self, call: Call, window: int, window_bytes: int) -> None:
+        granted = StreamGranted(agent=self._ends.me, end=self._ends.end, window=window, window_bytes=window_bytes)
+        call.finish(b'{"jsonrpc":"2.0","id":' + dumps(call.id) + b',"result":' + dumps(granted.result()) + b"}")
+
+    def _take_durable(self, call: Call, asked: StreamAsked, handler: StreamHandler) -> None:
+        """Serve it, unless we do so already. Raises Busy."""
+        key = (call.caller, asked.stream)
+        if key in self._durable:
+            return
+        if sum(caller == call.caller for caller, _ in self._durable) >= MOST_EACH:
+            raise Busy(f"{self._ends.me!r} serves {MOST_EACH} durable streams of {call.caller!r}, and no more", retry_after=1.0)
+        stream = self._make_durable(asked.stream, call.caller, asked.type, asked.content)
+        task = asyncio.create_task(self._serve_durable(handler, stream), name=f"durable stream {asked.type} of {call.caller}")
+        self._durable[key] = task
+        task.add_done_callback(lambda _: self._durable.pop(key, None))
+
+    async def _serve_durable(self, handler: StreamHandler, stream: DurableStream) -> None:
+        async with stream:
+            try:
+                await handler(stream)
+                with suppress(ConfigError):
+                    await stream.end()
+            except StreamLost as problem:
+                _log.info("a durable stream is served elsewhere", stream=stream.id, why=problem.message)
+            except Exception as problem:
+                _log.warning("a durable stream's handler failed", type=stream.type, peer=stream.peer, error=repr(problem))
+                with suppress(MeshError):
+                    await stream.fail(f"{type(problem).__name__}: {problem}")
 
     def _take(self, call: Call, asked: StreamAsked) -> Stream:
         window, window_bytes = min(asked.window, self._window), min(asked.window_bytes, self._window_bytes)
