@@ -14,6 +14,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Final
 
+from mesh.clock import monotonic
 from mesh.identity.authority import Authority
 from mesh.identity.finding import roles_of
 from mesh.identity.serving import server_trust
@@ -28,6 +29,10 @@ CAST: Final[Mapping[str, int]] = {"plane": 2, "bridge": 2, "worker": 2, "listene
 
 ORDER: Final = (("plane",), ("bridge", "worker", "listener"), ("sender", "caller"))
 """Who must be ready before whom: a subscription hears what is published from when it was made."""
+
+SHORT: Final = 3.0
+PAUSE: Final = 1.0
+"""Seconds until one is started again that ran for less than `SHORT`: nobody can start while the broker is away."""
 
 START: Final = 30.0
 LEAVE: Final = 30.0
@@ -103,6 +108,7 @@ class Part:
         pipe = asyncio.subprocess.PIPE
         while not self._leaving:
             self.starts += 1
+            begun = monotonic()
             with (self._directory / f"{self.name}.log").open("ab") as log:
                 self._process = await asyncio.create_subprocess_exec(
                     *self._command, stdin=pipe, stdout=pipe, stderr=log, cwd=ROOT, start_new_session=True
@@ -114,6 +120,8 @@ class Part:
             await self._process.wait()
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self._process.pid, signal.SIGKILL)  # the child of a bridge that was killed
+            if monotonic() - begun < SHORT:
+                await asyncio.sleep(PAUSE)
 
 
 class World:
@@ -126,7 +134,6 @@ class World:
         self.pauses: list[tuple[str, float, float]] = []
         """Part, and from when to when it stood still."""
         self._resume: dict[str, asyncio.TimerHandle] = {}
-        self._clock = asyncio.get_running_loop().time
 
     def do(self, fault: Fault) -> bool:
         """Whether it hit somebody."""
@@ -144,13 +151,13 @@ class World:
             return send(signal.SIGKILL)
         if name in self._resume or not send(signal.SIGSTOP):
             return False
-        self._resume[name] = asyncio.get_running_loop().call_later(fault.seconds, self._go_on, name, send, self._clock())
+        self._resume[name] = asyncio.get_running_loop().call_later(fault.seconds, self._go_on, name, send, monotonic())
         return True
 
     def _go_on(self, name: str, send: Callable[[signal.Signals], bool], since: float) -> None:
         del self._resume[name]
         send(signal.SIGCONT)
-        self.pauses.append((name, since, self._clock()))
+        self.pauses.append((name, since, monotonic()))
 
     def _signal_broker(self, number: signal.Signals) -> bool:
         if self.server.pid is None:
