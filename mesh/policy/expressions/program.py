@@ -12,6 +12,7 @@ from functools import lru_cache
 from typing import Any, Final
 
 from cel_expr_python import cel
+from pydantic_core import to_json
 
 from mesh.errors import BadExpression
 from mesh.policy.expressions.cost import BUDGET, Cost, instructions
@@ -122,39 +123,25 @@ _ON_FAILURE: Final = "ask with has(…) for what may be missing; whole numbers a
 
 
 def measure(values: Any) -> tuple[int, int]:
-    """Bytes (roughly those of its JSON) and the length of the longest list, map or text-free container. Raises BadExpression for what is
-    too deep."""
-    size = longest = depth = 0
+    """The bytes of its JSON, and how long its longest list or map can be at most. Raises BadExpression for what is too deep, or no JSON."""
+    try:
+        raw = to_json(values, bytes_mode="base64", inf_nan_mode="constants")
+    except (ValueError, RecursionError) as problem:  # it goes 255 levels down, and no further
+        raise BadExpression(f"the data is no JSON, or nested more than {DEEPEST} deep: {problem}", hint="send plain JSON") from None
+    if raw.count(b"[") + raw.count(b"{") > DEEPEST and _is_deep(values):
+        raise BadExpression(f"the data is nested more than {DEEPEST} deep", hint="nothing is looked at below that")
+    return len(raw), raw.count(b",") + 1
+
+
+def _is_deep(values: Any) -> bool:
     level = [values]
-    while level:
-        if depth > DEEPEST + 1:
-            raise BadExpression(f"the data is nested more than {DEEPEST} deep", hint="expressions see no deeper")
-        below: list[Any] = []
-        for each in level:
-            if isinstance(each, dict):
-                longest = max(longest, len(each))
-                for key, value in each.items():
-                    size += len(key) + 4
-                    if isinstance(value, str):
-                        size += len(value) + 3
-                    elif isinstance(value, dict | list | tuple | bytes):
-                        below.append(value)
-                    else:
-                        size += 8
-            elif isinstance(each, list | tuple):
-                longest = max(longest, len(each))
-                for value in each:
-                    if isinstance(value, str):
-                        size += len(value) + 3
-                    elif isinstance(value, dict | list | tuple | bytes):
-                        below.append(value)
-                    else:
-                        size += 4
-            else:
-                size += len(each) if isinstance(each, str | bytes) else 8
-        level = below
-        depth += 1
-    return size, longest
+    for _ in range(DEEPEST + 2):
+        level = [
+            each for held in level for each in (held.values() if isinstance(held, dict) else held) if isinstance(each, dict | list | tuple)
+        ]
+        if not level:
+            return False
+    return True
 
 
 def _look_over(tree: Tree, text: str, variables: Variables) -> Mapping[str, frozenset[str] | None]:

@@ -22,7 +22,6 @@ import jsonschema_rs
 
 from mesh.errors import BadExpression, IncompatibleSchema
 from mesh.policy.expressions import DEEPEST, measure
-from mesh.wire.jsonrpc import dumps
 
 DRAFT: Final = "https://json-schema.org/draft/2020-12/schema"
 
@@ -112,8 +111,7 @@ def take(document: Any) -> Schema:
         raise _refusal("a schema is a JSON object", "", 'write {"type": "object", "properties": {…}}')
     try:
         size, _ = measure(document)
-        size = max(size, len(dumps(document)))
-    except (BadExpression, ValueError, TypeError, RecursionError) as problem:
+    except BadExpression as problem:
         why = f"the schema is no JSON, or nested more than {DEEPEST} deep ({problem})"
         raise _refusal(why, "", "say it flatter, with $defs and $ref") from None
     if size > LARGEST:
