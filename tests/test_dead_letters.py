@@ -58,7 +58,7 @@ async def test_what_the_broker_itself_wrote_there_is_nobodys_message(plane: str)
         await mesh.connection.publish(
             mesh.subjects.message("other-name", "sender", "low"), b"x", reply=mesh.subjects.message("aimed", "victim", "normal")
         )
-        await until(lambda: taking.family.foreign)
+        await until(lambda: taking.receiver.family.foreign)
         await until_gone(plane, "aimed")
         assert (inbox.messages, await letters(plane, "aimed", 0)) == ([], [])
 

@@ -54,12 +54,12 @@ async def test_one_worker_keeps_the_order_of_a_lane(plane: str) -> None:
 async def test_the_first_message_of_a_priority_opens_its_lane(plane: str) -> None:
     inbox = Inbox()
     async with joined(plane) as mesh, receiving(plane, "lanes", inbox) as taking:
-        assert [lane[:2] for lane in taking.lanes] == [("lanes", "normal")]
+        assert [lane[:2] for lane in taking.receiver.lanes] == [("lanes", "normal")]
         for priority in ("critical", "low"):
             await mesh.messages.publish_message("lanes", "t", priority, priority=priority)
         await inbox.holds(2)
         assert sorted(inbox.contents) == ["critical", "low"]
-        assert {lane.priority for lane in taking.lanes} == {"normal", "critical", "low"}
+        assert {lane.priority for lane in taking.receiver.lanes} == {"normal", "critical", "low"}
 
 
 async def test_what_waits_in_other_lanes_is_found_at_the_start(plane: str) -> None:
@@ -133,7 +133,7 @@ async def test_a_flood_in_one_lane_leaves_the_others_their_shares(plane: str, fl
 
         started = asyncio.Event()
         async with receiving(plane, name, handler) as taking:
-            await until(lambda: taking.waiting >= 40 + PREFETCH - 1)
+            await until(lambda: taking.receiver.waiting >= 40 + PREFETCH - 1)
             started.set()
             await inbox.holds(840, 20)
     share = {"critical": 10 / 2, "low": 3 / 2}[flood]  # of how many messages one is a normal one
@@ -194,7 +194,7 @@ async def test_what_was_not_begun_goes_to_others_at_once(plane: str) -> None:
         async with receiving(plane, "leaving", handler) as taking:
             for n in range(5):
                 await mesh.messages.publish_message("leaving", "t", n)
-            await until(lambda: taking.waiting >= 4)
+            await until(lambda: taking.receiver.waiting >= 4)
             asyncio.get_running_loop().call_later(0.05, stuck.set)
         async with receiving(plane, "leaving", second):
             await second.holds(4, 5)

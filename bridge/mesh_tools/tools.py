@@ -25,8 +25,7 @@ from pydantic import BaseModel, ValidationError
 from bridge.mesh_tools import shapes
 from bridge.mesh_tools.inbox import Inbox
 from mesh import Mesh, clock
-from mesh.broker import AgentMessage
-from mesh.broker.broker import MessageOptions
+from mesh.broker import AgentMessage, MessageOptions
 from mesh.errors import MeshError
 from mesh.policy.rights import matches
 from mesh.policy.rights.compile import HEALTH_TOPIC

@@ -5,25 +5,28 @@ import itertools
 import json
 import random
 import secrets
-from collections.abc import Awaitable, Callable, Collection, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Final, Self, TypedDict, Unpack
+from typing import Any, Final, Self, Unpack
 
 from mesh import clock
 from mesh.broker.family import MessageFamily, MessageLanes, MessageLetters
-from mesh.broker.sending import send
-from mesh.delivery import DeadLetters, HandledInBucket, Handler, LetterFamily, Receiver, ReceiverOptions, Store, secret_of
+from mesh.broker.receiving import MessageSubscription, settle
+from mesh.broker.sending import MessageOptions, build, send, submit, told
+from mesh.broker.topics import ALL, as_message, event_options, role_of
+from mesh.delivery import DeadLetters, HandledInBucket, Handler, LetterFamily, Receiver, ReceiverOptions, Retry, Store, secret_of
 from mesh.errors import CallTimeout, ConfigError, Disconnected, MailboxFull, RemoteError
-from mesh.events import EventLetters
-from mesh.jobs import JobLetters
+from mesh.events import Event as CloudEvent
+from mesh.events import EventBridge, EventLetters, EventOptions
+from mesh.jobs import JobLetters, JobOptions, JobRecord, Jobs
 from mesh.link.connection import Connection, Message, Subscription
 from mesh.link.denial import check, check_answers
 from mesh.link.jetstream import JetStream
 from mesh.policy.retry import Backoff
 from mesh.policy.when import When, at_ns, read_when
-from mesh.subjects import CONTROL_PLANE, PRIORITIES, Cast, Event, Job, Msg, Reply, Subjects
+from mesh.subjects import CONTROL_PLANE, Cast, Event, Job, Msg, Reply, Subjects
 from mesh.wire.control import MESH_ERROR
 from mesh.wire.message import AgentMessage
 
@@ -38,28 +41,30 @@ Ask = Callable[..., Awaitable[dict[str, Any]]]
 """`Mesh.request`."""
 
 
-class MessageOptions(TypedDict, total=False):
-    """What a message may say besides what it is."""
-
-    priority: str
-    """critical, high, normal (default), low."""
-    id: str
-    """Sent twice with the same id to the same target, it is stored once (for ten minutes) and handled once. Default: a new one."""
-    correlation_id: str | None
-    metadata: Mapping[str, Any]
-
-
 class MessageBroker:
     """Sends and receives messages under one name. What it needs it opens when it is first used."""
 
-    def __init__(self, connection: Connection, subjects: Subjects, name: str, credentials: Path | None, ask: Ask) -> None:
+    def __init__(
+        self,
+        connection: Connection,
+        subjects: Subjects,
+        name: str,
+        credentials: Path | None,
+        ask: Ask,
+        events: Callable[[], EventBridge],
+        jobs: Jobs,
+    ) -> None:
         self._connection = connection
         self._subjects = subjects
         self._name = name
         self._ask = ask
+        self._events = events
+        self._jobs = jobs
+        self._told: set[asyncio.Task[None]] = set()
+        self._subscriptions: set[MessageSubscription] = set()
         self._store = Store(connection, name, secret_of(credentials))
-        events = EventLetters(subjects)
-        families: dict[type, LetterFamily] = {Msg: MessageLetters(subjects), Event: events, Cast: events, Job: JobLetters(subjects)}
+        letters = EventLetters(subjects)
+        families: dict[type, LetterFamily] = {Msg: MessageLetters(subjects), Event: letters, Cast: letters, Job: JobLetters(subjects)}
         self.dead_letters = DeadLetters(connection, subjects, self._store, families)
         """For operators."""
         self._token = secrets.token_hex(5)
@@ -72,6 +77,9 @@ class MessageBroker:
         return self
 
     async def __aexit__(self, *_: object) -> None:
+        for task in self._told:
+            task.cancel()
+        await asyncio.gather(*self._told, return_exceptions=True)
         for future in self._answers.values():
             if not future.done():
                 future.set_exception(Disconnected("this process leaves the mesh"))
@@ -79,12 +87,36 @@ class MessageBroker:
         if self._listening is not None:
             await self._listening.unsubscribe()
 
+    async def request_response(
+        self, to: str, type: str, content: Mapping[str, Any] | None = None, *, async_: bool = True, **options: Unpack[JobOptions]
+    ) -> Any:
+        """Have the tool `type` of an agent called as a job, with `content` as its arguments (`mesh.jobs`). With `async_` its id, at once:
+        how it stands is asked with `mesh.jobs`, or told (`subscribe_to_response`). Else its result, once it has one. Raises as
+        `Jobs.submit`, and JobFailed, JobCancelled."""
+        job = await self._jobs.submit(to, type, content, **options)
+        return job.id if async_ else await self._jobs.result(job.id)
+
+    def subscribe_to_response(self, id: str, callback: Callable[[JobRecord], Awaitable[object] | None]) -> "asyncio.Task[None]":
+        """Call `callback` with the job's record once it is over, as long as this process is on the mesh. Cancel the task to hear no
+        more."""
+
+        async def tell() -> None:
+            said = callback(await self._jobs.wait(id))
+            if said is not None:
+                await said
+
+        task = asyncio.create_task(tell(), name=f"response of {id}")
+        self._told.add(task)
+        task.add_done_callback(self._told.discard)
+        return task
+
     async def publish_message(
         self,
-        to: str,
+        to: str | None,
         type: str,
         content: Any = None,
         *,
+        topic: str | None = None,
         expires: float | None = None,
         delay: float | None = None,
         at: datetime | str | None = None,
@@ -93,18 +125,56 @@ class MessageBroker:
         """Send a message to an agent, or to one of those who answer to a role, and return its id once the broker has it. It is handled once
         somebody listens. What nobody has begun to handle `expires` seconds from now becomes a dead letter.
 
+        With a `topic`, and None as its target, it goes to whoever has subscribed to that topic (`subscribe_to_messages(topics=…)`): to each
+        that is durable, once. After `expires` seconds, at least one, it is gone then.
+
         With `delay` (seconds) or `at` (a time with its zone, or ISO 8601) it is sent then, as `schedule_message` has it; `expires` counts
         from there.
 
         Raises Denied, MailboxFull (nothing was stored), TooLarge, and BrokerUnavailable where the broker did not answer: sent again with
         the same id, it is stored once.
         """
+        if (to is None) == (topic is None) or (topic is not None and (delay is not None or at is not None)):
+            raise ConfigError(
+                "a message goes to a name, now or later, or now to a topic", hint="say publish_message(None, type, content, topic=…)"
+            )
+        if topic is not None:
+            return await self._events().publish(topic, content, **self._event_options(type, expires, options))
+        assert to is not None
         if delay is not None or at is not None:
             due = When(at_ns=at_ns(at) if delay is None else clock.wall_ns() + round(delay * 1e9))
             return await self._schedule(due, to, type, content, expires, options)
-        message = self._message(to, type, content, expires, None, options)
+        message = build(self._name, to, type, content, expires, None, options)
         await send(self._store, self._subjects, message)
         return message.id
+
+    async def publish_messages(self, messages: Iterable[tuple[str, str, Any]], **options: Unpack[MessageOptions]) -> list[str]:
+        """Send many: target, type and content of each. Returns their ids once the broker has them all; a window of them is on its way at
+        once, in this order, and none waits for another to fill a batch. Raises as `publish_message` for the first that fails: those before
+        it are stored, of the others any may be."""
+        built = [build(self._name, to, type, content, None, None, options) for to, type, content in messages]
+        on_their_way = [await submit(self._store, self._subjects, message) for message in built]
+        stored = await asyncio.gather(*on_their_way, return_exceptions=True)
+        for message, said in zip(built, stored, strict=True):
+            if isinstance(said, BaseException):
+                raise told(said, message)
+        return [message.id for message in built]
+
+    async def broadcast(
+        self, type: str, content: Any = None, *, to: str = ALL, expires: float | None = None, **options: Unpack[MessageOptions]
+    ) -> str:
+        """Send a message to all, or to all who answer to a role; it stays until each durable subscription with `broadcasts` has had it.
+        Returns its id once the broker has it. Raises Denied, EventsFull, TooLarge, BrokerUnavailable."""
+        return await self._events().broadcast(role_of(to), content, **self._event_options(type, expires, options))
+
+    def acknowledge_message(self, message: AgentMessage | str, result: Any = None) -> bool:
+        """With `ack="manual"`: a message is done, named by itself or by its id. `result` goes to its sender, if it waits. False where it is
+        not in our hands (any more): it comes again, or has ended."""
+        return settle(self._subscriptions, message, result, None)
+
+    def retry_message(self, message: AgentMessage | str, *, after: float | None = None, why: str = "") -> bool:
+        """With `ack="manual"`: a message is to come again, after `after` seconds or the usual backoff. It counts as an attempt."""
+        return settle(self._subscriptions, message, None, Retry(why, after=after))
 
     async def send_message(
         self, to: str, type: str, content: Any = None, *, timeout: float = SEND_SECONDS, **options: Unpack[MessageOptions]
@@ -117,7 +187,7 @@ class MessageBroker:
         """
         number = next(self._numbers)
         subject = self._subjects.build(Reply(self._name, to, self._token, str(number), quiet=True))
-        message = self._message(to, type, content, timeout, subject, options)
+        message = build(self._name, to, type, content, timeout, subject, options)
         future: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
         self._answers[subject] = future
         try:
@@ -166,19 +236,49 @@ class MessageBroker:
         await self._ask(CONTROL_PLANE, "mesh/unschedule", {"id": id}, timeout=SCHEDULE_SECONDS)
 
     def subscribe_to_messages(
-        self, handler: Handler[AgentMessage], *, roles: tuple[str, ...] = (), **options: Unpack[ReceiverOptions]
-    ) -> Receiver[AgentMessage]:
+        self,
+        handler: Handler[AgentMessage],
+        *,
+        roles: tuple[str, ...] = (),
+        topics: tuple[str, ...] = (),
+        broadcasts: bool = False,
+        name: str = "messages",
+        **options: Unpack[ReceiverOptions],
+    ) -> MessageSubscription:
         """Receive the messages to our name, and to `roles`, for as long as the `async with` block lasts:
-        `async with mesh.messages.subscribe_to_messages(handle): …`. Several processes of one name share its messages. Raises Denied."""
+        `async with mesh.messages.subscribe_to_messages(handle): …`. Several processes of one name share its messages.
+
+        `topics` (`*` is any word, `>` the rest) and `broadcasts` (to all, and to `roles`) come too, from when they were first subscribed to
+        under this `name`: durable, so that what was sent while we were away is there. With `ack="manual"` the handler's return says
+        nothing, and each message is settled by `acknowledge_message` or `retry_message`, within `handler_seconds`. Raises Denied.
+        """
         targets = (self._name, *roles)
         for target in targets:
             check_answers(self._connection, self._subjects, self._name, target)
         family = MessageFamily(self._connection, self._subjects)
         lanes = MessageLanes(self._subjects, self._lanes, targets)
-        return Receiver(JetStream(self._connection), self._subjects, family, lanes, handler, **options)
+        receiver = Receiver(JetStream(self._connection), self._subjects, family, lanes, handler, **options)
+
+        async def heard(event: CloudEvent) -> Any:
+            return await handler(as_message(event))
+
+        others = [self._events().subscribe(topic, heard, name=f"{name}/{topic}", **options) for topic in topics]
+        if broadcasts:
+            others.append(self._events().subscribe_to_broadcasts(heard, roles=roles, name=name, **options))
+        return MessageSubscription(receiver, others, self._subscriptions)
+
+    def _event_options(self, type: str, expires: float | None, options: MessageOptions) -> EventOptions:
+        return event_options(
+            type,
+            options.get("priority", "normal"),
+            options.get("id"),
+            options.get("correlation_id"),
+            options.get("metadata", {}),
+            expires,
+        )
 
     async def _schedule(self, when: When, to: str, type: str, content: Any, expires: float | None, options: MessageOptions) -> str:
-        message = self._message(to, type, content, None, None, options)
+        message = build(self._name, to, type, content, None, None, options)
         check(self._connection, self._subjects.message(to, self._name, message.priority), self._name, f"send {to}")
         asked = {
             "id": message.id,
@@ -210,28 +310,6 @@ class MessageBroker:
                 return
             except MailboxFull:
                 await asyncio.sleep(backoff.wait(attempt, random.random()))
-
-    def _message(
-        self, to: str, type: str, content: Any, expires: float | None, answer_to: str | None, options: MessageOptions
-    ) -> AgentMessage:
-        priority, now = options.get("priority", "normal"), clock.wall_ns()
-        if not to or not type or priority not in PRIORITIES:
-            raise ConfigError(
-                f"a message has a target, a type and a priority, not {priority!r}", hint=f"the priorities are {', '.join(PRIORITIES)}"
-            )
-        return AgentMessage(
-            type=type,
-            content=content,
-            id=options.get("id") or f"{random.getrandbits(64):016x}",
-            sent_ns=now,
-            deadline_ns=None if expires is None else now + round(expires * 1e9),
-            correlation_id=options.get("correlation_id"),
-            answer_to=answer_to,
-            metadata=options.get("metadata", {}),
-            sender=self._name,
-            target=to,
-            priority=priority,
-        )
 
     async def _listen(self) -> None:
         async with self._opening:

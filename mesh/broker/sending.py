@@ -1,20 +1,70 @@
 """Storing a message for its target, once."""
 
+import asyncio
+import secrets
+from collections.abc import Mapping
+from typing import Any, TypedDict
+
+from mesh import clock
 from mesh.delivery import NO_ROOM, PER_SUBJECT, Store
-from mesh.errors import ApiError, MailboxFull
+from mesh.errors import ApiError, ConfigError, MailboxFull
 from mesh.link.jetstream import PubAck
-from mesh.subjects import Subjects
+from mesh.subjects import PRIORITIES, Subjects
 from mesh.topology import MOST_WAITING
 from mesh.wire.message import AgentMessage
 
 
+class MessageOptions(TypedDict, total=False):
+    """What a message may say besides what it is."""
+
+    priority: str
+    """critical, high, normal (default), low."""
+    id: str
+    """Sent twice with the same id to the same target, it is stored once (for ten minutes) and handled once. Default: a new one."""
+    correlation_id: str | None
+    metadata: Mapping[str, Any]
+
+
+def build(
+    sender: str, to: str, type: str, content: Any, expires: float | None, answer_to: str | None, options: MessageOptions
+) -> AgentMessage:
+    """Raises ConfigError."""
+    priority, now = options.get("priority", "normal"), clock.wall_ns()
+    if not to or not type or priority not in PRIORITIES:
+        raise ConfigError(
+            f"a message has a target, a type and a priority, not {priority!r}", hint=f"the priorities are {', '.join(PRIORITIES)}"
+        )
+    return AgentMessage(
+        type=type,
+        content=content,
+        id=options.get("id") or secrets.token_hex(8),
+        sent_ns=now,
+        deadline_ns=None if expires is None else now + round(expires * 1e9),
+        correlation_id=options.get("correlation_id"),
+        answer_to=answer_to,
+        metadata=options.get("metadata", {}),
+        sender=sender,
+        target=to,
+        priority=priority,
+    )
+
+
 async def send(store: Store, subjects: Subjects, message: AgentMessage) -> PubAck:
     """Raises Denied, MailboxFull, TooLarge, BrokerUnavailable: it may be stored or not; sent again with the same id, it is stored once."""
-    subject = subjects.message(message.target, message.sender, message.priority)
     try:
-        return await store.put(subject, message.encode(), id=message.id, action=f"send {message.target}")
+        return await (await submit(store, subjects, message))
     except ApiError as error:
-        raise full(error, message.target, message.priority) from None
+        raise told(error, message) from None
+
+
+async def submit(store: Store, subjects: Subjects, message: AgentMessage) -> asyncio.Future[PubAck]:
+    """As `send`; returns when there is room to send it. What the future raises, `told` puts in a sender's words."""
+    subject = subjects.message(message.target, message.sender, message.priority)
+    return await store.submit(subject, message.encode(), id=message.id, action=f"send {message.target}")
+
+
+def told(error: BaseException, message: AgentMessage) -> BaseException:
+    return full(error, message.target, message.priority) if isinstance(error, ApiError) else error
 
 
 def full(error: ApiError, target: str, priority: str) -> ApiError | MailboxFull:

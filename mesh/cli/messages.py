@@ -59,7 +59,7 @@ def send(
 
     async def work() -> None:
         from mesh import clock
-        from mesh.broker.broker import MessageOptions
+        from mesh.broker import MessageOptions
         from mesh.cli.render import print_json, print_text
 
         chosen: MessageOptions = {"priority": priority}

@@ -19,7 +19,7 @@ from mesh.link.connection import Message
 from mesh.link.jetstream import JetStream
 from mesh.link.pull import PullLoop
 from mesh.link.reader import Stored, read_message_at
-from mesh.subjects import Msg, Subjects, escape
+from mesh.subjects import Job, Msg, Subjects, escape
 from mesh.topology import ADVISORIES, GIVEN_UP
 from mesh.wire.letter import DeadLetter, own_headers
 
@@ -82,7 +82,7 @@ async def _owner(js: JetStream, subjects: Subjects, subject: str, stream: str, c
         sent = subjects.parse(subject)
     except Refused:
         return None
-    if isinstance(sent, Msg):
+    if isinstance(sent, Msg | Job):
         return (sent.target, "") if escape(sent.target) == consumer else None
     metadata = (await consumer_config(js, stream, consumer) or {}).get("metadata")
     if not isinstance(metadata, dict) or not metadata.get(OWNER) or not metadata.get(SUBSCRIPTION):
