@@ -57,6 +57,7 @@ async def _serve(options: argparse.Namespace) -> int:
         roles=tuple(options.role),
         journal=options.journal,
         sessions=options.sessions,
+        inbox=options.inbox,
         **({} if options.at_once is None else {"at_once": options.at_once}),
         rate=options.rate,
         tools=_tools(options),

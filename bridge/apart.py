@@ -43,6 +43,7 @@ def serve_command(spec: AgentSpec, credentials: Path | None) -> list[str]:
     """`mesh-bridge serve` for an agent in Python."""
     command = [sys.executable, "-m", "bridge", "serve", spec.name, "--python", spec.python, "--json", "--sessions", spec.sessions]
     command += ["--with-stdin", "--journal", spec.journal, "--at-once", str(spec.at_once)]
+    command += ["--inbox", spec.inbox] if spec.inbox else []
     command += [part for role in spec.roles for part in ("--role", role)]
     command += [] if spec.rate is None else ["--rate", str(spec.rate)]
     command += [part for tool, said in spec.tools.items() if said.rate is not None for part in ("--tool-rate", f"{tool}={said.rate}")]

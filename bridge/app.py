@@ -22,6 +22,8 @@ from bridge.apart import run_apart
 from bridge.config import AgentSpec
 from bridge.expose import Exposed
 from bridge.http_spec import mistake
+from bridge.inbox import delivered
+from bridge.jobs import JobRuns, at_once
 from bridge.ports.base import PortFactory
 from bridge.ports.child import ChildPort
 from mesh import Mesh, clock
@@ -80,18 +82,22 @@ async def expose(mesh: Mesh, spec: AgentSpec, make_port: PortFactory, *, on_even
 
     try:
         facts = await exposed.start()
-        async with mesh.present(
-            exposed,
-            agent=spec.name,
-            instance=instance,
-            roles=spec.roles,
-            entry=facts.entry(),
-            journal=spec.journal_policy,
-            at_once=spec.at_once,
-            limits=spec.limits,
-            on_probe=on_probe,
-            on_gone=exposed.on_gone,
-        ) as presence:
+        async with (
+            mesh.present(
+                exposed,
+                agent=spec.name,
+                instance=instance,
+                roles=spec.roles,
+                entry=facts.entry(),
+                journal=spec.journal_policy,
+                at_once=spec.at_once,
+                limits=spec.limits,
+                on_probe=on_probe,
+                on_gone=exposed.on_gone,
+            ) as presence,
+            mesh.jobs.work(JobRuns(exposed), roles=spec.roles, workers=at_once(spec.at_once)),
+            delivered(mesh, exposed, facts, spec.inbox, spec.roles, at_once(spec.at_once)),
+        ):
             on_event("ready", spec.name, f"{len(facts.tools)} tools")
             yield presence
     finally:
@@ -108,6 +114,7 @@ async def serve(
     roles: Sequence[str] = (),
     journal: str = "full",
     tools: dict[str, Any] | None = None,
+    inbox: str = "",
     mesh: Mesh | None = None,
     state_dir: str | Path | None = None,
     broker: str | None = None,
@@ -119,11 +126,11 @@ async def serve(
             await asyncio.Event().wait()
 
     `journal` is full, metadata or none; `tools` says it for single tools: `{"read_secret": {"journal": "none"}}`.
-    Raises BrokerUnavailable, ServerUnreachable, ConfigError.
+    `inbox` is the tool that messages to the agent are handed to. Raises BrokerUnavailable, ServerUnreachable, ConfigError.
     """
     from bridge.ports.local import LocalServer  # the SDK's server side is heavy, and a bridge for a command does without it
 
-    spec = make_spec(name=name, python="in:process", roles=tuple(roles), journal=journal, tools=tools or {})
+    spec = make_spec(name=name, python="in:process", roles=tuple(roles), journal=journal, tools=tools or {}, inbox=inbox)
     async with AsyncExitStack() as stack:
         local = await stack.enter_async_context(LocalServer(server).entered())
         if mesh is None:

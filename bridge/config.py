@@ -14,6 +14,7 @@ at_once = 8                             # calls that run at once; the others wai
 rate = "100/s"                          # what one caller may ask of it: so many, all at once if need be, and then as they come back
 tools.read_secret.journal = "none"
 tools.read_secret.rate = "5/min"
+inbox = "take_message"                  # messages to it are handed to this tool of its server
 sessions = "shared"                     # one child for all sessions of the handshake era; "own" (the default): one for each
 
 [agents.attic]
@@ -106,6 +107,8 @@ class AgentSpec(BaseModel):
     """How many calls may run at once; the others wait, callers taking turns."""
     sessions: Literal["own", "shared"] = "own"
     """Whether sessions of the handshake era have a server of their own, or share one (`bridge.shared` says what is then not kept apart)."""
+    inbox: str = ""
+    """The tool that its messages are handed to (`bridge.inbox`). Empty: it has to take them itself."""
     journal: JournalMode = "full"
     rate: RateText | None = None
     """How often one caller may ask it anything: `100/s`. Each instance counts for itself."""
