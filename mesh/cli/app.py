@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from mesh.cli import agents, auth, call, dlq, doctor, events, journal, messages, stream, topology, up
+from mesh.cli import agents, auth, call, dlq, doctor, events, jobs, journal, messages, stream, topology, up
 
 
 def _version(asked: bool) -> None:
@@ -40,7 +40,7 @@ def make_app() -> typer.Typer:
     ) -> None:
         """An event mesh for AI agents: MCP over NATS."""
 
-    for group in (up, call, agents, messages, stream, events, dlq, journal, auth, topology, doctor):
+    for group in (up, call, jobs, agents, messages, stream, events, dlq, journal, auth, topology, doctor):
         group.add_to(app)
     return app
 

@@ -65,7 +65,7 @@ def call(
         from mesh.cli.render import content_text, print_json, print_text
 
         async with joined(state_dir, broker, name, credentials, quiet=as_json, timeout=timeout) as mesh:
-            schema = await _schema(mesh, agent, tool) if needs_schema(pairs) else None
+            schema = await tool_schema(mesh, agent, tool) if needs_schema(pairs) else None
             arguments = build(pairs, schema, start)
             line = ProgressLine()
             try:
@@ -82,7 +82,7 @@ def call(
     execute(work, as_json=as_json)
 
 
-async def _schema(mesh: "Mesh", agent: str, tool: str) -> dict[str, Any] | None:
+async def tool_schema(mesh: "Mesh", agent: str, tool: str) -> dict[str, Any] | None:
     """The tool's input schema, if the registry knows it."""
     import asyncio
 
