@@ -13,7 +13,7 @@ from tests.faulting.plan import Fault, plan
 from tests.faulting.run import run
 from tests.helpers import figure
 
-SMALL = {"plane": 1, "bridge": 1, "worker": 2, "listener": 1, "sender": 1, "caller": 1}
+SMALL = {"plane": 1, "bridge": 1, "worker": 2, "listener": 1, "hand": 1, "sender": 1, "caller": 1}
 """So that a short run has time for faults on a machine with two processors."""
 
 

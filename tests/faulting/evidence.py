@@ -11,23 +11,26 @@ from typing import Any, Final
 
 from mesh import Mesh
 from mesh.clock import monotonic
-from mesh.errors import ApiError
+from mesh.errors import ApiError, NoSuchJob
 from mesh.link.jetstream import CONSUMER_NOT_FOUND, NO_MESSAGE, JetStream
 from mesh.subjects import Event as EventSubject
-from mesh.subjects import Msg
-from mesh.topology import EVENTS, LANES
+from mesh.subjects import Job, Msg
+from mesh.topology import EVENTS, JOBS, LANES
 from tests.faulting.check import Evidence, awaits
 from tests.faulting.notes import read_notes
-from tests.faulting.parts import HEARD, WORKER
+from tests.faulting.parts import HAND, HEARD, WORKER
+
+QUEUES: Final = {**dict.fromkeys(LANES.values(), WORKER), JOBS: HAND}
+"""Streams, and whose consumer takes from each."""
 
 LIMBO_SECONDS: Final = 5.0
 """For the control plane to take away what was delivered for the last time."""
 
 
 async def left(mesh: Mesh) -> int:
-    """How many messages and events are still to be done. `mesh` is the control plane's name: it may look everywhere."""
+    """How many messages, jobs and events are still to be done. `mesh` is the control plane's name: it may look everywhere."""
     js = JetStream(mesh.connection)
-    messages = [int((await js.api(f"STREAM.INFO.{stream}"))["state"]["messages"]) for stream in LANES.values()]
+    messages = [int((await js.api(f"STREAM.INFO.{stream}"))["state"]["messages"]) for stream in QUEUES]
     events = [int(each["num_pending"] + each["num_ack_pending"]) for each in await _heard(js)]
     return sum(messages) + sum(events)
 
@@ -52,16 +55,16 @@ async def find_limbo(mesh: Mesh) -> list[str]:
     """Lanes that hold more than their consumer has still to deliver. Asked again for a while: the control plane may be at it."""
     end = monotonic() + LIMBO_SECONDS
     while True:
-        found = [each for stream in LANES.values() if (each := await _limbo(JetStream(mesh.connection), stream))]
+        found = [each for stream, who in QUEUES.items() if (each := await _limbo(JetStream(mesh.connection), stream, who))]
         if not found or monotonic() > end:
             return found
         await asyncio.sleep(0.1)
 
 
-async def _limbo(js: JetStream, stream: str) -> str:
-    """All messages are to one name, so one consumer has to deliver all of them."""
+async def _limbo(js: JetStream, stream: str, who: str) -> str:
+    """All that a queue holds is for one name, so one consumer has to deliver all of it."""
     try:
-        info = await js.api(f"CONSUMER.INFO.{stream}.{WORKER}")
+        info = await js.api(f"CONSUMER.INFO.{stream}.{who}")
     except ApiError as error:
         if error.err_code != CONSUMER_NOT_FOUND:
             raise
@@ -80,12 +83,23 @@ async def collect(
     for said in notes:
         if said["what"] == "acked":
             acked[said["family"]].add(said["key"])
-    dead = Counter(_key(each.sent, each.letter.body) for each in await operator.messages.dead_letters.find())
+    letters = [each for each in await operator.messages.dead_letters.find() if not isinstance(each.sent, Job)]
+    dead = Counter(_key(each.sent, each.letter.body) for each in letters)
+    waiting = {key for stream in LANES.values() for key in await _held(mesh, stream)} | {key async for key in _unheard(mesh)}
+    for key in acked["job"]:
+        try:
+            job = await operator.jobs.get(key.rpartition(" ")[2])
+        except NoSuchJob:
+            continue
+        if not job.over:
+            waiting.add(key)
+        elif job.state != "done":
+            dead[key] += 1
     return Evidence(
         acked=acked,
         effects=_effects(directory),
         dead=dead,
-        waiting={key for stream in LANES.values() for key in await _held(mesh, stream)} | {key async for key in _unheard(mesh)},
+        waiting=waiting,
         limbo=limbo,
         awaits=list(awaits(notes)),
         pauses=pauses,

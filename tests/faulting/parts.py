@@ -19,8 +19,9 @@ from typing import Final
 
 from mesh import Mesh, MeshError
 from mesh.broker import AgentMessage, Reject
-from mesh.delivery import HandledInSqlite, Key
+from mesh.delivery import AlreadyHandled, HandledInSqlite, Key
 from mesh.events.subscribing import only
+from mesh.jobs import Work
 from mesh.policy.retry import Backoff
 from mesh.subjects import PRIORITIES
 from mesh.wire.event import Event
@@ -28,6 +29,7 @@ from tests.faulting.notes import Notes, read_notes
 
 WORKER: Final = "worker"
 LISTENER: Final = "listener"
+HAND: Final = "hand"
 TOOL: Final = "tool"
 
 TOPIC: Final = "work"
@@ -137,6 +139,22 @@ async def cheat(broker: str, directory: Path, notes: Notes) -> AsyncIterator[Non
         yield
 
 
+async def hand(broker: str, directory: Path, notes: Notes) -> AsyncIterator[None]:
+    """Does jobs."""
+    effects, obey = Effects(directory), Obedience()
+
+    async def do(work: Work) -> str:
+        key = (HAND, work.caller, work.id)
+        obey(key, work.arguments["deed"])
+        with contextlib.suppress(AlreadyHandled):  # an attempt before this one got so far
+            await effects.do(key)
+        return work.id
+
+    with effects.handled:
+        async with Mesh(name=HAND, broker=broker) as mesh, mesh.jobs.work(do, workers=4):
+            yield
+
+
 async def sender(broker: str, directory: Path, notes: Notes, part: str) -> AsyncIterator[None]:
     """Publishes messages and events, and notes which of them the broker has acknowledged."""
     run, chance = secrets.token_hex(3), random.Random()
@@ -178,14 +196,27 @@ def _unknown(directory: Path, part: str) -> list[dict[str, str]]:
 
 
 async def caller(broker: str, directory: Path, notes: Notes, part: str) -> AsyncIterator[None]:
-    """Calls a tool, and sends messages whose answer it waits for. Each await has its deadline."""
+    """Calls a tool, submits jobs, and sends messages whose answer it waits for. Each await has its deadline."""
     run, chance = secrets.token_hex(3), random.Random()
     async with Mesh(name=part, broker=broker) as mesh:
+
+        async def job(limit: float, deed: str) -> None:
+            submitted = await notes.within("submit", PUBLISH_LIMIT, mesh.jobs.submit(HAND, "work", {"deed": deed}))
+            if submitted is None:
+                return
+            key = f"{HAND} {part} {submitted.id}"
+            notes.write("acked", family="job", key=key)
+            ended = await notes.within("wait", limit, mesh.jobs.wait(submitted.id, limit))
+            if ended is not None and ended.state == "done":
+                notes.write("acked", family="answer", key=key)
 
         async def one(number: int) -> None:
             limit = chance.uniform(0.5, 6.0)
             if chance.random() < 0.6:
                 await notes.within("call", limit, mesh.call(TOOL, "echo", {"text": "x"}, timeout=limit))
+                return
+            if number % 4 == 0:
+                await job(limit, chance.choice(DEEDS))
                 return
             id = f"{run}-{number}"
             work = mesh.messages.send_message(WORKER, "work", {"deed": "fine"}, id=id, timeout=limit)
@@ -219,6 +250,7 @@ ROLES: Final[dict[str, Callable[..., AsyncIterator[None]]]] = {
     "worker": worker,
     "cheat": cheat,
     "listener": listener,
+    "hand": hand,
     "sender": sender,
     "caller": caller,
 }

@@ -10,7 +10,7 @@ What = Literal["kill", "pause", "cut"]
 WHAT: Final[Mapping[What, int]] = {"kill": 7, "pause": 2, "cut": 1}
 """How often each: `SIGKILL`; `SIGSTOP`, and `SIGCONT` a while later; all connections reset."""
 
-WHOM: Final[Mapping[str, int]] = {"broker": 1, "plane": 1, "bridge": 2, "worker": 4, "listener": 2, "sender": 2, "caller": 2}
+WHOM: Final[Mapping[str, int]] = {"broker": 1, "plane": 1, "bridge": 2, "worker": 4, "listener": 2, "hand": 2, "sender": 2, "caller": 2}
 
 MEAN_GAP: Final = 0.7
 """Seconds between two faults, on average."""

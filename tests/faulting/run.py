@@ -60,7 +60,7 @@ async def run(
         await it.leave("sender", "caller")
         async with Mesh(name="mesh", broker=it.server.url) as mesh, Mesh(name="operator", broker=it.server.url) as operator:
             await drained(mesh, settle)
-            await it.leave("worker", "listener", "bridge")
+            await it.leave("worker", "listener", "hand", "bridge")
             limbo = await find_limbo(mesh)
             evidence = await collect(mesh, operator, directory, limbo, it.pauses, [part.name for part in it.parts if part.stuck])
             await it.leave("plane")

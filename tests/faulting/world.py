@@ -19,15 +19,15 @@ from mesh.identity.authority import Authority
 from mesh.identity.finding import roles_of
 from mesh.identity.serving import server_trust
 from mesh.link.server import EmbeddedServer
-from tests.faulting.parts import LISTENER, TOOL, WORKER
+from tests.faulting.parts import HAND, LISTENER, TOOL, WORKER
 from tests.faulting.plan import Fault
 from tests.processes import ROOT
 from tests.proxy import Proxy
 
-CAST: Final[Mapping[str, int]] = {"plane": 2, "bridge": 2, "worker": 2, "listener": 2, "sender": 2, "caller": 2}
+CAST: Final[Mapping[str, int]] = {"plane": 2, "bridge": 2, "worker": 2, "listener": 2, "hand": 2, "sender": 2, "caller": 2}
 """Processes of each kind."""
 
-ORDER: Final = (("plane",), ("bridge", "worker", "listener"), ("sender", "caller"))
+ORDER: Final = (("plane",), ("bridge", "worker", "listener", "hand"), ("sender", "caller"))
 """Who must be ready before whom: a subscription hears what is published from when it was made."""
 
 SHORT: Final = 3.0
@@ -184,7 +184,7 @@ async def world(directory: Path, *, cast: Mapping[str, int] = CAST, worker: str 
     senders = [f"{kind}-{number}" for kind in ("sender", "caller") for number in range(cast[kind])]
     for name in ("mesh", "operator"):
         authority.issue(name, roles_of(name))
-    authority.issue_all((WORKER, TOOL), ("agent",))
+    authority.issue_all((WORKER, TOOL, HAND), ("agent",))
     authority.issue_all((LISTENER,), ("agent", "host"))
     authority.issue_all(senders, ("host",))
     async with AsyncExitStack() as stack:
