@@ -18,9 +18,9 @@ import structlog
 from mesh.clock import monotonic
 from mesh.delivery import Reject
 from mesh.errors import ConfigError, InvalidEvent, MalformedMessage, Refused
-from mesh.events.reading import ONLY, EventReader, Filter, Transform, choose
+from mesh.events.reading import ONLY, EventReader, Filter, Transform
 from mesh.link.connection import Connection
-from mesh.link.reader import Made, MakeConsumer, Stored, read_stream
+from mesh.link.reader import Made, MakeConsumer, read_stream
 from mesh.policy.lines import worth_a_line
 from mesh.topology import EVENTS
 from mesh.wire.event import Event, check, parse_time, split
@@ -110,37 +110,40 @@ class Replay:
             make=self._make,
             on_begin=self._begin,
         )
+        read = self._reader.read
         async with aclosing(lists):
             async for stored in lists:
-                for each in stored:
+                for subject, body, headers, seq, time_ns in stored:
                     self.read += 1
-                    self.at_ns = each.time_ns
-                    if to_ns is not None and each.time_ns > to_ns:
+                    self.at_ns = time_ns
+                    if to_ns is not None and time_ns > to_ns:
                         self.read = self.total
                         return
-                    event = self._event(each, admit, filter)
-                    if event is None:
+                    if headers is not None and ONLY in headers:
+                        continue  # the same once more, for somebody who could not handle it
+                    try:
+                        event = read(subject, body, headers, seq, time_ns)
+                        if event is None:
+                            continue
+                        if admit is not None:
+                            event = admit(event)
+                        if filter is not None and not filter(event):
+                            continue
+                    except (Refused, MalformedMessage, InvalidEvent, Reject) as problem:
+                        self._leave_out(subject, problem)
                         continue
                     if pace is not None:
-                        await pace.wait(each.time_ns)
+                        await pace.wait(time_ns)
                     self.told += 1
                     yield event
 
     def _begin(self, made: Made) -> None:
         self.total = self.read + made.waiting
 
-    def _event(self, stored: Stored, admit: Transform | None, filter: Filter | None) -> Event | None:
-        headers = stored.headers
-        if headers is not None and ONLY in headers:
-            return None  # the same once more, for somebody who could not handle it
-        try:
-            event = self._reader.read(stored.subject, stored.body, headers, stored.seq, stored.time_ns)
-            return None if event is None else choose(event, admit, filter, None)
-        except (Refused, MalformedMessage, InvalidEvent, Reject) as problem:
-            self.broken += 1
-            if worth_a_line(self.broken):
-                _log.warning("what is no event is left out of a replay", subject=stored.subject, why=str(problem), count=self.broken)
-            return None
+    def _leave_out(self, subject: str, problem: Exception) -> None:
+        self.broken += 1
+        if worth_a_line(self.broken):
+            _log.warning("what is no event is left out of a replay", subject=subject, why=str(problem), count=self.broken)
 
 
 class _Pace:

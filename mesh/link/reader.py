@@ -204,16 +204,23 @@ class _Reader:
     def accept(self, messages: list[Message], last: int | None) -> tuple[list[Stored], bool]:
         """What of `messages` to hand on, up to sequence `last`, and whether nothing was missing among them."""
         found: list[Stored] = []
+        expected, seq = self._next, self.position
         for message in messages:
-            _, _, _, seq, consumer_seq, time_ns, _ = parse_delivery(message.reply)
-            if consumer_seq != self._next:
-                _log.warning("messages were lost on the way and are read again", stream=self._stream, after=self.position)
+            tokens = message.reply.split(".")
+            if len(tokens) == 9:  # `parse_delivery`, of which this needs half
+                number, its_seq, time_ns = int(tokens[6]), int(tokens[5]), int(tokens[7])
+            else:
+                _, _, _, its_seq, number, time_ns, _ = parse_delivery(message.reply)
+            if number != expected:
+                _log.warning("messages were lost on the way and are read again", stream=self._stream, after=seq)
+                self._next, self.position = expected, seq
                 return found, False
-            self._next += 1
-            self.position = seq
+            expected += 1
+            seq = its_seq
             if last is not None and seq > last:
                 break
             found.append(Stored(message.subject, message.body, message.headers, seq, time_ns))
+        self._next, self.position = expected, seq
         return found, True
 
     def end(self) -> None:
