@@ -15,7 +15,7 @@ from bridge.mesh_tools.tools import TOOLS
 from mesh import Mesh
 from tests.conftest import Broker
 from tests.gather_world import hosted, text
-from tests.helpers import Recorder, serving
+from tests.helpers import Recorder, Signals, serving
 from tests.message_world import Inbox, letters, receiving, until_gone, waiting
 
 pytestmark = pytest.mark.filterwarnings("ignore::mcp.MCPDeprecationWarning")
@@ -25,15 +25,15 @@ ERAS = ("legacy", "auto")
 Mode = Literal["legacy"]
 
 
-async def called(client: Client, tool: str, **arguments: Any) -> dict[str, Any]:
-    result = await client.call_tool(tool, arguments)
+async def called(client: Client, tool_name: str, /, **arguments: Any) -> dict[str, Any]:
+    result = await client.call_tool(tool_name, arguments)
     assert not result.is_error, text(result)
     assert result.structured_content is not None
     return result.structured_content
 
 
-async def failed(client: Client, tool: str, **arguments: Any) -> str:
-    result = await client.call_tool(tool, arguments)
+async def failed(client: Client, tool_name: str, /, **arguments: Any) -> str:
+    result = await client.call_tool(tool_name, arguments)
     assert result.is_error
     return text(result)
 
@@ -140,6 +140,41 @@ async def test_who_is_there(plane: str) -> None:
         assert agents["shown"]["state"] == "up"
         assert "mesh" not in agents
         assert (await called(client, "list_agents", role="nobody's"))["agents"] == []
+
+
+@pytest.mark.parametrize("mode", ERAS)
+async def test_events_and_jobs(plane: str, mode: Mode) -> None:
+    heard: list[Any] = []
+    signals = Signals()
+
+    async def hear(event: Any) -> None:
+        heard.append((event.topic, event.data))
+        signals.tell()
+
+    async def work(_: Any) -> Any:
+        return {"content": [{"type": "text", "text": "done"}]}
+
+    async with (
+        Mesh(name=f"submitter-{mode}", broker=plane) as mesh,
+        Mesh(name=f"worker-{mode}", broker=plane) as worker,
+        Client(mesh_transport(mesh=mesh), mode=mode) as client,
+    ):
+        async with worker.events.subscribe("builds.*", hear):
+            said = await called(client, "publish_event", topic="builds.failed", data={"n": 1}, id=f"e-{mode}")
+            assert said == {"id": f"e-{mode}"}
+            await signals.until(lambda: heard == [("builds.failed", {"n": 1})])
+        assert "publish" in await failed(client, "publish_event", topic="builds.*")
+        job = await called(client, "submit_job", agent=f"worker-{mode}", tool="t", arguments={"a": 1})
+        assert job["state"] == "queued"
+        async with worker.jobs.work(work):
+            done = await called(client, "get_job", id=job["id"], wait=20)
+        assert done["state"] == "done"
+        assert done["result"]["content"][0]["text"] == "done"
+        assert job["id"] in [each["id"] for each in (await called(client, "list_jobs"))["jobs"]]
+        other = await called(client, "submit_job", agent=f"worker-{mode}", tool="t")
+        await called(client, "cancel_job", id=other["id"])
+        assert (await called(client, "get_job", id=other["id"]))["state"] == "cancelled"
+        assert "no_such_job" in await failed(client, "get_job", id="1-nothing")
 
 
 async def test_arguments_that_are_wrong_are_told(plane: str) -> None:

@@ -112,7 +112,7 @@ class SubmitJob(Takes):
     key: str | None = Field(None, min_length=1, description="Submitted twice with the same key, it is one job.")
     deadline: float | None = Field(None, gt=0, description="Seconds after which nobody works on it any more.")
     attempts: int = Field(3, ge=1, le=20, description="How often it is begun, should its workers die.")
-    keep: float = Field(86_400, gt=0, description="Seconds for which its result is kept.")
+    keep: int = Field(86_400, ge=1, description="Seconds for which its result is kept.")
 
 
 class GetJob(Takes):

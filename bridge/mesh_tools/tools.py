@@ -12,7 +12,6 @@
 A tool's failure is a result with `isError`, whose text says the code and the next step, as MCP wants it for what a model can mend.
 """
 
-import dataclasses
 import json
 import secrets
 from collections.abc import Awaitable, Callable, Mapping
@@ -27,6 +26,7 @@ from bridge.mesh_tools.inbox import Inbox
 from mesh import Mesh, clock
 from mesh.broker import AgentMessage, MessageOptions
 from mesh.errors import MeshError
+from mesh.jobs import JobRecord
 from mesh.policy.rights import matches
 from mesh.policy.rights.compile import HEALTH_TOPIC
 from mesh.registry.directory import Directory
@@ -41,8 +41,6 @@ class MeshTools:
         self.mesh = mesh
         self.inbox = Inbox(mesh)
         self._directory = directory
-        self._door: Any = mesh
-        """Doors that a mesh may lack."""
 
     async def close(self) -> None:
         await self.inbox.close()
@@ -118,22 +116,22 @@ class MeshTools:
 
     async def publish_event(self, asked: shapes.PublishEvent) -> Mapping[str, Any]:
         options = asked.model_dump(include={"type", "priority", "subject", "id"})
-        return {"id": await self._door.events.publish(asked.topic, asked.data, **options)}
+        return {"id": await self.mesh.events.publish(asked.topic, asked.data, **options)}
 
     async def submit_job(self, asked: shapes.SubmitJob) -> Mapping[str, Any]:
         options = asked.model_dump(include={"key", "deadline", "attempts", "keep"})
-        return _job(await self._door.jobs.submit(asked.agent, asked.tool, asked.arguments, **options))
+        return _job(await self.mesh.jobs.submit(asked.agent, asked.tool, asked.arguments, **options))
 
     async def get_job(self, asked: shapes.GetJob) -> Mapping[str, Any]:
         if asked.wait:
-            return _job(await self._door.jobs.wait(asked.id, asked.wait))
-        return _job(await self._door.jobs.get(asked.id))
+            return _job(await self.mesh.jobs.wait(asked.id, asked.wait))
+        return _job(await self.mesh.jobs.get(asked.id))
 
     async def list_jobs(self, _: shapes.Nothing) -> Mapping[str, Any]:
-        return {"jobs": [_job(each) for each in await self._door.jobs.list()]}
+        return {"jobs": [_job(each) for each in await self.mesh.jobs.list()]}
 
     async def cancel_job(self, asked: shapes.JobId) -> Mapping[str, Any]:
-        await self._door.jobs.cancel(asked.id)
+        await self.mesh.jobs.cancel(asked.id)
         return {"id": asked.id}
 
     async def list_agents(self, asked: shapes.ListAgents) -> Mapping[str, Any]:
@@ -220,9 +218,8 @@ def _new_id() -> str:
     return secrets.token_hex(8)
 
 
-def _job(job: Any) -> dict[str, Any]:
-    said: dict[str, Any] = job.as_dict() if hasattr(job, "as_dict") else dataclasses.asdict(job)
-    return said
+def _job(job: JobRecord) -> dict[str, Any]:
+    return job.as_dict()
 
 
 def _failure(text: str) -> dict[str, Any]:
@@ -240,13 +237,13 @@ def _sends(mesh: Mesh) -> bool:
 
 def _calls(mesh: Mesh) -> bool:
     """Whether it may have somebody's tools called as jobs."""
-    return hasattr(mesh, "jobs") and _some(mesh, mesh.subjects.rights_job(EACH, mesh.name))
+    return _some(mesh, mesh.subjects.rights_job(EACH, mesh.name))
 
 
 def _publishes(mesh: Mesh) -> bool:
     """Whether it may publish on some topic, besides how it is itself."""
     subjects, me = mesh.subjects, mesh.name
-    return hasattr(mesh, "events") and _some(mesh, subjects.rights_publish(me, None), subjects.rights_publish(me, HEALTH_TOPIC))
+    return _some(mesh, subjects.rights_publish(me, None), subjects.rights_publish(me, HEALTH_TOPIC))
 
 
 def _some(mesh: Mesh, wanted: str, but: str = "") -> bool:
