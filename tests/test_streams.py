@@ -248,3 +248,11 @@ async def test_streams_and_calls_under_one_name(plane):
         async with await mesh.create_stream("s-both", "echo") as stream:
             await stream.send("here too")
             assert await stream.receive() == "here too"
+
+
+async def test_an_opener_that_is_gone_is_known_and_its_handler_is_stopped(plane):
+    async with two(plane, "s-left", silent=silent) as (server, mesh):
+        await mesh.create_stream("s-left", "silent")
+        await mesh.connection._client.close()
+        mesh.connection._closing = True
+        await until(lambda: not server.streams.ends.count)

@@ -22,6 +22,8 @@ Frames, integers big-endian:
 | data  | `D`, number of the first message (8), then for each message: kind (1), length (4), body                              |
 | grant | `G`, flags (1: ASK 1, AGAIN 2), messages taken (8), bytes taken (8), messages received (8), messages sent (8)      |
 | abort | `X`, JSON `{"code", "message"}`                                                                                    |
+
+This module is long because both directions of a stream keep one account, and every rule of it stands beside its counterpart.
 """
 
 import json
