@@ -2,7 +2,9 @@
 
 import asyncio
 
+from mesh import clock
 from mesh.broker import Reject
+from mesh.delivery import keep_older
 from mesh.link.jetstream import JetStream
 from mesh.link.pull import PullLoop
 from mesh.topology import LANES
@@ -82,3 +84,28 @@ async def test_a_receiver_that_ends_each_time_leaves_a_dead_letter(plane: str) -
             await until_gone(plane, "mortal")
     assert inbox.messages == []
     assert (found.letter.code, found.letter.deliveries, found.item.id, found.item.content) == ("undelivered", 2, "m1", "kept")
+
+
+async def test_what_nobody_reads_is_a_dead_letter_before_its_stream_drops_it(plane: str) -> None:
+    """The control plane looks by the age of a message. One that is in somebody's hands is left to them."""
+    async with joined(plane, "operator") as operator, joined(plane) as mesh:
+        js = JetStream(operator.connection)
+        await mesh.messages.publish_message("away", "t", "old", id="a1", priority="low")
+        before = clock.wall_ns()
+        await mesh.messages.publish_message("away", "t", "young", priority="low")
+        hold, inbox = asyncio.Event(), Inbox()
+
+        async def handler(message: object) -> None:
+            await inbox(message)  # type: ignore[arg-type]
+            await hold.wait()
+
+        await mesh.messages.publish_message("present", "t", priority="critical")
+        async with receiving(plane, "present", handler):
+            await inbox.holds(1)
+            assert await keep_older(js, mesh.subjects, LANES["critical"], clock.wall_ns()) == 0
+            hold.set()
+            await until_gone(plane, "present", "critical")
+        assert await keep_older(js, mesh.subjects, LANES["low"], before) == 1
+        [found] = await letters(plane, "away")
+        assert (found.letter.code, found.item.id, found.item.content) == ("unread", "a1", "old")
+        assert await keep_older(js, mesh.subjects, LANES["low"], before) == 0

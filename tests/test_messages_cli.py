@@ -49,6 +49,13 @@ async def test_what_is_sent_is_heard(broker: Broker, plane: str, tmp_path: Path)
     assert (second["id"], second["content"]) == (plain.out.strip(), "hello")
 
 
+async def test_who_writes_to_a_name_that_nobody_has_is_told_and_it_is_stored(broker: Broker, plane: str, tmp_path: Path) -> None:
+    said = await mesh("send", "misspelt", "t", "x", "--json", *broker.options, cwd=tmp_path)
+    assert said.code == 0
+    assert said.json["id"]
+    assert "no agent is here as 'misspelt'" in said.err
+
+
 async def test_what_is_sent_later(broker: Broker, plane: str, tmp_path: Path) -> None:
     for name in ("planner", "later"):
         broker.authority.issue(name, ("agent", "host"))

@@ -20,7 +20,9 @@ To = Annotated[str | None, typer.Option("--to", metavar="NAME", help="Only those
 From = Annotated[str | None, typer.Option("--from", metavar="NAME", help="Only those of this sender.", show_default=False)]
 Code = Annotated[
     str | None,
-    typer.Option("--code", metavar="CODE", help="Only rejected, failed, expired, malformed or undelivered ones.", show_default=False),
+    typer.Option(
+        "--code", metavar="CODE", help="Only rejected, failed, expired, malformed, undelivered or unread ones.", show_default=False
+    ),
 ]
 
 

@@ -3,13 +3,17 @@
 import asyncio
 import json
 import sys
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from mesh.cli import options
 from mesh.cli.running import execute, joined
 from mesh.cli.times import read_span, read_time
+
+if TYPE_CHECKING:
+    from mesh import Mesh
+    from mesh.errors import NoSuchAgent
 
 
 def send(
@@ -77,12 +81,27 @@ def send(
             else:
                 when = None if due is None else clock.iso(due)
                 stored = await mesh.messages.publish_message(to, type, said, expires=expires, delay=delay, at=when, **chosen)
+            if (nobody := await _nobody(mesh, to)) is not None:
+                typer.echo(f"no agent is here as {to!r}: the message waits for who listens there. {nobody.hint}", err=True)
         if as_json:
             print_json({"id": stored})
         else:
             print_text(stored)
 
     execute(work, as_json=as_json)
+
+
+async def _nobody(mesh: "Mesh", to: str) -> "NoSuchAgent | None":
+    """What is known of a name that nobody has: it may be misspelt. None where somebody has it, or we may not know."""
+    from mesh.errors import MeshError, NoSuchAgent
+
+    try:
+        await mesh.target(to)
+    except NoSuchAgent as nobody:
+        return nobody
+    except MeshError:
+        pass
+    return None
 
 
 def listen(

@@ -8,7 +8,7 @@
   `HandledInSqlite` in one transaction with the effect.
 - `Store`: stores something at the broker once, with a deduplication id that nobody else can make. `secret_of` a participant's credentials.
 - `DeadLetters`: looked through, mended, sent again, dropped; a `LetterFamily` says how. `letter_subject` and `write_letter` write one,
-  `keep` in a receiver's place, `keep_given_up` those that the broker gave up (the control plane's).
+  `keep` in a receiver's place; the control plane has `keep_given_up` for what the broker gave up, and `keep_unread` for what nobody reads.
 """
 
 from mesh.delivery.dead import letter_subject, write_letter
@@ -21,10 +21,11 @@ from mesh.delivery.handling import Handler, Handling, Reject, Retry
 from mesh.delivery.letters import Again, DeadLetters, Kept, LetterFamily, Told, as_dict
 from mesh.delivery.receiver import Receiver, ReceiverOptions, consumer_config
 from mesh.delivery.storing import NO_ROOM, PER_SUBJECT, Store, secret_of
+from mesh.delivery.unread import keep_older, keep_unread
 
 __all__ = [
     "NO_ROOM", "OWNER", "PER_SUBJECT", "SUBSCRIPTION", "Again", "AlreadyHandled", "DeadLetters", "Family", "Handled",
     "HandledInBucket", "HandledInSqlite", "Handler", "Handling", "Kept", "Key",
     "Lane", "LetterFamily", "Receiver", "ReceiverOptions", "Recently", "Reject", "Retry", "Source", "Store", "Told", "as_dict",
-    "consumer_config", "keep", "keep_given_up", "letter_subject", "secret_of", "write_letter",
+    "consumer_config", "keep", "keep_given_up", "keep_older", "keep_unread", "letter_subject", "secret_of", "write_letter",
 ]  # fmt: skip

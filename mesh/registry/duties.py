@@ -4,7 +4,7 @@ from collections.abc import Coroutine, Mapping
 from typing import Any, Final, Protocol
 
 from mesh.broker.schedules import Schedules
-from mesh.delivery import keep_given_up
+from mesh.delivery import keep_given_up, keep_unread
 from mesh.events import keep_room
 from mesh.link.jetstream import JetStream
 from mesh.registry.sight import Sight
@@ -24,8 +24,13 @@ async def _send_what_is_due(js: JetStream, subjects: Subjects, sight: Sight) -> 
     await Schedules(js, subjects, sight.check_sends).send_due()
 
 
+async def _keep_unread(js: JetStream, subjects: Subjects, _: Sight) -> None:
+    await keep_unread(js, subjects)
+
+
 DUTIES: Final[Mapping[str, Duty]] = {
     "what the broker gave up": _keep_given_up,
+    "messages that nobody reads": _keep_unread,
     "room for events": keep_room,
     "messages that are due": _send_what_is_due,
 }
