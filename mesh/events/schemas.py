@@ -17,7 +17,7 @@ from typing import Any, Final, Self
 import structlog
 
 from mesh.delivery import Reject
-from mesh.errors import BadExpression, ConfigError, Denied, IncompatibleSchema, InvalidEvent, MalformedMessage, MeshError, RemoteError
+from mesh.errors import BadExpression, ConfigError, IncompatibleSchema, InvalidEvent, MalformedMessage, MeshError, RemoteError
 from mesh.link.buckets import Entry
 from mesh.link.connection import Connection
 from mesh.link.jetstream import JetStream
@@ -46,7 +46,7 @@ class Schemas:
         connection: Connection,
         subjects: Subjects,
         ask: Callable[..., Awaitable[dict[str, Any]]],
-        make_reader: Callable[[str], Awaitable[str]],
+        make_reader: Callable[[str, tuple[str, ...]], Awaitable[str]],
     ) -> None:
         self._connection = connection
         self._subjects = subjects
@@ -149,20 +149,37 @@ class Schemas:
                 await self._read()
 
     async def _read(self) -> None:
+        """A copy for each pattern of our rights: filters of one reader may not overlap, and those of a role may."""
         if self._open:
             return
-        view = BucketView(
-            JetStream(self._connection),
-            SCHEMAS,
-            live=self._subjects.schemas_of(),
-            make_reader=partial(self._make_reader, SCHEMAS),
-            on_change=self._on_change,
-        )
-        try:
+        await self._stack.aclose()
+        self._stack = AsyncExitStack()
+        before, self._keys = self._keys, {}
+        for live in self._patterns():
+            keys = (live.removeprefix(self._subjects.schemas_of().removesuffix(">")),)
+            view = BucketView(
+                JetStream(self._connection),
+                SCHEMAS,
+                live=live,
+                make_reader=partial(self._make_reader, SCHEMAS, keys),
+                on_change=self._on_change,
+            )
             await self._stack.enter_async_context(view)
-        except Denied as problem:
-            _log.debug("we may neither publish nor hear any topic", why=str(problem))
+        for key in before.keys() - self._keys.keys():
+            self._drop(*before[key])
+        self._stack.callback(self._connection.on_renewed(self._on_renewed))
         self._open = True
+
+    def _patterns(self) -> tuple[str, ...]:
+        """What we may hear of the bucket's copies: none for who may neither publish nor hear any topic."""
+        everything, rights = self._subjects.schemas_of(), self._connection.rights
+        if rights is None or rights.may_hear_all(everything):
+            return (everything,)
+        return rights.narrow(everything)
+
+    def _on_renewed(self) -> None:
+        """Other rights: when we next publish or begin to hear, we look anew."""
+        self._open = False
 
     async def check(self, event: Event) -> Event:
         """The event as it may be published. Raises InvalidEvent."""
@@ -212,12 +229,7 @@ class Schemas:
 
     def _on_change(self, key: str, entry: Entry | None, reason: str) -> None:
         if entry is None:
-            topic, version = self._keys.pop(key, ("", 0))
-            versions = self._entries.get(topic, {})
-            versions.pop(version, None)
-            if not versions:
-                self._entries.pop(topic, None)
-            self._topics.pop(topic, None)
+            self._drop(*self._keys.pop(key, ("", 0)))
             return
         try:
             said = read(SchemaEntry, entry.value)
@@ -229,6 +241,13 @@ class Schemas:
             return
         self._keys[key] = said.topic, said.version
         self._note(said)
+
+    def _drop(self, topic: str, version: int) -> None:
+        versions = self._entries.get(topic, {})
+        versions.pop(version, None)
+        if not versions:
+            self._entries.pop(topic, None)
+        self._topics.pop(topic, None)
 
     def _note(self, entry: SchemaEntry) -> None:
         self._entries.setdefault(entry.topic, {})[entry.version] = entry

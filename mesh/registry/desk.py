@@ -75,7 +75,7 @@ class Desk:
         if asked.bucket in (REGISTRY, HEALTH, HANDLED):
             return {"consumer": await make_reader(self._js, asked.bucket, self._sight.keys(caller, asked.bucket))}
         if asked.bucket == SCHEMAS:
-            return {"consumer": await make_reader(self._js, SCHEMAS, self._sight.schemas(caller))}
+            return {"consumer": await make_reader(self._js, SCHEMAS, self._sight.schemas(caller, asked.filters))}
         if asked.stream == JOURNAL:
             self._sight.check_reads(caller, asked.stream)
             return (await make_consumer(self._js, _stream_reader(asked)))._asdict()

@@ -40,13 +40,13 @@ class Readers:
         self._connection = connection
         self._ask = ask
 
-    async def of_bucket(self, bucket: str) -> str:
-        """A reader of what of a bucket we may see. Where no control plane runs and nothing forbids it, we make our own."""
+    async def of_bucket(self, bucket: str, keys: tuple[str, ...] = ()) -> str:
+        """A reader of what of a bucket we may see; of the schemas, these keys. Where no control plane runs, and we may, we make our own."""
         try:
-            return await self._asked(ReaderQuestion(bucket=bucket))
+            return await self._asked(ReaderQuestion(bucket=bucket, filters=keys))
         except NoSuchAgent as nobody:
             try:
-                return await make_reader(JetStream(self._connection), bucket)
+                return await make_reader(JetStream(self._connection), bucket, keys or (">",))
             except ApiError as error:
                 raise ConfigError(
                     f"the broker has no bucket {bucket!r}: {error}", hint="start `mesh up`, or run `mesh topology apply`"
