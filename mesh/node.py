@@ -14,7 +14,7 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any, Final, Self, Unpack
+from typing import Any, Final, Literal, Self, Unpack, overload
 
 from mesh import clock
 from mesh.broker import MessageBroker
@@ -43,8 +43,8 @@ from mesh.registry.readers import Readers
 from mesh.registry.vitals import Vitals
 from mesh.rpc import Progress, build_request, read_response
 from mesh.settings import Settings, installed_version, make_settings
-from mesh.streams import Stream, StreamHandler, Streams
-from mesh.streams.door import StreamOptions
+from mesh.streams import DurableStream, Stream, StreamHandler, Streams
+from mesh.streams.door import DurableOptions, StreamOptions
 from mesh.subjects import ANY, CONTROL_PLANE, NAME_KEYS, Subjects
 from mesh.topology import REGISTRY
 from mesh.wire.entries import InstanceEntry, JournalPolicy, ProbeAnswer
@@ -200,10 +200,16 @@ class Mesh:
             return answer
         raise AssertionError("unreachable")
 
-    async def create_stream(self, to: str, type: str, **options: Unpack[StreamOptions]) -> Stream:
-        """Open a stream to an agent: `async with await mesh.create_stream("qa", "test_run") as stream`. As `mesh.streams.open`; one that
-        outlives both ends is `mesh.streams.open_durable`."""
-        return await self.streams.open(to, type, **options)
+    @overload
+    async def create_stream(self, to: str, type: str, *, durable: Literal[False] = False, **options: Unpack[StreamOptions]) -> Stream: ...
+
+    @overload
+    async def create_stream(self, to: str, type: str, *, durable: Literal[True], **options: Unpack[DurableOptions]) -> DurableStream: ...
+
+    async def create_stream(self, to: str, type: str, *, durable: bool = False, **options: Any) -> Stream | DurableStream:
+        """Open a stream to an agent: `async with await mesh.create_stream("qa", "test_run") as stream`. As `mesh.streams.open`, and where it
+        is to outlive both ends `mesh.streams.open_durable`."""
+        return await (self.streams.open_durable(to, type, **options) if durable else self.streams.open(to, type, **options))
 
     async def target(self, agent: str) -> Target:
         """Whom a name stands for, asked or remembered. For bridges, which open exchanges of their own."""

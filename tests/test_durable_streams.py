@@ -70,7 +70,7 @@ async def operator(url: str) -> Mesh:
 async def test_both_ways_to_the_end_and_nothing_is_left(plane: str) -> None:
     said = [b"\x00", "x", {"a": 1}, *range(100)]
     async with two(plane, "d-echo", echo=echo) as (_, mesh), await operator(plane) as looking:
-        async with await mesh.streams.open_durable("d-echo", "echo") as stream:
+        async with await mesh.create_stream("d-echo", "echo", durable=True) as stream:
             for message in said:
                 await stream.send(message)
             await stream.end()

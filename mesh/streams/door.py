@@ -39,6 +39,16 @@ class StreamOptions(TypedDict, total=False):
     timeout: float
 
 
+class DurableOptions(TypedDict, total=False):
+    """How a durable stream is opened; `Streams.open_durable` has the defaults."""
+
+    id: str | None
+    content: Any
+    sent: int
+    taken: int
+    timeout: float
+
+
 class ServingOptions(TypedDict, total=False):
     """The windows that are granted at most, and who else is told that a caller's connection is gone."""
 
