@@ -110,10 +110,8 @@ async def _connect(options: argparse.Namespace) -> int:
         _say(advice(options.print_config, name, text), sys.stderr)
         return 0
 
-    from bridge.connect import Connected
-    from bridge.gathered.gather import Gathered
     from bridge.gathered.roster import Roster
-    from bridge.host_link import HostLink
+    from bridge.links import Links
     from bridge.ports.host import StdioHost
     from mesh import Mesh
 
@@ -121,12 +119,12 @@ async def _connect(options: argparse.Namespace) -> int:
     async with contextlib.AsyncExitStack() as stack:
         mesh = await stack.enter_async_context(Mesh(settings=settings))
         port = StdioHost()
-        link: HostLink
+        links = await stack.enter_async_context(Links(mesh))
         if options.name is not None:
-            link = Connected(mesh, options.name, port.send, timeout=options.timeout)
+            link = links.to_one(options.name, port.send, timeout=options.timeout)
         else:
             roster = await stack.enter_async_context(Roster(mesh))
-            link = Gathered(roster, port.send, only_find=options.find_only, timeout=options.timeout)
+            link = links.to_all(roster, port.send, only_find=options.find_only, timeout=options.timeout)
         told = asyncio.create_task(signals.wait(), name="signals")
         running = asyncio.create_task(port.run(link.receive), name="host")
         await asyncio.wait({told, running}, return_when=asyncio.FIRST_COMPLETED)

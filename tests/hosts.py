@@ -174,9 +174,10 @@ Join = Callable[[str], AbstractAsyncContextManager[Host]]
 
 
 @asynccontextmanager
-async def pipe_host(broker_url: str, agent: str) -> AsyncIterator[Host]:
+async def pipe_host(broker_url: str, agent: str | None = None, *options: str) -> AsyncIterator[PipeHost]:
+    """On all agents as one, where none is named."""
     process = await asyncio.create_subprocess_exec(
-        *[sys.executable, "-m", "bridge", "connect", agent, "--broker", broker_url],
+        *[sys.executable, "-m", "bridge", "connect", *([] if agent is None else [agent]), "--broker", broker_url, *options],
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.DEVNULL,

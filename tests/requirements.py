@@ -166,4 +166,37 @@ _PEERS: Final = (
     Requirement("a client that leaves without a word makes room", "2025-11-25 basic/transports, session management"),
 )
 
-REQUIREMENTS: Final = (*_TABLE, *_LOGS, *_BYTES, *_SESSIONS, *_PEERS)
+_TASKS: Final = (
+    Requirement("tasks are announced where the server has none", "2025-11-25 basic/utilities/tasks; 2026-07-28 extension tasks", (
+        "tests/test_tasks.py::test_tasks_are_announced_where_the_server_has_none",
+    )),
+    Requirement("tasks of a server are left alone", "2025-11-25 basic/utilities/tasks; 2026-07-28 extension tasks", (
+        "tests/test_tasks_link.py::test_tasks_of_a_server_are_left_alone",
+    )),
+    Requirement("a tool that must not be a task is none", "2025-11-25 basic/utilities/tasks, tool-level negotiation", (
+        "tests/test_tasks.py::test_tools_that_must_not_be_tasks_stay_so",
+        "tests/test_tasks_link.py::test_a_tool_that_must_not_be_a_task_is_none",
+    )),
+    Requirement("tools/call as a task, tasks/get, tasks/result, tasks/list", "2025-11-25 basic/utilities/tasks"),
+    Requirement("tasks/cancel reaches the worker, and ends in cancelled", "2025-11-25 basic/utilities/tasks, task cancellation"),
+    Requirement("notifications/tasks/status, and progress of a task", "2025-11-25 basic/utilities/tasks, task notifications"),
+    Requirement("tasks/list in pages", "2025-11-25 basic/utilities/tasks, task listing", (
+        "tests/test_tasks_link.py::test_tasks_come_in_pages",
+    )),
+    Requirement("a server decides on a task, tasks/get, tasks/update, tasks/cancel", "2026-07-28 extension tasks"),
+    Requirement("notifications/tasks on a listen", "2026-07-28 extension tasks, task status notifications"),
+    Requirement("a client that does not declare the extension has no tasks", "2026-07-28 extension tasks, capability negotiation", (
+        "tests/test_tasks.py::test_what_is_refused", "tests/test_tasks_link.py::test_everything_else_passes",
+    )),
+    Requirement("a task outlives its host and its bridges", "2026-07-28 extension tasks, task polling"),
+    Requirement("a task is one identity's", "2025-11-25 basic/utilities/tasks, task isolation; 2026-07-28 extension tasks, auth binding"),
+    Requirement("a server that must ask ends its task with the error that says so", "2026-07-28 extension tasks, error handling"),
+    Requirement("input_required of a task", "2025-11-25 basic/utilities/tasks, input required status; 2026-07-28 extension tasks", gap=(
+        "a task is a job, and a job asks nobody: the task fails with the error that names the capability (decision 15)"
+    )),
+    Requirement("tasks of hosts, for a server's requests", "2025-11-25 basic/utilities/tasks, client capabilities", gap=(
+        "they pass as they are, in a session: a server may ask its host for a task, and the bridge makes none of it"
+    )),
+)  # fmt: skip
+
+REQUIREMENTS: Final = (*_TABLE, *_LOGS, *_BYTES, *_SESSIONS, *_PEERS, *_TASKS)

@@ -9,10 +9,12 @@ import pytest
 from bridge.ports.http_headers import modern_headers
 from bridge.tasks import announce, told
 from bridge.tasks.asked import MOST_IDS, About, Asked, Listen, Page, Submit, mentions, read
-from bridge.tasks.task import Task
+from bridge.tasks.task import Task, task_of
 from bridge.tasks.words import EXTENSION, KEEP, LONGEST_KEEP, SHORTEST_KEEP
 from bridge.web.rules import modern_problem
+from mesh.policy.job_life import State
 from mesh.rpc import CLIENT_CAPABILITIES, MODERN, PROTOCOL_VERSION
+from mesh.wire.job import JobRecord
 from mesh.wire.jsonrpc import scan
 
 DECLARED: dict[str, Any] = {"extensions": {EXTENSION: {}}}
@@ -43,7 +45,7 @@ def error_in(raw: Any) -> dict[str, Any]:
     [
         (handshake("tools/call", **CALL), None),
         (handshake("tools/call", **CALL, task={}), Submit(KEEP, must=True)),
-        (handshake("tools/call", **CALL, task={"ttl": 120_000}), Submit(120.0, must=True)),
+        (handshake("tools/call", **CALL, task={"ttl": 120_000}), Submit(120, must=True)),
         (handshake("tools/call", **CALL, task={"ttl": 1}), Submit(SHORTEST_KEEP, must=True)),
         (handshake("tools/call", **CALL, task={"ttl": 10**12}), Submit(LONGEST_KEEP, must=True)),
         (handshake("tools/call", **CALL, task={"ttl": "long"}), Submit(KEEP, must=True)),
@@ -172,6 +174,37 @@ def test_a_tool_that_says_that_it_failed_has_failed_in_the_handshake_era_only() 
     assert body(told.got(b"7", WRONG, modern=False))["status"] == "failed"
     assert body(told.outcome(b"7", WRONG, modern=False))["isError"] is True
     assert body(told.got(b"7", WRONG, modern=True))["status"] == "completed"
+
+
+def job(state: str, **more: Any) -> JobRecord:
+    said = {"id": "3-abc", "target": "echo", "caller": "host", "method": "tools/call", "name": "add", "keep": 60}
+    return JobRecord(**{**said, "state": state, "created_ns": 0, "updated_ns": 10**9, **more})
+
+
+@pytest.mark.parametrize(
+    ("record", "status", "message", "outcome"),
+    [
+        (job("queued"), "working", "waits for echo", None),
+        (job("queued", attempts=1, error={"code": 1, "message": "no"}), "working", "waits for echo to try it again", None),
+        (job("running", progress=1.0, total=3.0, message="one"), "working", "one", None),
+        (job("done", result=SAID), "completed", "", SAID),
+        (job("done", result={"resultType": "input_required"}), "failed", "the server asks for input, and a task asks nobody", None),
+        (job("failed", error={"code": -32123, "message": "no"}), "failed", "no", {"code": -32123, "message": "no"}),
+        (job("expired"), "failed", "the task was not done within its time", None),
+        (job("cancelled"), "cancelled", "", None),
+    ],
+)
+def test_a_job_is_a_task(record: JobRecord, status: str, message: str, outcome: Any) -> None:
+    task = task_of(record)
+    assert (task.status, task.message, task.ttl, task.agent, task.id) == (status, message, 60_000, "echo", "3-abc")
+    assert (task.created, task.updated) == ("1970-01-01T00:00:00.000000Z", "1970-01-01T00:00:01.000000Z")
+    assert (task.error is not None) is (status == "failed")
+    assert outcome in (None, task.result, task.error)
+    assert task.progress == ((1.0, 3.0) if record.progress else None)
+
+
+def test_every_state_of_a_job_is_a_status() -> None:
+    assert {task_of(job(state)).status for state in State} == {"working", "completed", "failed", "cancelled"}
 
 
 # ---- announced

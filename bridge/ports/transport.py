@@ -14,10 +14,9 @@ import anyio
 from mcp.shared.message import SessionMessage
 from mcp_types import jsonrpc_message_adapter
 
-from bridge.connect import Connected
-from bridge.gathered.gather import Gathered
 from bridge.gathered.roster import Roster
 from bridge.host_link import HostLink
+from bridge.links import Links
 from mesh import Mesh
 
 MOST_WAITING: Final = 10_000
@@ -51,12 +50,13 @@ async def mesh_transport(
         return
     if agent is None:
         async with (
+            Links(mesh) as links,
             Roster(mesh) as roster,
-            _streams(lambda hear: Gathered(roster, hear, only_find=only_find, timeout=timeout), "all agents") as streams,
+            _streams(lambda hear: links.to_all(roster, hear, only_find=only_find, timeout=timeout), "all agents") as streams,
         ):
             yield streams
     else:
-        async with _streams(lambda hear: Connected(mesh, agent, hear, timeout=timeout), agent) as streams:
+        async with Links(mesh) as links, _streams(lambda hear: links.to_one(agent, hear, timeout=timeout), agent) as streams:
             yield streams
 
 

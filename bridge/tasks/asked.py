@@ -31,6 +31,7 @@ LISTEN: Final = "subscriptions/listen"
 MOST_IDS: Final = 1_000
 """Tasks of one listen."""
 
+_EXTENSION: Final = EXTENSION.encode()
 _LACKING: Final[dict[str, Any]] = {"requiredCapabilities": {"extensions": {EXTENSION: {}}}}
 
 
@@ -38,7 +39,7 @@ _LACKING: Final[dict[str, Any]] = {"requiredCapabilities": {"extensions": {EXTEN
 class Submit:
     """A call that is to be a task (`must`), or that may be one."""
 
-    keep: float = KEEP
+    keep: int = KEEP
     must: bool = False
     askable: bool = False
     """Whether its client can be asked something in the middle of an ordinary call."""
@@ -72,7 +73,7 @@ Asked = Submit | About | Page | Listen
 
 def mentions(frame: Frame) -> bool:
     """Whether a call may be one for here: all that is looked at in the calls that are not."""
-    return (b'"task"' if frame.era is None else EXTENSION.encode()) in frame.raw
+    return (b'"task"' if frame.era is None else _EXTENSION) in frame.raw
 
 
 def read(frame: Frame) -> Asked | bytes | None:
@@ -135,11 +136,11 @@ def id_of(frame: Frame) -> bytes:
     return frame.raw[slice(*frame.id_span)]
 
 
-def _keep(ttl: Any) -> float:
+def _keep(ttl: Any) -> int:
     """Seconds, for the milliseconds that a host asks for."""
     if isinstance(ttl, bool) or not isinstance(ttl, int | float) or ttl != ttl:
         return KEEP
-    return min(max(ttl / 1000, SHORTEST_KEEP), LONGEST_KEEP)
+    return int(min(max(ttl / 1000, SHORTEST_KEEP), LONGEST_KEEP))
 
 
 def _params(frame: Frame) -> dict[str, Any]:

@@ -16,6 +16,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
+from mesh import clock
+from mesh.wire import control
+from mesh.wire.job import JobRecord
+
 WORKING: Final = "working"
 COMPLETED: Final = "completed"
 FAILED: Final = "failed"
@@ -46,3 +50,50 @@ class Task:
         if self.status == COMPLETED and not modern and self.result is not None and self.result.get("isError") is True:
             return FAILED
         return self.status
+
+
+def task_of(job: JobRecord) -> Task:
+    """A job as a task."""
+    status, result, error = _STATUS[job.state], None, job.error if job.state == "failed" else None
+    message = _message(job)
+    if status == COMPLETED:
+        result = job.result if isinstance(job.result, dict) else {}
+        if result.get("resultType") == "input_required":
+            status, error = FAILED, _mesh_error("input_required", "the server asks for input, and a task asks nobody")
+    elif job.state == "expired":
+        error = job.error or _mesh_error("timeout", "the task was not done within its time")
+    elif status == FAILED and error is None:
+        error = _mesh_error("job_failed", "the task failed")
+    progress = None if job.progress is None or status != WORKING else (job.progress, job.total)
+    return Task(
+        id=job.id,
+        agent=job.target,
+        status=status,
+        created=clock.iso(job.created_ns),
+        updated=clock.iso(job.updated_ns),
+        ttl=job.keep * 1000,
+        message=str(error.get("message", "")) if error is not None else message,
+        result=result if status == COMPLETED else None,
+        error=error,
+        progress=progress,
+    )
+
+
+def _message(job: JobRecord) -> str:
+    if job.state == "queued":
+        return f"waits for {job.target}" if job.attempts == 0 else f"waits for {job.target} to try it again"
+    return (job.message or "") if job.state == "running" else ""
+
+
+def _mesh_error(code: str, message: str) -> dict[str, Any]:
+    return {"code": control.MESH_ERROR, "message": message, "data": {"mesh": code}}
+
+
+_STATUS: Final = {
+    "queued": WORKING,
+    "running": WORKING,
+    "done": COMPLETED,
+    "failed": FAILED,
+    "expired": FAILED,
+    "cancelled": CANCELLED,
+}

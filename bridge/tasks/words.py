@@ -31,12 +31,12 @@ FORBIDDEN: Final = "forbidden"
 POLL: Final = 1_000
 """Milliseconds that a host is asked to leave between two looks."""
 
-KEEP: Final = 86_400.0
+KEEP: Final = 86_400
 """Seconds for which a result is kept where the host does not say."""
 
-SHORTEST_KEEP: Final = 60.0
-LONGEST_KEEP: Final = 7 * 86_400.0
+SHORTEST_KEEP: Final = 60
+LONGEST_KEEP: Final = 7 * 86_400
 """What a host may ask for instead: what lies outside becomes the nearest."""
 
-PAGE: Final = 100
+PAGE: Final = 50
 """Tasks in a page of `tasks/list`."""

@@ -15,13 +15,12 @@ from typing import Final
 
 import structlog
 
-from bridge.connect import Connected
 from bridge.gathered.agent_link import MakeRoom
 from bridge.gathered.catalog import TOOLS
-from bridge.gathered.gather import Gathered
 from bridge.gathered.names import Pair
 from bridge.gathered.roster import Roster
 from bridge.host_link import HostLink
+from bridge.links import Links
 from mesh import Mesh, clock
 from mesh.errors import Busy, MeshError
 from mesh.link.heart import Heart
@@ -56,6 +55,7 @@ class Guest:
         self.used_at = clock.monotonic()
         self.left = False
         self._opening = asyncio.Lock()
+        self._links = Links(mesh)
         self._stack = AsyncExitStack()
 
     @property
@@ -76,9 +76,9 @@ class Guest:
     ) -> HostLink:
         """A way to one agent, or to all of them as one; `make_room` is for the sessions of the latter with each agent."""
         if agent is not None:
-            return Connected(self.mesh, agent, send, on_over=on_over)
+            return self._links.to_one(agent, send, on_over=on_over)
         assert self.roster is not None
-        return Gathered(self.roster, send, on_over=on_over, make_room=make_room)
+        return self._links.to_all(self.roster, send, on_over=on_over, make_room=make_room)
 
     def tool(self, agent: str | None, frame: Frame) -> Pair | None:
         """Whose tool a request calls, and its name there; None for other requests, and where there is no such tool."""
@@ -96,6 +96,7 @@ class Guest:
 
     async def close(self) -> None:
         self.left = True
+        await self._links.close()
         await self._stack.aclose()
         await self.mesh.__aexit__(None, None, None)
 

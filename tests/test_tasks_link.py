@@ -1,0 +1,359 @@
+"""A host's link with tasks in front of it, apart from the mesh: what is held, what passes, what is told, and when."""
+
+import asyncio
+import contextlib
+import json
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from bridge.tasks import announce, link
+from bridge.tasks.link import Tasked
+from bridge.tasks.task import Task
+from bridge.tasks.whose import Called
+from bridge.tasks.words import EXTENSION
+from bridge.visible import Sink
+from mesh.errors import Denied, MeshError
+from mesh.rpc import CLIENT_CAPABILITIES, MODERN, PROTOCOL_VERSION
+from mesh.wire.jsonrpc import Frame
+from tests.helpers import Signals
+
+META: dict[str, Any] = {PROTOCOL_VERSION: MODERN, CLIENT_CAPABILITIES: {"extensions": {EXTENSION: {}}}}
+RELATED = {"io.modelcontextprotocol/related-task": {"taskId": "job-1"}}
+SAID = {"content": [{"type": "text", "text": "12"}]}
+
+
+class Door:
+    """Stands for `bridge.tasks.desk`: jobs that a test moves."""
+
+    def __init__(self, signals: Signals) -> None:
+        self._signals = signals
+        self.tasks: dict[str, Task] = {}
+        self.calls: list[tuple[Called, int]] = []
+        self.given_up: list[str] = []
+        self._changed = asyncio.Condition()
+
+    async def set(self, id: str, **fields: Any) -> None:
+        async with self._changed:
+            self.tasks[id] = replace(self.tasks[id], **fields)
+            self._changed.notify_all()
+
+    async def submit(self, called: Called, keep: int) -> Task:
+        if called.tool == "denied":
+            raise Denied("your roles do not allow it")
+        self.calls.append((called, keep))
+        task = Task(f"job-{len(self.calls)}", called.agent, "working", f"2026-01-01T00:00:{len(self.calls):02}Z", "later", keep * 1000)
+        self.tasks[task.id] = task
+        self._signals.tell()
+        return task
+
+    async def get(self, id: str) -> Task | None:
+        return self.tasks.get(id)
+
+    async def all(self) -> list[Task]:
+        return list(self.tasks.values())
+
+    async def wait(self, id: str, seconds: float = 5.0) -> Task | None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds), self._changed:
+                await self._changed.wait_for(lambda: self.tasks[id].over)
+        return self.tasks[id]
+
+    async def watch(self, id: str) -> AsyncIterator[Task]:
+        task = self.tasks[id]
+        yield task
+        while not task.over:
+            before = task
+            async with self._changed:
+                await self._changed.wait_for(lambda: self.tasks[id] is not before)  # noqa: B023
+            task = self.tasks[id]
+            yield task
+
+    async def cancel(self, id: str) -> None:
+        await self.set(id, status="cancelled")
+
+    def give_up(self, id: str) -> None:
+        self.given_up.append(id)
+        self._signals.tell()
+
+
+class Agent:
+    """Stands for the link behind, and for what is known of the agent there."""
+
+    over: MeshError | None = None
+    announces = True
+
+    def __init__(self, signals: Signals) -> None:
+        self._signals = signals
+        self.own = False
+        self.capabilities: dict[str, Any] = {"tools": {}}
+        self.tools = {"never": "forbidden", "may": "optional"}
+        self.taken: list[Frame] = []
+        self.to: dict[Any, Sink | None] = {}
+
+    def receive(self, raw: bytes, to: Sink | None = None) -> None:
+        raise AssertionError
+
+    def take(self, frame: Frame, to: Sink | None = None) -> None:
+        self.taken.append(frame)
+        self.to[frame.id] = to
+        self._signals.tell()
+
+    async def close(self) -> None:
+        return
+
+    def opened(self, raw: bytes) -> tuple[bytes, bool]:
+        return announce.in_initialize(raw)
+
+    def discovered(self, raw: bytes) -> bytes:
+        return announce.in_discover(raw)[0]
+
+    def listed(self, raw: bytes) -> bytes:
+        return announce.in_tools(raw, lambda _: True)
+
+    async def has_own(self) -> bool:
+        return self.own
+
+    def called(self, frame: Frame) -> Called | None:
+        return Called("echo", frame.name or "", {}) if frame.name != "unknown" else None
+
+    async def support(self, called: Called) -> str:
+        return self.tools.get(called.tool, "")
+
+    def shows(self, task: Task) -> bool:
+        return task.agent == "echo"
+
+
+class Host:
+    def __init__(self) -> None:
+        self.signals = Signals()
+        self.door, self.agent = Door(self.signals), Agent(self.signals)
+        self.heard: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
+        self.link = Tasked(self.agent, self.door, self.agent, self.hear)  # type: ignore[arg-type]
+
+    def hear(self, raw: bytes) -> None:
+        self.heard.put_nowait(json.loads(raw))
+
+    def say(self, method: str, id: Any = 1, **params: Any) -> None:
+        asked = {} if id is None else {"id": id}
+        self.link.receive(json.dumps({"jsonrpc": "2.0", **asked, "method": method, "params": params}).encode())
+
+    async def next(self) -> dict[str, Any]:
+        async with asyncio.timeout(5):
+            return await self.heard.get()
+
+    async def ask(self, method: str, id: Any = 1, **params: Any) -> Any:
+        self.say(method, id, **params)
+        said = await self.next()
+        assert said["id"] == id
+        return said.get("result", said.get("error"))
+
+    async def modern(self, method: str, id: Any = 1, **params: Any) -> Any:
+        return await self.ask(method, id, **params, _meta=META)
+
+    async def passes(self, method: str, id: Any = 1, **params: Any) -> None:
+        """It goes on to the agent, as it is."""
+        before = len(self.agent.taken)
+        self.say(method, id, **params)
+        await self.signals.until(lambda: len(self.agent.taken) > before)
+        assert json.loads(self.agent.taken[-1].raw)["params"] == params
+        assert self.heard.empty()
+
+    def answers(self, result: dict[str, Any], id: Any = 1) -> None:
+        """The agent answers a request that has gone on."""
+        to = self.agent.to[id] or (lambda raw, _: self.hear(raw))
+        to(json.dumps({"jsonrpc": "2.0", "id": id, "result": result}).encode(), True)
+
+    async def begin(self, version: str = "2025-11-25") -> dict[str, Any]:
+        await self.passes("initialize", protocolVersion=version, capabilities={})
+        self.answers({"protocolVersion": version, "capabilities": self.agent.capabilities})
+        return dict((await self.next())["result"])
+
+
+@pytest.fixture
+async def host() -> AsyncIterator[Host]:
+    made = Host()
+    yield made
+    await made.link.close()
+
+
+async def test_a_session_has_tasks_where_its_server_has_none(host: Host) -> None:
+    assert "tasks" in (await host.begin())["capabilities"]
+    await host.passes("tools/list")
+    host.answers({"tools": [{"name": "add"}]})
+    assert (await host.next())["result"]["tools"] == [{"name": "add", "execution": {"taskSupport": "optional"}}]
+    made = (await host.ask("tools/call", name="add", task={"ttl": 120_000}))["task"]
+    assert (made["taskId"], made["status"], made["ttl"]) == ("job-1", "working", 120_000)
+    assert host.door.calls == [(Called("echo", "add", {}), 120.0)]
+    assert (await host.ask("tasks/get", taskId="job-1"))["status"] == "working"
+    host.say("tasks/result", "r", taskId="job-1")
+    await host.door.set("job-1", status="completed", result=SAID)
+    said = [await host.next(), await host.next()]
+    assert {"jsonrpc": "2.0", "id": "r", "result": {**SAID, "_meta": RELATED}} in said
+    assert [each["params"]["status"] for each in said if each.get("method") == "notifications/tasks/status"] == ["completed"]
+    assert (await host.ask("tasks/list"))["tasks"][0]["taskId"] == "job-1"
+    assert (await host.ask("tasks/cancel", taskId="job-1"))["code"] == -32602
+
+
+@pytest.mark.parametrize("version", ["2025-06-18", "2025-03-26", "2024-11-05"])
+async def test_older_revisions_have_no_tasks(host: Host, version: str) -> None:
+    assert "tasks" not in (await host.begin(version))["capabilities"]
+    await host.passes("tools/call", name="add", arguments={}, task={})
+    await host.passes("tasks/get", 2, taskId="job-1")
+
+
+async def test_tasks_of_a_server_are_left_alone(host: Host) -> None:
+    host.agent.capabilities = {"tools": {}, "tasks": {"list": {}}}
+    assert (await host.begin())["capabilities"] == host.agent.capabilities
+    await host.passes("tools/call", name="add", task={})
+    for at, method in enumerate(("tasks/get", "tasks/result", "tasks/list", "tasks/cancel", "tools/list")):
+        await host.passes(method, at + 2, taskId="x")
+    host.agent.own = True
+    await host.passes("tools/call", 10, name="add", _meta=META)
+    await host.passes("tasks/get", 11, taskId="x", _meta=META)
+    await host.passes("tasks/get", 12, taskId="x", _meta={PROTOCOL_VERSION: MODERN, CLIENT_CAPABILITIES: {}})
+    await host.passes("subscriptions/listen", 13, notifications={"taskIds": ["x"]}, _meta=META)
+
+
+async def test_a_tool_that_must_not_be_a_task_is_none(host: Host) -> None:
+    await host.begin()
+    assert (await host.ask("tools/call", name="never", task={}))["code"] == -32601
+    await host.passes("tools/call", 2, name="never", _meta=META)
+    await host.passes("tools/call", 3, name="unknown", task={})
+    assert host.door.calls == []
+
+
+async def test_a_quick_call_of_the_modern_era_is_answered_as_a_call(host: Host) -> None:
+    host.say("tools/call", name="add", _meta=META)
+    await host.signals.until(lambda: host.door.calls)
+    await host.door.set("job-1", status="completed", result=SAID)
+    assert (await host.next())["result"] == {"resultType": "complete", **SAID}
+
+
+async def test_a_long_call_of_the_modern_era_becomes_a_task(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(link, "GRACE", 0.0)
+    made = await host.modern("tools/call", name="add")
+    assert (made["resultType"], made["taskId"], made["status"]) == ("task", "job-1", "working")
+    assert (await host.modern("tasks/update", taskId="job-1", inputResponses={})) == {"resultType": "complete"}
+    await host.door.set("job-1", status="completed", result=SAID)
+    assert (await host.modern("tasks/get", taskId="job-1"))["result"] == SAID
+    assert (await host.modern("tasks/cancel", taskId="job-1")) == {"resultType": "complete"}
+    for method in ("tasks/get", "tasks/update", "tasks/cancel"):
+        assert (await host.modern(method, taskId="job-9"))["code"] == -32602
+    assert (await host.ask("tasks/get", taskId="job-1", _meta={**META, CLIENT_CAPABILITIES: {}}))["code"] == -32021
+
+
+async def test_a_client_that_can_be_asked_keeps_its_calls(host: Host) -> None:
+    """A job asks nobody: only a tool that says itself that it may be a task becomes one then."""
+    meta = {**META, CLIENT_CAPABILITIES: {"elicitation": {}, **META[CLIENT_CAPABILITIES]}}
+    await host.passes("tools/call", name="add", _meta=meta)
+    host.say("tools/call", 2, name="may", _meta=meta)
+    await host.signals.until(lambda: host.door.calls)
+
+
+async def test_who_gives_up_before_it_knows_the_task_leaves_none(host: Host) -> None:
+    host.say("tools/call", name="add", _meta=META)
+    await host.signals.until(lambda: host.door.calls)
+    host.say("notifications/cancelled", None, requestId=1)
+    await host.signals.until(lambda: host.door.given_up)
+    assert host.door.given_up == ["job-1"]
+    assert host.heard.empty()
+
+
+async def test_cancelling_in_the_handshake_era_ends_in_cancelled(host: Host) -> None:
+    await host.begin()
+    await host.ask("tools/call", name="add", task={})
+    host.say("tasks/cancel", "c", taskId="job-1")
+    said = [await host.next(), await host.next()]
+    [answer] = [each for each in said if each.get("id") == "c"]
+    assert answer["result"]["status"] == "cancelled"
+    assert (await host.ask("tasks/result", taskId="job-1"))["data"]["mesh"] == "job_cancelled"
+
+
+async def test_progress_goes_under_the_token_of_the_call(host: Host) -> None:
+    await host.begin()
+    await host.ask("tools/call", name="add", task={}, _meta={"progressToken": "p"})
+    await asyncio.sleep(0)
+    await host.door.set("job-1", progress=(1.0, 3.0), message="one of three")
+    said = await host.next()
+    assert said["method"] == "notifications/progress"
+    assert said["params"] == {"progressToken": "p", "progress": 1.0, "total": 3.0, "message": "one of three", "_meta": RELATED}
+
+
+async def test_tasks_come_in_pages(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(link, "PAGE", 2)
+    await host.begin()
+    for at in range(5):
+        await host.ask("tools/call", at, name="add", task={})
+    host.door.tasks["other"] = replace(host.door.tasks["job-1"], id="other", agent="other")
+    found: list[str] = []
+    cursor: dict[str, str] = {}
+    while True:
+        page = await host.ask("tasks/list", **cursor)
+        found += [each["taskId"] for each in page["tasks"]]
+        if "nextCursor" not in page:
+            break
+        cursor = {"cursor": page["nextCursor"]}
+    assert found == [f"job-{at}" for at in range(1, 6)]
+    assert (await host.ask("tasks/get", taskId="other"))["code"] == -32602
+
+
+async def test_a_listen_for_tasks_alone(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(link, "GRACE", 0.0)
+    await host.modern("tools/call", name="add")
+    host.say("subscriptions/listen", "l", notifications={"taskIds": ["job-1", "job-9"]}, _meta=META)
+    first = await host.next()
+    assert first["method"] == "notifications/subscriptions/acknowledged"
+    assert first["params"]["notifications"] == {"taskIds": ["job-1"]}
+    assert (await host.next())["params"]["status"] == "working"
+    await host.door.set("job-1", status="completed", result=SAID)
+    last = await host.next()
+    assert last["method"] == "notifications/tasks"
+    assert last["params"]["result"] == SAID
+    assert last["params"]["_meta"] == {"io.modelcontextprotocol/subscriptionId": "l"}
+    assert host.agent.taken == []
+
+
+async def test_a_listen_for_tasks_and_for_more(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(link, "GRACE", 0.0)
+    await host.modern("tools/call", name="add")
+    host.say("subscriptions/listen", "l", notifications={"toolsListChanged": True, "taskIds": ["job-1"]}, _meta=META)
+    await host.signals.until(lambda: host.agent.taken)
+    assert json.loads(host.agent.taken[0].raw)["params"]["notifications"] == {"toolsListChanged": True}
+    to = host.agent.to["l"]
+    assert to is not None
+    params = {"_meta": {"io.modelcontextprotocol/subscriptionId": "l"}, "notifications": {"toolsListChanged": True}}
+    to(json.dumps({"jsonrpc": "2.0", "method": "notifications/subscriptions/acknowledged", "params": params}).encode(), False)
+    assert (await host.next())["params"]["notifications"] == {"toolsListChanged": True, "taskIds": ["job-1"]}
+    assert (await host.next())["method"] == "notifications/tasks"
+    host.say("notifications/cancelled", None, requestId="l")
+    assert host.agent.taken[-1].method == "notifications/cancelled"
+
+
+async def test_what_goes_wrong_is_the_requests_answer(host: Host) -> None:
+    await host.begin()
+    assert (await host.ask("tools/call", name="denied", task={}))["data"]["mesh"] == "permission_denied"
+    host.say("tasks/result", "r", taskId="job-1")
+    assert (await host.next())["error"]["code"] == -32602
+    await host.ask("tools/call", name="add", task={})
+    host.say("tasks/result", "r", taskId="job-1")
+    assert (await host.ask("tasks/get", "r", taskId="job-1"))["code"] == -32600
+
+
+async def test_everything_else_passes(host: Host) -> None:
+    await host.begin()
+    said: list[tuple[str, dict[str, Any]]] = [
+        ("tools/call", {"name": "add", "arguments": {"task": {}}}),
+        ("tools/call", {"name": "add", "arguments": {}, "_meta": {**META, CLIENT_CAPABILITIES: {}}}),
+        ("subscriptions/listen", {"notifications": {"toolsListChanged": True}, "_meta": META}),
+        ("vendor/method", {"taskId": "job-1"}),
+        ("prompts/get", {"name": "task"}),
+    ]
+    for at, (method, params) in enumerate(said):
+        await host.passes(method, at + 10, **params)
+    host.link.receive(b'{"jsonrpc":"2.0","id":5,"result":{}}')
+    assert host.agent.taken[-1].id == 5
+    host.say("tasks/get", None, taskId="job-1")
+    assert host.agent.taken[-1].method == "tasks/get"
