@@ -8,8 +8,11 @@ import pytest
 
 from mesh import Mesh
 from mesh.errors import BadExpression, ConfigError, Denied, IncompatibleSchema, InvalidEvent
+from mesh.identity.push import push
 from mesh.link.jetstream import JetStream
+from mesh.policy.rights import Policy, Role
 from mesh.wire.event import encode, new_event
+from tests.conftest import Broker
 from tests.event_world import Heard, hearing, joined, state
 from tests.message_world import letters
 
@@ -191,3 +194,33 @@ def _deep(levels: int) -> Any:
     for _ in range(levels):
         data = {"pr": 1, "x": data}
     return data
+
+
+async def test_rights_that_overlap_see_their_topics_and_no_others(broker: Broker, plane: str) -> None:
+    """A filter of `*.done` and one of `build.>` cannot be of one reader."""
+
+    async def may(*topics: str) -> None:
+        broker.authority.apply_policy(Policy.of([Role("builder", publish=topics)]))
+        await push(broker.authority, plane)
+
+    async with joined(plane) as owner:
+        for topic in ("build.done", "test.done", "build.x.y", "other.a"):
+            await owner.events.schemas.register(topic, ONE)
+        await may("*.done", "build.>")
+        broker.authority.issue("bob", ("agent", "builder"))
+        await push(broker.authority, plane)
+        async with Mesh(name="bob", broker=plane) as bob:
+            for topic in ("build.done", "test.done", "build.x.y"):
+                with pytest.raises(InvalidEvent):
+                    await bob.events.publish(topic, {})
+                await bob.events.publish(topic, {"pr": 1})
+            assert bob.events.schemas.version("other.a") is None
+            assert [each["topic"] for each in await bob.events.schemas.list()] == ["build.done", "build.x.y", "test.done"]
+            with pytest.raises(Denied):
+                await bob.events.schemas.get("other.a")
+            await may("*.done", "build.>", "other.a")
+            async with asyncio.timeout(20):
+                while bob.connection.rights is None or not bob.connection.rights.may_hear_all(bob.subjects.schemas_of("other.a")):  # noqa: ASYNC110
+                    await asyncio.sleep(0.02)
+            with pytest.raises(InvalidEvent):
+                await bob.events.publish("other.a", {})
