@@ -22,6 +22,7 @@ def each_once(*whom: str, gap: float = 1.0) -> Iterator[Fault]:
     return (Fault(after=gap, what="kill", whom=each, which=0.0, seconds=0.0) for each in whom)
 
 
+@pytest.mark.timeout(150)  # half a minute where nobody else has the processors
 async def test_nothing_is_lost_and_nothing_is_done_twice(tmp_path: Path) -> None:
     faults = plan(17)
     report = await run(tmp_path, faults, seconds=12, most=100, settle=6, cast=SMALL)

@@ -36,19 +36,19 @@ class Notes:
     def write(self, what: str, **said: Any) -> None:
         os.write(self._file, json.dumps({"at": monotonic(), "what": what, **self._common, **said}).encode() + b"\n")
 
-    async def within(self, kind: str, limit: float, work: Awaitable[T], **said: Any) -> T | None:
+    async def within(self, kind: str, limit: float, work: Awaitable[T]) -> T | None:
         """Await something that must end within `limit` seconds. None where it ended with an error of the mesh."""
         number = next(self._numbers)
         self.write("begin", number=number, kind=kind, limit=limit)
-        outcome = "failed"
+        outcome, why = "failed", ""
         try:
             result = await work
             outcome = "ok"
         except MeshError as error:
-            outcome = error.code
+            outcome, why = error.code, str(error)
             return None
         finally:
-            self.write("end", number=number, kind=kind, outcome=outcome, **said)
+            self.write("end", number=number, kind=kind, outcome=outcome, why=why)
         return result
 
     async def watch_starvation(self) -> None:
