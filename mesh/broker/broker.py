@@ -1,4 +1,7 @@
-"""`mesh.messages`: durable messages of one participant."""
+"""`mesh.messages`: durable messages of one participant.
+
+This module is long because it is the one door: each way to send, receive or settle has a method here, and each of these is a few lines.
+"""
 
 import asyncio
 import itertools

@@ -25,6 +25,7 @@ import structlog
 from mesh.delivery.family import Family, Lane, Source
 from mesh.delivery.handled import Handled, Recently
 from mesh.delivery.handling import HANDLER_SECONDS, Handler, Handling, Held
+from mesh.delivery.tasks import Tasks
 from mesh.errors import ApiError, BrokerError, BrokerUnavailable, ConfigError, MeshError
 from mesh.link.connection import Message
 from mesh.link.jetstream import CONSUMER_NOT_FOUND, JetStream
@@ -133,8 +134,8 @@ class Receiver(Generic[T]):
     async def __aenter__(self) -> Self:
         async with AsyncExitStack() as stack:
             stack.callback(self._let_go)  # last, when nothing of ours is asked for any more
-            self._pullers = await stack.enter_async_context(_Tasks())
-            self._handlers = await stack.enter_async_context(_Tasks())
+            self._pullers = await stack.enter_async_context(Tasks())
+            self._handlers = await stack.enter_async_context(Tasks())
             stack.push_async_callback(self._leave)
             for subject, key in self._source.notices.items():
                 subscription = await self._js.connection.subscribe(subject, partial(self._notice, key))
@@ -274,35 +275,3 @@ def _unsaid(held: Held[Any], problem: Exception) -> None:
     """The broker could not be told: the message comes again."""
     why = str(problem) if isinstance(problem, MeshError) else repr(problem)
     _log.warning("nothing could be said of a message", subject=held.message.subject, why=why)
-
-
-class _Tasks:
-    """Tasks with an owner: what is left of them is cancelled and awaited at the end of the block."""
-
-    def __init__(self) -> None:
-        self._tasks: set[asyncio.Task[None]] = set()
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        await self.end(0)
-
-    def start(self, work: Any, name: str) -> None:
-        task = asyncio.create_task(work, name=name)
-        self._tasks.add(task)
-        task.add_done_callback(self._ended)
-
-    async def end(self, patience: float) -> None:
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(patience):
-                while self._tasks:  # one may start another as its last deed
-                    await asyncio.wait(self._tasks)
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-
-    def _ended(self, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
-            _log.error("a subscription's task failed", task=task.get_name(), error=repr(error))
