@@ -207,8 +207,8 @@ class Mesh:
     async def create_stream(self, to: str, type: str, *, durable: Literal[True], **options: Unpack[DurableOptions]) -> DurableStream: ...
 
     async def create_stream(self, to: str, type: str, *, durable: bool = False, **options: Any) -> Stream | DurableStream:
-        """Open a stream to an agent: `async with await mesh.create_stream("qa", "test_run") as stream`. As `mesh.streams.open`, and where it
-        is to outlive both ends `mesh.streams.open_durable`."""
+        """Open a stream to an agent: `async with await mesh.create_stream("qa", "test_run") as stream`. As `mesh.streams.open`, and
+        where it is to outlive both ends `mesh.streams.open_durable`."""
         return await (self.streams.open_durable(to, type, **options) if durable else self.streams.open(to, type, **options))
 
     async def target(self, agent: str) -> Target:
