@@ -192,8 +192,9 @@ async def test_the_doors_of_the_message_broker(broker: Broker) -> None:
     told = asyncio.get_running_loop().create_future()
     async with worker(broker.url, "pam", Hands()), joined(broker.url) as boss:
         id = await boss.messages.request_response("pam", "t", {"n": 1})
-        boss.messages.subscribe_to_response(id, told.set_result)
+        telling = boss.messages.subscribe_to_response(id, told.set_result)
         async with asyncio.timeout(15):
             assert (await told).state == "done"
+            await telling
         answer = await boss.messages.request_response("pam", "t", {"n": 2}, async_=False)
         assert answer["structuredContent"] == {"echo": {"n": 2}}

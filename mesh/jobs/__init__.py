@@ -14,10 +14,11 @@ working side, `records` how they write without overwriting each other, `letters`
 """
 
 from mesh.delivery import Reject, Retry
+from mesh.jobs.attempt import JobError, Work
 from mesh.jobs.desk import JobDesk
 from mesh.jobs.door import JobOptions, Jobs
 from mesh.jobs.letters import JobLetters
-from mesh.jobs.worker import JobError, JobWorker, Work
+from mesh.jobs.worker import JobWorker
 from mesh.wire.job import JobRecord
 
 __all__ = ["JobDesk", "JobError", "JobLetters", "JobOptions", "JobRecord", "JobWorker", "Jobs", "Reject", "Retry", "Work"]

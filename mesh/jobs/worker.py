@@ -20,11 +20,12 @@ Failed and expired jobs are dead letters, stored before the record says so.
 
 **Cheap for who never gets a job.** Until the first job comes there is one subscription to a name, on which the broker shows each job that
 it stores, and one question to the control plane, whether some wait. Then the consumer is made and pulled from.
+
+This module is long because all that can become of a job in one worker's hands stands here side by side.
 """
 
 import asyncio
 import contextlib
-import json
 import random
 import secrets
 from collections.abc import Awaitable, Callable, Collection, Hashable, Mapping
@@ -38,6 +39,7 @@ import structlog
 from mesh import clock
 from mesh.delivery import Family, Key, Lane, Receiver, Reject, Retry
 from mesh.errors import BrokerError, CallError, CallTimeout, Denied, MalformedMessage, MeshError, Refused, RemoteError
+from mesh.jobs.attempt import FIRST_DELAY, LONGEST_DELAY, Attempt, JobError, Superseded, Work, as_result, error_of, size_of
 from mesh.jobs.desk import job_lane
 from mesh.jobs.letters import arguments_of
 from mesh.jobs.records import Found, Records, stepped, waiting
@@ -49,115 +51,20 @@ from mesh.subjects import Job, JobState, Subjects, tail
 from mesh.topology import JOB_STATES, bucket_subject
 from mesh.wire.control import MESH_ERROR
 from mesh.wire.job import LONGEST_KEPT, LONGEST_TEXT, JobOptions, JobRecord, read_options, read_record, record_of
-from mesh.wire.jsonrpc import Kind, dumps, scan
+from mesh.wire.jsonrpc import Kind, scan
 from mesh.wire.letter import ROOM
 from mesh.wire.reading import is_brokers
 
-EVERY: Final = 0.25
-"""Seconds between two reports of progress that are written."""
-
 BACKOFF: Final = Backoff(first=1.0, longest=60.0)
 
-_FIRST_DELAY: Final = 0.2
-_LONGEST_DELAY: Final = 10.0
 _LEAVING: Final = 1.0
 """Seconds for the last word on a job whose worker leaves in order."""
 
-Handler = Callable[["Work"], Awaitable[Any]]
+Handler = Callable[[Work], Awaitable[Any]]
 AskJobs = Callable[[str, Mapping[str, Any]], Awaitable[dict[str, Any]]]
 """`mesh/jobs/{what}` of the control plane. Raises MeshError."""
 
 _log: Final = structlog.get_logger("mesh.jobs")
-
-
-class JobError(Exception):
-    """Raised by a handler: the tool answered with this JSON-RPC error, and would do so again."""
-
-    def __init__(self, error: Mapping[str, Any]) -> None:
-        super().__init__(str(error.get("message", "")))
-        self.error = dict(error)
-
-
-class _Superseded(MeshError):
-    """Somebody else has written the record."""
-
-    code = "refused"
-
-    def __init__(self, found: Found | None) -> None:
-        super().__init__("somebody else has the job, or it is over")
-        self.found = found
-
-
-@dataclass(slots=True)
-class Work:
-    """One attempt at a job, as its handler sees it."""
-
-    id: str
-    caller: str
-    target: str
-    """Our name, or the role that it came to."""
-    tool: str
-    arguments: dict[str, Any]
-    attempt: int
-    request: bytes
-    """The JSON-RPC request, as the caller wrote it."""
-    _report: Callable[[float, float | None, str | None], None]
-
-    def progress(self, progress: float, total: float | None = None, message: str | None = None) -> None:
-        """Say how far it is, as MCP's progress notification does. Four times a second it is written."""
-        self._report(progress, total, message)
-
-
-class _Attempt:
-    """Our hold on a record."""
-
-    def __init__(self, records: Records, look: Callable[[JobRecord], Awaitable[Found | None]], record: JobRecord, revision: int) -> None:
-        self._records = records
-        self._look = look
-        self.record = record
-        self.revision = revision
-        self.over = asyncio.Event()
-        """Somebody else has written: stop."""
-        self.found: Found | None = None
-        self.report: dict[str, Any] | None = None
-        self.reported = asyncio.Event()
-        self._writing = asyncio.Lock()
-
-    async def write(self, event: Event, **changes: Any) -> None:
-        """Until the broker has it. Raises _Superseded, TooLarge."""
-        async with self._writing:
-            record, delay = stepped(self.record, event, **changes), _FIRST_DELAY
-            if record is None:
-                raise _Superseded(self.found)
-            while True:
-                try:
-                    self.revision = await self._records.write(record, self.revision)
-                except Refused:
-                    found = await self._look(record)
-                    if found is None or found.record.as_dict() != record.as_dict():
-                        self.lose(found)
-                        raise _Superseded(found) from None
-                    self.revision = found.revision  # it was ours, and its acknowledgement was lost
-                except (BrokerError, CallError):
-                    await asyncio.sleep(delay)
-                    delay = min(_LONGEST_DELAY, delay * 2)
-                    continue
-                self.record = record
-                return
-
-    def lose(self, found: Found | None) -> None:
-        self.found = found
-        self.over.set()
-
-    async def pump(self) -> None:
-        """Write what is reported, not too often."""
-        while True:
-            await self.reported.wait()
-            self.reported.clear()
-            report = self.report
-            if report is not None:
-                await self.write(Event.PROGRESS, **report)
-            await asyncio.sleep(EVERY)
 
 
 @dataclass(slots=True)
@@ -169,7 +76,7 @@ class _Item:
     body: bytes
     fresh: JobRecord
     """As it is where nothing was written yet."""
-    attempt: _Attempt | None = None
+    attempt: Attempt | None = None
     error: dict[str, Any] | None = None
     lost: bool = False
     """Another worker has it."""
@@ -229,7 +136,7 @@ class JobWorker:
         self._token = secrets.token_hex(4)
         self._noticed: set[Hashable] = set()
         self._look_now = asyncio.Event()
-        self._live: dict[tuple[str, str, str], _Attempt] = {}
+        self._live: dict[tuple[str, str, str], Attempt] = {}
         self._checks: set[asyncio.Task[None]] = set()
         self._receiver: Receiver[_Item] | None = None
         self._stack = AsyncExitStack()
@@ -271,7 +178,7 @@ class JobWorker:
 
     async def _open(self) -> None:
         """Wait until there is something to pull from."""
-        delay = _FIRST_DELAY
+        delay = FIRST_DELAY
         while True:
             self._look_now.clear()
             lanes, all_found = await self.find(self._noticed)
@@ -280,7 +187,7 @@ class JobWorker:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(None if all_found else delay):
                     await self._look_now.wait()
-            delay = _FIRST_DELAY if all_found else min(_LONGEST_DELAY * 3, delay * 2)
+            delay = FIRST_DELAY if all_found else min(LONGEST_DELAY * 3, delay * 2)
         for target in self._targets:
             subscription = await self._connection.subscribe(self._subjects.job_states_of(target), self._on_change)
             self._stack.push_async_callback(subscription.unsubscribe)
@@ -328,14 +235,14 @@ class JobWorker:
         self._live[key] = attempt
         try:
             await self._run(item, attempt)
-        except _Superseded as lost:
+        except Superseded as lost:
             found = lost.found or attempt.found
             item.lost = found is None or not found.record.over
         finally:
             if self._live.get(key) is attempt:
                 del self._live[key]
 
-    async def _begin(self, item: _Item) -> _Attempt | None:
+    async def _begin(self, item: _Item) -> Attempt | None:
         """The record is ours, or None where there is nothing to do. Raises Reject where it may not be begun any more."""
         found: Found | None = Found(item.fresh, 0)
         while True:
@@ -353,22 +260,22 @@ class JobWorker:
             )  # fmt: skip
             assert started is not None
             if base.deadline_ns is not None and clock.wall_ns() >= base.deadline_ns:
-                item.attempt = _Attempt(self._records, self._look, base, found.revision)
+                item.attempt = Attempt(self._records, self._look, base, found.revision)
                 raise Reject("its deadline had passed when it came to be done", code="expired")
             if base.attempts >= base.most_attempts:
-                item.attempt = _Attempt(self._records, self._look, base, found.revision)
+                item.attempt = Attempt(self._records, self._look, base, found.revision)
                 if base.state == "running":
                     raise Reject(f"its worker ended, or lost its connection, at each of {base.attempts} attempts", code="undelivered")
                 raise Reject(f"the last of {base.attempts} attempts failed", code="failed")
-            attempt = _Attempt(self._records, self._look, base, found.revision)
+            attempt = Attempt(self._records, self._look, base, found.revision)
             try:
                 await attempt.write(Event.BEGIN, **{key: getattr(started, key) for key in _BEGUN})
-            except _Superseded as refused:
+            except Superseded as refused:
                 found = refused.found
                 continue
             return attempt
 
-    async def _run(self, item: _Item, attempt: _Attempt) -> None:
+    async def _run(self, item: _Item, attempt: Attempt) -> None:
         record = attempt.record
 
         def report(progress: float, total: float | None, message: str | None) -> None:
@@ -393,7 +300,7 @@ class JobWorker:
         try:
             await asyncio.wait({running, over}, timeout=left, return_when=asyncio.FIRST_COMPLETED)
             if attempt.over.is_set():
-                raise _Superseded(attempt.found)
+                raise Superseded(attempt.found)
             if not running.done():
                 raise Reject("its deadline passed while it was done", code="expired")
         except asyncio.CancelledError:
@@ -402,18 +309,18 @@ class JobWorker:
             raise
         finally:
             over.cancel()
-            await _stop(pump, attempt)
+            await attempt.stop(pump)
             if not running.done():
                 running.cancel()
             await asyncio.gather(running, over, return_exceptions=True)
         await self._end(item, attempt, running)
 
-    async def _end(self, item: _Item, attempt: _Attempt, running: "asyncio.Future[Any]") -> None:
+    async def _end(self, item: _Item, attempt: Attempt, running: "asyncio.Future[Any]") -> None:
         error = asyncio.CancelledError() if running.cancelled() else running.exception()
         if error is None:
             result = as_result(running.result())
             limit = self._connection.max_payload - ROOM
-            size = _size(result)
+            size = size_of(result)
             if size is None or size > limit:
                 code = "too_large" if size else "malformed"
                 said = f"the result has {size:,} bytes, of at most {limit:,}" if size else "the result is no JSON"
@@ -426,7 +333,7 @@ class JobWorker:
             raise Reject(str(error) or "the tool answered with an error")
         if isinstance(error, Reject):
             raise error
-        item.error = _error_of(error)
+        item.error = error_of(error)
         if attempt.record.attempts >= attempt.record.most_attempts:
             raise Reject(f"the last of {attempt.record.attempts} attempts failed: {item.error['message']}", code="failed")
         _log.warning("an attempt at a job failed", job=attempt.record.id, attempt=attempt.record.attempts, error=repr(error))
@@ -438,10 +345,10 @@ class JobWorker:
         """Its dead letter is stored: so says its record."""
         error = item.error or {"code": MESH_ERROR, "message": reason, "data": {"mesh": code}}
         if (attempt := item.attempt) is not None:
-            with contextlib.suppress(_Superseded):
+            with contextlib.suppress(Superseded):
                 await attempt.write(Event.EXPIRE if code == "expired" else Event.FAIL, error=error)
 
-    async def _leave(self, attempt: _Attempt, running: "asyncio.Future[Any]") -> None:
+    async def _leave(self, attempt: Attempt, running: "asyncio.Future[Any]") -> None:
         """We leave in order: another may begin at once, and this was no attempt."""
         running.cancel()
         with contextlib.suppress(TimeoutError, MeshError):
@@ -464,14 +371,14 @@ class JobWorker:
             if revision > attempt.revision and (record.state == "cancelled" or record.worker != self._token):
                 attempt.lose(Found(record, revision))
 
-    async def _check(self, attempt: _Attempt) -> None:
+    async def _check(self, attempt: Attempt) -> None:
         found = await self._look(attempt.record)
         if found is None or found.record.over or found.record.worker != self._token:
             attempt.lose(found)
 
     async def _look(self, record: JobRecord) -> Found | None:
         """How it stands, from the control plane; as long as that takes, since nobody else knows."""
-        delay = _FIRST_DELAY
+        delay = FIRST_DELAY
         while True:
             try:
                 said = await self._ask("look", {"target": record.target, "caller": record.caller, "nonce": record.nonce})
@@ -481,7 +388,7 @@ class JobWorker:
             except (CallError, CallTimeout, BrokerError, MalformedMessage) as problem:
                 _log.info("how a job stands is not known now", job=record.id, why=str(problem))
             await asyncio.sleep(delay)
-            delay = min(_LONGEST_DELAY, delay * 2)
+            delay = min(LONGEST_DELAY, delay * 2)
 
     async def _end_checks(self) -> None:
         for check in self._checks:
@@ -490,36 +397,3 @@ class JobWorker:
 
 
 _BEGUN: Final = ("attempts", "worker", "started_ns", "again", "message", "progress", "total")
-
-
-async def _stop(pump: "asyncio.Task[None]", attempt: _Attempt) -> None:
-    """Not in the middle of a write, whose outcome would not be known."""
-    async with attempt._writing:
-        pump.cancel()
-    await asyncio.gather(pump, return_exceptions=True)
-
-
-def as_result(value: Any) -> Any:
-    """What a handler returned as MCP's result object: as it is, where it is one."""
-    if isinstance(value, dict) and isinstance(value.get("content"), list):
-        return value
-    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
-    result: dict[str, Any] = {"content": [{"type": "text", "text": text}]}
-    if isinstance(value, dict):
-        result["structuredContent"] = value
-    return result
-
-
-def _size(result: Any) -> int | None:
-    try:
-        return len(dumps(result))
-    except (TypeError, ValueError, RecursionError):
-        return None
-
-
-def _error_of(error: BaseException) -> dict[str, Any]:
-    if isinstance(error, RemoteError):
-        return {"code": error.rpc_code, "message": error.message, **({} if error.data is None else {"data": error.data})}
-    if isinstance(error, MeshError):
-        return {"code": MESH_ERROR, "message": error.message, "data": {"mesh": error.code}}
-    return {"code": MESH_ERROR, "message": (str(error) or repr(error))[:LONGEST_TEXT], "data": {"mesh": "job_failed"}}

@@ -1,0 +1,143 @@
+"""One attempt at a job: what its handler sees, the hold on its record, and what its end means for the record."""
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from mesh.errors import BrokerError, CallError, MeshError, Refused, RemoteError
+from mesh.jobs.records import Found, Records, stepped
+from mesh.policy.job_life import Event
+from mesh.wire.control import MESH_ERROR
+from mesh.wire.job import LONGEST_TEXT, JobRecord
+from mesh.wire.jsonrpc import dumps
+
+EVERY: Final = 0.25
+"""Seconds between two reports of progress that are written."""
+
+FIRST_DELAY: Final = 0.2
+LONGEST_DELAY: Final = 10.0
+"""Between two tries to have the broker, or the control plane, answer."""
+
+
+class JobError(Exception):
+    """Raised by a handler: the tool answered with this JSON-RPC error, and would do so again."""
+
+    def __init__(self, error: Mapping[str, Any]) -> None:
+        super().__init__(str(error.get("message", "")))
+        self.error = dict(error)
+
+
+class Superseded(MeshError):
+    """Somebody else has written the record."""
+
+    code = "refused"
+
+    def __init__(self, found: Found | None) -> None:
+        super().__init__("somebody else has the job, or it is over")
+        self.found = found
+
+
+@dataclass(slots=True)
+class Work:
+    """One attempt at a job, as its handler sees it."""
+
+    id: str
+    caller: str
+    target: str
+    """Our name, or the role that it came to."""
+    tool: str
+    arguments: dict[str, Any]
+    attempt: int
+    request: bytes
+    """The JSON-RPC request, as the caller wrote it."""
+    _report: Callable[[float, float | None, str | None], None]
+
+    def progress(self, progress: float, total: float | None = None, message: str | None = None) -> None:
+        """Say how far it is, as MCP's progress notification does. Four times a second it is written."""
+        self._report(progress, total, message)
+
+
+class Attempt:
+    """Our hold on a record."""
+
+    def __init__(self, records: Records, look: Callable[[JobRecord], Awaitable[Found | None]], record: JobRecord, revision: int) -> None:
+        self._records = records
+        self._look = look
+        self.record = record
+        self.revision = revision
+        self.over = asyncio.Event()
+        """Somebody else has written: stop."""
+        self.found: Found | None = None
+        self.report: dict[str, Any] | None = None
+        self.reported = asyncio.Event()
+        self._writing = asyncio.Lock()
+
+    async def write(self, event: Event, **changes: Any) -> None:
+        """Until the broker has it. Raises Superseded, TooLarge."""
+        async with self._writing:
+            record, delay = stepped(self.record, event, **changes), FIRST_DELAY
+            if record is None:
+                raise Superseded(self.found)
+            while True:
+                try:
+                    self.revision = await self._records.write(record, self.revision)
+                except Refused:
+                    found = await self._look(record)
+                    if found is None or found.record.as_dict() != record.as_dict():
+                        self.lose(found)
+                        raise Superseded(found) from None
+                    self.revision = found.revision  # it was ours, and its acknowledgement was lost
+                except (BrokerError, CallError):
+                    await asyncio.sleep(delay)
+                    delay = min(LONGEST_DELAY, delay * 2)
+                    continue
+                self.record = record
+                return
+
+    def lose(self, found: Found | None) -> None:
+        self.found = found
+        self.over.set()
+
+    async def stop(self, pump: "asyncio.Task[None]") -> None:
+        """Not in the middle of a write, whose outcome would not be known."""
+        async with self._writing:
+            pump.cancel()
+        await asyncio.gather(pump, return_exceptions=True)
+
+    async def pump(self) -> None:
+        """Write what is reported, not too often."""
+        while True:
+            await self.reported.wait()
+            self.reported.clear()
+            report = self.report
+            if report is not None:
+                await self.write(Event.PROGRESS, **report)
+            await asyncio.sleep(EVERY)
+
+
+def as_result(value: Any) -> Any:
+    """What a handler returned as MCP's result object: as it is, where it is one."""
+    if isinstance(value, dict) and isinstance(value.get("content"), list):
+        return value
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+    result: dict[str, Any] = {"content": [{"type": "text", "text": text}]}
+    if isinstance(value, dict):
+        result["structuredContent"] = value
+    return result
+
+
+def size_of(result: Any) -> int | None:
+    try:
+        return len(dumps(result))
+    except (TypeError, ValueError, RecursionError):
+        return None
+
+
+def error_of(error: BaseException) -> dict[str, Any]:
+    if isinstance(error, RemoteError):
+        return {"code": error.rpc_code, "message": error.message, **({} if error.data is None else {"data": error.data})}
+    if isinstance(error, MeshError):
+        return {"code": MESH_ERROR, "message": error.message, "data": {"mesh": error.code}}
+    return {"code": MESH_ERROR, "message": (str(error) or repr(error))[:LONGEST_TEXT], "data": {"mesh": "job_failed"}}
