@@ -107,7 +107,9 @@ class Mesh:
             await self.exchanges.start()
             stack.push_async_callback(self.exchanges.close)
             self.jobs = await stack.enter_async_context(Jobs(self.connection, self.subjects, self.name, self._credentials, self.request))
-            messages = MessageBroker(self.connection, self.subjects, self.name, self._credentials, self.request, lambda: self.events)
+            messages = MessageBroker(
+                self.connection, self.subjects, self.name, self._credentials, self.request, lambda: self.events, self.jobs
+            )
             self.messages = await stack.enter_async_context(messages)
             schemas = Schemas(self.connection, self.subjects, self.request, self.readers.of_bucket)
             await stack.enter_async_context(schemas)
