@@ -32,7 +32,7 @@ def commands() -> list[str]:
     return [line.partition("  #")[0].strip() for line in lines]
 
 
-GROUPS = "agents|auth|call|dlq|events|journal|listen|publish|schedules|send|tools|doctor|topology"
+GROUPS = "agents|auth|call|dlq|events|jobs|journal|listen|publish|schedules|send|tools|doctor|topology"
 
 
 @pytest.fixture(scope="module")
