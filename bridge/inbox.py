@@ -21,7 +21,7 @@ from typing import Any
 from bridge.expose import Exposed
 from bridge.facts import Facts
 from bridge.jobs import JobRuns
-from bridge.mesh_tools.tools import letter
+from bridge.mesh_tools.doing import letter
 from mesh import Mesh
 from mesh.broker import AgentMessage, Reject
 from mesh.errors import ConfigError

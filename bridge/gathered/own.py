@@ -15,7 +15,8 @@ import structlog
 
 from bridge.gathered import answers, find
 from bridge.gathered.answers import id_of, read_params
-from bridge.mesh_tools.tools import TOOLS, MeshTools, letter
+from bridge.mesh_tools.doing import letter
+from bridge.mesh_tools.tools import TOOLS, MeshTools
 from mesh.errors import MeshError
 from mesh.rpc import error_of
 from mesh.wire.jsonrpc import Frame, dumps

@@ -1,0 +1,130 @@
+"""What the mesh's own tools do: each a method that takes what its model says and returns what its result's model takes. They act as the
+participant whose host calls them. Each raises MeshError."""
+
+import secrets
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from bridge.mesh_tools import shapes
+from bridge.mesh_tools.inbox import Inbox
+from mesh import Mesh, clock
+from mesh.broker import AgentMessage
+from mesh.broker.sending import MessageOptions
+from mesh.errors import MeshError
+from mesh.jobs import JobRecord
+from mesh.registry.directory import Directory
+from mesh.subjects import CONTROL_PLANE
+
+
+class Doing:
+    """Of one participant. `close` it once."""
+
+    def __init__(self, mesh: Mesh, directory: Callable[[], Directory]) -> None:
+        self.mesh = mesh
+        self.inbox = Inbox(mesh)
+        self._directory = directory
+
+    async def close(self) -> None:
+        await self.inbox.close()
+
+    async def send_message(self, asked: shapes.SendMessage) -> Mapping[str, Any]:
+        messages, said = self.mesh.messages, (asked.to, asked.type, asked.content)
+        id = asked.id or secrets.token_hex(8)
+        options: MessageOptions = {
+            "id": id,
+            "priority": asked.priority,
+            "correlation_id": asked.correlation_id,
+            "metadata": asked.metadata,
+        }
+        if asked.every is not None or asked.cron is not None:
+            await messages.schedule_message(*said, every=asked.every, cron=asked.cron, expires=asked.expires, **options)
+        elif asked.wait is not None and asked.delay is None and asked.at is None:
+            return {"id": id, "answer": await messages.send_message(*said, timeout=asked.wait, **options)}
+        else:
+            await messages.publish_message(*said, expires=asked.expires, delay=asked.delay, at=asked.at, **options)
+        return {"id": id}
+
+    async def check_messages(self, asked: shapes.CheckMessages) -> Mapping[str, Any]:
+        held = await self.inbox.look(asked.wait)
+        return {"messages": [letter(each) for each in held[: asked.limit]], "more": len(held) > asked.limit}
+
+    async def acknowledge_message(self, asked: shapes.Acknowledge) -> Mapping[str, Any]:
+        self.inbox.check()
+        try:
+            self.inbox.settle(asked.id, asked.outcome, sender=asked.sender, answer=asked.answer, reason=asked.reason)
+        except KeyError as several:
+            senders = several.args[0]
+            said = (
+                f"several have sent a message {asked.id!r}: say which sender, {senders}" if senders else f"no message {asked.id!r} is held"
+            )
+            raise MeshError(said, hint="check_messages shows those that are") from None
+        return {"id": asked.id, "outcome": asked.outcome}
+
+    async def list_schedules(self, _: shapes.Nothing) -> Mapping[str, Any]:
+        return {"schedules": await self.mesh.messages.list_schedules()}
+
+    async def cancel_schedule(self, asked: shapes.ScheduleId) -> Mapping[str, Any]:
+        await self.mesh.messages.cancel_schedule(asked.id)
+        return {"id": asked.id}
+
+    async def publish_event(self, asked: shapes.PublishEvent) -> Mapping[str, Any]:
+        options = asked.model_dump(include={"type", "priority", "subject", "id"})
+        return {"id": await self.mesh.events.publish(asked.topic, asked.data, **options)}
+
+    async def submit_job(self, asked: shapes.SubmitJob) -> Mapping[str, Any]:
+        options = asked.model_dump(include={"key", "deadline", "attempts", "keep"})
+        return _job(await self.mesh.jobs.submit(asked.agent, asked.tool, asked.arguments, **options))
+
+    async def get_job(self, asked: shapes.GetJob) -> Mapping[str, Any]:
+        if asked.wait:
+            return _job(await self.mesh.jobs.wait(asked.id, asked.wait))
+        return _job(await self.mesh.jobs.get(asked.id))
+
+    async def list_jobs(self, _: shapes.Nothing) -> Mapping[str, Any]:
+        return {"jobs": [_job(each) for each in await self.mesh.jobs.list()]}
+
+    async def cancel_job(self, asked: shapes.JobId) -> Mapping[str, Any]:
+        await self.mesh.jobs.cancel(asked.id)
+        return {"id": asked.id}
+
+    async def list_agents(self, asked: shapes.ListAgents) -> Mapping[str, Any]:
+        found = []
+        for agent in self._directory().agents():
+            unseen = agent.name == CONTROL_PLANE or not self.mesh.reach.anything_of(agent.name)
+            if unseen or not agent.instances or (asked.role is not None and asked.role not in agent.roles):
+                continue
+            up = any(each.health is not None and each.health.state == "up" for each in agent.instances)
+            entry = agent.newest
+            tools = [name for tool in entry.tools if isinstance(name := tool.get("name"), str)]
+            found.append(
+                {
+                    "name": agent.name,
+                    "title": entry.title,
+                    "description": entry.description,
+                    "roles": list(agent.roles),
+                    "instances": len(agent.instances),
+                    "state": "up" if up else "degraded",
+                    "tools": [name for name in tools if self.mesh.reach.may_call(agent.name, "tools/call", name)],
+                }
+            )
+        return {"agents": found}
+
+
+def letter(message: AgentMessage) -> dict[str, Any]:
+    """A message as a host sees it."""
+    return {
+        "id": message.id,
+        "sender": message.sender,
+        "type": message.type,
+        "content": message.content,
+        "priority": message.priority,
+        "sent": clock.iso(message.sent_ns),
+        "deadline": None if message.deadline_ns is None else clock.iso(message.deadline_ns),
+        "correlation_id": message.correlation_id,
+        "metadata": dict(message.metadata),
+        "delivery": message.delivery,
+    }
+
+
+def _job(job: JobRecord) -> dict[str, Any]:
+    return job.as_dict()
