@@ -10,26 +10,24 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import mcp_types
 import pytest
 from mcp import Client
-from mcp.client.extension import ClaimContext, ClientExtension, ResultClaim
 from mcp.client.stdio import StdioServerParameters
-from pydantic import ConfigDict
 
 from bridge.tasks.words import EXTENSION
 from mesh.rpc import CLIENT_CAPABILITIES, MODERN, PROTOCOL_VERSION
 from tests.helpers import ROOT, Bridge, bridges
 from tests.hosts import Host, Join, http_host, pipe_host, socket_host
+from tests.task_client import OVER, Tasks
 from tests.web_world import front
 
 TIME = str(Path(sys.executable).parent / "mcp-server-time")
 BERLIN = {"name": "get_current_time", "arguments": {"timezone": "Europe/Berlin"}}
 META = {PROTOCOL_VERSION: MODERN, CLIENT_CAPABILITIES: {"extensions": {EXTENSION: {}}}}
 RELATED = "io.modelcontextprotocol/related-task"
-OVER = ("completed", "failed", "cancelled")
 
 
 @pytest.fixture(scope="module")
@@ -181,47 +179,6 @@ async def test_a_server_that_must_ask_ends_its_task(plane: str, served: list[Bri
             said = (await over(host, said["taskId"]))["error"]
         assert said["code"] == -32021, said
         assert said["data"]["requiredCapabilities"] == {"elicitation": {}}
-
-
-class Created(mcp_types.Result):
-    result_type: Literal["task"]
-    task_id: str
-
-
-class Named(mcp_types.RequestParams):
-    task_id: str
-
-
-class Get(mcp_types.Request[Named, Literal["tasks/get"]]):
-    name_param = "taskId"
-    method: Literal["tasks/get"] = "tasks/get"
-    params: Named
-
-
-class Found(mcp_types.Result):
-    model_config = ConfigDict(extra="allow")
-    status: str
-
-
-class Tasks(ClientExtension):
-    """What a host of the SDK does with tasks: it polls until the result is there."""
-
-    identifier = EXTENSION
-
-    def __init__(self) -> None:
-        self.seen: list[str] = []
-
-    def claims(self) -> tuple[ResultClaim[Any], ...]:
-        return (ResultClaim(result_type="task", model=Created, resolve=self.resolve),)
-
-    async def resolve(self, created: Created, context: ClaimContext) -> mcp_types.CallToolResult:
-        self.seen.append(created.task_id)
-        while True:
-            found = await context.session.send_request(Get(params=Named(task_id=created.task_id)), Found)
-            if found.status in OVER:
-                assert found.model_extra is not None
-                return mcp_types.CallToolResult.model_validate(found.model_extra["result"])
-            await asyncio.sleep(0.1)
 
 
 @pytest.mark.parametrize("way", ["stdio", "http"])

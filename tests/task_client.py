@@ -1,0 +1,53 @@
+"""What the SDK's client needs to know of tasks of the modern era, of which the SDK has no types."""
+
+import asyncio
+from typing import Any, Literal
+
+import mcp_types
+from mcp.client.extension import ClaimContext, ClientExtension, ResultClaim
+from pydantic import ConfigDict
+
+from bridge.tasks.words import EXTENSION
+
+OVER = ("completed", "failed", "cancelled")
+
+
+class Created(mcp_types.Result):
+    result_type: Literal["task"]
+    task_id: str
+
+
+class Named(mcp_types.RequestParams):
+    task_id: str
+
+
+class Get(mcp_types.Request[Named, Literal["tasks/get"]]):
+    name_param = "taskId"
+    method: Literal["tasks/get"] = "tasks/get"
+    params: Named
+
+
+class Found(mcp_types.Result):
+    model_config = ConfigDict(extra="allow")
+    status: str
+
+
+class Tasks(ClientExtension):
+    """What a host of the SDK does with tasks: it polls until the result is there."""
+
+    identifier = EXTENSION
+
+    def __init__(self) -> None:
+        self.seen: list[str] = []
+
+    def claims(self) -> tuple[ResultClaim[Any], ...]:
+        return (ResultClaim(result_type="task", model=Created, resolve=self.resolve),)
+
+    async def resolve(self, created: Created, context: ClaimContext) -> mcp_types.CallToolResult:
+        self.seen.append(created.task_id)
+        while True:
+            found = await context.session.send_request(Get(params=Named(task_id=created.task_id)), Found)
+            if found.status in OVER:
+                assert found.model_extra is not None
+                return mcp_types.CallToolResult.model_validate(found.model_extra["result"])
+            await asyncio.sleep(0.1)
