@@ -579,7 +579,8 @@ class Connection:
         except (BrokerError, CallTimeout, ValueError, KeyError) as problem:
             _log.info("the broker does not say what this connection may do", connection=self.name, why=str(problem))
             return
-        allowed = [tuple(((said or {}).get(what) or {}).get("allow") or ()) for what in ("publish", "subscribe")]
+        # Sorted: the broker lists the same rights in another order each time.
+        allowed = [tuple(sorted(((said or {}).get(what) or {}).get("allow") or ())) for what in ("publish", "subscribe")]
         rights = None if said is None else Permissions(*allowed)
         if rights != self.rights:
             self.rights = rights
