@@ -5,8 +5,6 @@ thread), and the presences (names that we answer to). Presences leave first, so 
 connection is closed last, so that the last answers go out.
 """
 
-import asyncio
-import json
 import os
 import secrets
 import socket
@@ -18,13 +16,15 @@ from typing import Any, Final, Literal, Self, Unpack, overload
 
 from mesh import clock
 from mesh.broker import MessageBroker
-from mesh.errors import CallError, ConfigError, InstanceLost
+from mesh.delivery import Participant, secret_of
+from mesh.errors import ConfigError
 from mesh.events import EventBridge
 from mesh.events.schemas import Schemas
 from mesh.identity.book import RightsBook
 from mesh.identity.finding import find_credentials
 from mesh.jobs import Jobs
 from mesh.link.call import Handler
+from mesh.link.caller import Caller
 from mesh.link.connection import Connection
 from mesh.link.denial import check_answers
 from mesh.link.exchanges import Exchanges
@@ -41,14 +41,13 @@ from mesh.registry.plane import MOST_ASKED, PLANE_JOURNAL, ControlPlane
 from mesh.registry.presence import Presence
 from mesh.registry.readers import Readers
 from mesh.registry.vitals import Vitals
-from mesh.rpc import Progress, build_request, read_response
+from mesh.rpc import Progress
 from mesh.settings import Settings, installed_version, make_settings
 from mesh.streams import DurableStream, Stream, StreamHandler, Streams
 from mesh.streams.door import DurableOptions, StreamOptions
-from mesh.subjects import ANY, CONTROL_PLANE, NAME_KEYS, Subjects
+from mesh.subjects import ANY, CONTROL_PLANE, Subjects
 from mesh.topology import REGISTRY
 from mesh.wire.entries import InstanceEntry, JournalPolicy, ProbeAnswer
-from mesh.wire.jsonrpc import Frame
 
 VERSION: Final = installed_version()
 
@@ -87,6 +86,7 @@ class Mesh:
         self.subjects = Subjects(self.settings.prefix)
         self.connection: Connection
         self.exchanges: Exchanges
+        self._caller: Caller
         self.reach: Reach
         self.readers: Readers
         self.messages: MessageBroker
@@ -103,29 +103,17 @@ class Mesh:
             self.connection = await stack.enter_async_context(await self._open_connection())
             self.exchanges = Exchanges(self.connection, self.subjects, self.name)
             self.reach = Reach(self.connection, self.subjects, self.name)
+            self._caller = Caller(self.exchanges, self.settings.timeout)
             self.readers = Readers(self.connection, partial(self.request, CONTROL_PLANE, "mesh/reader", timeout=READER_SECONDS))
             await self.exchanges.start()
             stack.push_async_callback(self.exchanges.close)
-            self.jobs = await stack.enter_async_context(Jobs(self.connection, self.subjects, self.name, self._credentials, self.request))
-            messages = MessageBroker(
-                self.connection, self.subjects, self.name, self._credentials, self.request, lambda: self.events, self.jobs
-            )
-            self.messages = await stack.enter_async_context(messages)
-            schemas = Schemas(self.connection, self.subjects, self.request, self.readers.of_bucket)
-            await stack.enter_async_context(schemas)
-            events = EventBridge(
-                self.connection,
-                self.subjects,
-                self.name,
-                self._credentials,
-                self.request,
-                self.readers.of_stream,
-                messages.publish_message,
-                schemas,
-            )
+            me = Participant(self.connection, self.subjects, self.name, secret_of(self._credentials), self.request)
+            self.jobs = await stack.enter_async_context(Jobs(me))
+            self.messages = await stack.enter_async_context(MessageBroker(me, lambda: self.events, self.jobs))
+            schemas = await stack.enter_async_context(Schemas(me, self.readers.of_bucket))
+            events = EventBridge(me, self.readers.of_stream, self.messages.publish_message, schemas)
             self.events = await stack.enter_async_context(events)
-            streams = Streams(self.connection, self.subjects, self.name, self._credentials, self.request, self.present)
-            self.streams = await stack.enter_async_context(streams)
+            self.streams = await stack.enter_async_context(Streams(me, self.present))
             self._heart = self._shared_heart or Heart()
             if self._shared_heart is None:
                 stack.push_async_callback(self._heart.close)
@@ -165,42 +153,7 @@ class Mesh:
         instance: str = ANY,
     ) -> dict[str, Any]:
         """Any MCP request, and its result. As `call`."""
-        seconds = self.settings.timeout if timeout is None else timeout
-        for attempt in (1, 2):
-            target = self.exchanges.targets.fresh(agent) or await self._resolve(agent)
-            done: asyncio.Future[Frame] = asyncio.get_running_loop().create_future()
-            exchange = self.exchanges.open(
-                target,
-                method,
-                _name_in(method, params),
-                on_frame=partial(_on_frame, done, progress),
-                on_failure=partial(_on_failure, done),
-                timeout=seconds,
-                renew=progress is not None,
-                reads_all=True,
-                instance=instance,
-            )
-            try:
-                body = build_request(exchange.id, method, params, progress=progress is not None)
-            except ConfigError:
-                exchange.discard()
-                raise
-            exchange.send(body)
-            try:
-                frame = await done
-            except asyncio.CancelledError:
-                exchange.cancel("the caller gave up")
-                raise
-            answer, again = read_response(frame.raw)
-            if again and attempt == 1:
-                self.exchanges.targets.stale(agent)
-                continue
-            if isinstance(answer, InstanceLost):
-                self.exchanges.targets.stale(agent)  # it says so itself, before the broker does
-            if isinstance(answer, CallError):
-                raise answer
-            return answer
-        raise AssertionError("unreachable")
+        return await self._caller.request(agent, method, params, timeout=timeout, progress=progress, instance=instance)
 
     @overload
     async def create_stream(self, to: str, type: str, *, durable: Literal[False] = False, **options: Unpack[StreamOptions]) -> Stream: ...
@@ -215,10 +168,7 @@ class Mesh:
 
     async def target(self, agent: str) -> Target:
         """Whom a name stands for, asked or remembered. For bridges, which open exchanges of their own."""
-        return self.exchanges.targets.fresh(agent) or await self._resolve(agent)
-
-    async def _resolve(self, agent: str) -> Target:
-        return await self.exchanges.targets.resolve(agent)
+        return await self._caller.target(agent)
 
     # being called
 
@@ -330,22 +280,3 @@ class Mesh:
 def new_instance() -> str:
     """A name for an instance that nobody else has."""
     return secrets.token_hex(4)
-
-
-def _name_in(method: str, params: Mapping[str, Any] | None) -> str | None:
-    key = NAME_KEYS.get(method)
-    return None if key is None else str((params or {}).get(key, ""))
-
-
-def _on_frame(done: asyncio.Future[Frame], progress: Progress | None, frame: Frame) -> None:
-    if frame.final:
-        if not done.done():
-            done.set_result(frame)
-    elif progress is not None and frame.method == "notifications/progress":
-        params = json.loads(frame.raw).get("params") or {}
-        progress(params.get("progress", 0), params.get("total"), params.get("message"))
-
-
-def _on_failure(done: asyncio.Future[Frame], error: CallError) -> None:
-    if not done.done():
-        done.set_exception(error)

@@ -11,7 +11,6 @@ import secrets
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 from contextlib import suppress
 from datetime import datetime
-from pathlib import Path
 from typing import Any, Final, Self, Unpack
 
 from mesh import clock
@@ -19,17 +18,17 @@ from mesh.broker.family import MessageFamily, MessageLanes, MessageLetters
 from mesh.broker.receiving import MessageSubscription, settle
 from mesh.broker.sending import MessageOptions, build, send, submit, told
 from mesh.broker.topics import ALL, as_message, event_options, role_of
-from mesh.delivery import DeadLetters, HandledInBucket, Handler, LetterFamily, Receiver, ReceiverOptions, Retry, Store, secret_of
+from mesh.delivery import DeadLetters, HandledInBucket, Handler, LetterFamily, Participant, Receiver, ReceiverOptions, Retry
 from mesh.errors import CallTimeout, ConfigError, Disconnected, MailboxFull, RemoteError
 from mesh.events import Event as CloudEvent
 from mesh.events import EventBridge, EventLetters, EventOptions
 from mesh.jobs import JobLetters, JobOptions, JobRecord, Jobs
-from mesh.link.connection import Connection, Message, Subscription
+from mesh.link.connection import Message, Subscription
 from mesh.link.denial import check, check_answers
 from mesh.link.jetstream import JetStream
 from mesh.policy.retry import Backoff
 from mesh.policy.when import When, at_ns, read_when
-from mesh.subjects import CONTROL_PLANE, Cast, Event, Job, Msg, Reply, Subjects
+from mesh.subjects import CONTROL_PLANE, Cast, Event, Job, Msg, Reply
 from mesh.wire.control import MESH_ERROR
 from mesh.wire.message import AgentMessage
 
@@ -40,32 +39,21 @@ LANES_SECONDS: Final = 5.0
 SCHEDULE_SECONDS: Final = 10.0
 """For the control plane to keep a schedule, or to read all that there are."""
 
-Ask = Callable[..., Awaitable[dict[str, Any]]]
-"""`Mesh.request`."""
-
 
 class MessageBroker:
     """Sends and receives messages under one name. What it needs it opens when it is first used."""
 
-    def __init__(
-        self,
-        connection: Connection,
-        subjects: Subjects,
-        name: str,
-        credentials: Path | None,
-        ask: Ask,
-        events: Callable[[], EventBridge],
-        jobs: Jobs,
-    ) -> None:
+    def __init__(self, me: Participant, events: Callable[[], EventBridge], jobs: Jobs) -> None:
+        connection, subjects = me.connection, me.subjects
         self._connection = connection
         self._subjects = subjects
-        self._name = name
-        self._ask = ask
+        self._name = me.name
+        self._ask = me.ask
         self._events = events
         self._jobs = jobs
         self._told: set[asyncio.Task[None]] = set()
         self._subscriptions: set[MessageSubscription] = set()
-        self._store = Store(connection, name, secret_of(credentials))
+        self._store = me.store()
         letters = EventLetters(subjects)
         families: dict[type, LetterFamily] = {Msg: MessageLetters(subjects), Event: letters, Cast: letters, Job: JobLetters(subjects)}
         self.dead_letters = DeadLetters(connection, subjects, self._store, families)
@@ -115,8 +103,8 @@ class MessageBroker:
 
     async def publish_message(
         self,
-        to: str | None,
-        type: str,
+        to: str | None = None,
+        type: str | None = None,
         content: Any = None,
         *,
         topic: str | None = None,
@@ -128,8 +116,9 @@ class MessageBroker:
         """Send a message to an agent, or to one of those who answer to a role, and return its id once the broker has it. It is handled once
         somebody listens. What nobody has begun to handle `expires` seconds from now becomes a dead letter.
 
-        With a `topic`, and None as its target, it goes to whoever has subscribed to that topic (`subscribe_to_messages(topics=…)`): to each
-        that is durable, once. After `expires` seconds, at least one, it is gone then.
+        With a `topic` instead (`publish_message(topic="system.update", content=…)`) it goes to whoever has subscribed to that topic
+        (`subscribe_to_messages(topics=…)`): to each that is durable, once. Its type is the topic, unless it has one of its own. After
+        `expires` seconds, at least one, it is gone then.
 
         With `delay` (seconds) or `at` (a time with its zone, or ISO 8601) it is sent then, as `schedule_message` has it; `expires` counts
         from there.
@@ -137,13 +126,13 @@ class MessageBroker:
         Raises Denied, MailboxFull (nothing was stored), TooLarge, and BrokerUnavailable where the broker did not answer: sent again with
         the same id, it is stored once.
         """
-        if (to is None) == (topic is None) or (topic is not None and (delay is not None or at is not None)):
+        if topic is not None and to is None and delay is None and at is None:
+            return await self._events().publish(topic, content, **self._event_options(type or topic, expires, options))
+        if to is None or type is None or topic is not None:
             raise ConfigError(
-                "a message goes to a name, now or later, or now to a topic", hint="say publish_message(None, type, content, topic=…)"
+                "a message of a type goes to a name, now or later, or else now to a topic",
+                hint="say publish_message(to, type, content), or publish_message(topic=…, content=…)",
             )
-        if topic is not None:
-            return await self._events().publish(topic, content, **self._event_options(type, expires, options))
-        assert to is not None
         if delay is not None or at is not None:
             due = When(at_ns=at_ns(at) if delay is None else clock.wall_ns() + round(delay * 1e9))
             return await self._schedule(due, to, type, content, expires, options)

@@ -6,7 +6,8 @@
 - A handler raises `Retry(after=…)` or anything else to have it again, `Reject(why)` to have it made a dead letter.
 - `Handled`: what was done already. `Recently` keeps it in memory, `HandledInBucket` at the broker, for a pool and over restarts, and
   `HandledInSqlite` in one transaction with the effect.
-- `Store`: stores something at the broker once, with a deduplication id that nobody else can make. `secret_of` a participant's credentials.
+- `Store`: stores something at the broker once, with a deduplication id that nobody else can make. A `Participant` is what the doors are
+  given; `secret_of` its credentials.
 - `DeadLetters`: looked through, mended, sent again, dropped; a `LetterFamily` says how. `letter_subject` and `write_letter` write one,
   `keep` in a receiver's place; the control plane has `keep_given_up` for what the broker gave up, and `keep_unread` for what nobody reads.
 """
@@ -19,13 +20,14 @@ from mesh.delivery.handled_bucket import HandledInBucket
 from mesh.delivery.handled_sqlite import HandledInSqlite
 from mesh.delivery.handling import Handler, Handling, Reject, Retry
 from mesh.delivery.letters import Again, DeadLetters, Kept, LetterFamily, Told, as_dict
+from mesh.delivery.participant import Ask, Participant
 from mesh.delivery.receiver import Receiver, ReceiverOptions, consumer_config
 from mesh.delivery.storing import NO_ROOM, PER_SUBJECT, Store, secret_of
 from mesh.delivery.unread import keep_older, keep_unread
 
 __all__ = [
-    "NO_ROOM", "OWNER", "PER_SUBJECT", "SUBSCRIPTION", "Again", "AlreadyHandled", "DeadLetters", "Family", "Handled",
+    "NO_ROOM", "OWNER", "PER_SUBJECT", "SUBSCRIPTION", "Again", "AlreadyHandled", "Ask", "DeadLetters", "Family", "Handled",
     "HandledInBucket", "HandledInSqlite", "Handler", "Handling", "Kept", "Key",
-    "Lane", "LetterFamily", "Receiver", "ReceiverOptions", "Recently", "Reject", "Retry", "Source", "Store", "Told", "as_dict",
-    "consumer_config", "keep", "keep_given_up", "keep_older", "keep_unread", "letter_subject", "secret_of", "write_letter",
+    "Lane", "LetterFamily", "Participant", "Receiver", "ReceiverOptions", "Recently", "Reject", "Retry", "Source", "Store", "Told",
+    "as_dict", "consumer_config", "keep", "keep_given_up", "keep_older", "keep_unread", "letter_subject", "secret_of", "write_letter",
 ]  # fmt: skip

@@ -6,21 +6,19 @@ from collections.abc import Awaitable, Callable, Mapping
 from contextlib import aclosing
 from datetime import UTC, datetime
 from functools import partial
-from pathlib import Path
 from typing import Any, Final, Self, TypedDict, Unpack
 
 from mesh import clock
-from mesh.delivery import NO_ROOM, PER_SUBJECT, Handler, ReceiverOptions, Store, secret_of
+from mesh.delivery import NO_ROOM, PER_SUBJECT, Handler, Participant, ReceiverOptions
 from mesh.errors import ApiError, ConfigError, EventsFull, MeshError, RemoteError
 from mesh.events import expressions
 from mesh.events.reading import EventFamily, EventReader, Filter, Transform
 from mesh.events.replay import REPLAYED, Replay
 from mesh.events.schemas import Schemas
 from mesh.events.subscribing import DurableSubscription, EphemeralSubscription, Subscribed, filters_of, notices_of, only
-from mesh.link.connection import Connection
 from mesh.link.jetstream import JetStream, PubAck
 from mesh.link.reader import MakeConsumer
-from mesh.subjects import ANY, CONTROL_PLANE, PRIORITIES, Subjects
+from mesh.subjects import ANY, CONTROL_PLANE, PRIORITIES
 from mesh.topology import MOST_EVENTS
 from mesh.wire.event import Event, encode, new_event
 
@@ -59,27 +57,17 @@ class EventOptions(TypedDict, total=False):
 class EventBridge:
     """Publishes and hears events under one name. What it needs it opens when it is first used."""
 
-    def __init__(
-        self,
-        connection: Connection,
-        subjects: Subjects,
-        name: str,
-        credentials: Path | None,
-        ask: Callable[..., Awaitable[dict[str, Any]]],
-        make_reader: MakeConsumer,
-        send: Send,
-        schemas: Schemas,
-    ) -> None:
-        self._connection = connection
-        self._subjects = subjects
-        self._name = name
-        self._store = Store(connection, name, secret_of(credentials))
-        self._request = ask
+    def __init__(self, me: Participant, make_reader: MakeConsumer, send: Send, schemas: Schemas) -> None:
+        self._connection = me.connection
+        self._subjects = me.subjects
+        self._name = me.name
+        self._store = me.store()
+        self._request = me.ask
         self._make_reader = make_reader
         self._send = send
         self.schemas = schemas
         """The schemas of topics: registered, looked at, held against events."""
-        self._reader = EventReader(subjects)
+        self._reader = EventReader(me.subjects)
 
     async def __aenter__(self) -> Self:
         return self

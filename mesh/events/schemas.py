@@ -16,15 +16,14 @@ from typing import Any, Final, Self
 
 import structlog
 
-from mesh.delivery import Reject
+from mesh.delivery import Participant, Reject
 from mesh.errors import BadExpression, ConfigError, IncompatibleSchema, InvalidEvent, MalformedMessage, MeshError, RemoteError
 from mesh.link.buckets import Entry
-from mesh.link.connection import Connection
 from mesh.link.jetstream import JetStream
 from mesh.link.view import BucketView
 from mesh.policy.schemas import Unfit
 from mesh.policy.schemas.lifting import Topic, Version
-from mesh.subjects import CONTROL_PLANE, Subjects
+from mesh.subjects import CONTROL_PLANE
 from mesh.topology import SCHEMAS
 from mesh.wire.entries import read
 from mesh.wire.event import Event
@@ -41,16 +40,10 @@ _log = structlog.get_logger("mesh.events")
 class Schemas:
     """`async with` it; it reads nothing before it must. Its three methods for events are those that `EventBridge` wants."""
 
-    def __init__(
-        self,
-        connection: Connection,
-        subjects: Subjects,
-        ask: Callable[..., Awaitable[dict[str, Any]]],
-        make_reader: Callable[[str, tuple[str, ...]], Awaitable[str]],
-    ) -> None:
-        self._connection = connection
-        self._subjects = subjects
-        self._ask = ask
+    def __init__(self, me: Participant, make_reader: Callable[[str, tuple[str, ...]], Awaitable[str]]) -> None:
+        self._connection = me.connection
+        self._subjects = me.subjects
+        self._ask = me.ask
         self._make_reader = make_reader
         self._entries: dict[str, dict[int, SchemaEntry]] = {}
         """By topic and version."""

@@ -6,12 +6,11 @@ change of our jobs' records on a plain subscription; that is only the reason to 
 
 import asyncio
 import secrets
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from pathlib import Path
+from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any, Final, Self, TypedDict
 
 from mesh import clock
-from mesh.delivery import NO_ROOM, PER_SUBJECT, Store, secret_of
+from mesh.delivery import NO_ROOM, PER_SUBJECT, Participant
 from mesh.errors import (
     ApiError,
     BrokerError,
@@ -26,10 +25,10 @@ from mesh.errors import (
     RemoteError,
 )
 from mesh.jobs.worker import Handler, JobWorker
-from mesh.link.connection import Connection, Message, Subscription
+from mesh.link.connection import Message, Subscription
 from mesh.link.denial import check_answers
 from mesh.rpc import build_request
-from mesh.subjects import CONTROL_PLANE, Subjects
+from mesh.subjects import CONTROL_PLANE
 from mesh.topology import MOST_JOBS
 from mesh.wire.job import JOB_HEADER, LONGEST_KEPT, MOST_TRIES, NONCE, JobRecord, job_id, record_of
 from mesh.wire.job import JobOptions as Header
@@ -42,9 +41,6 @@ LOOK_AGAIN: Final = 15.0
 
 _FIRST_DELAY: Final = 0.2
 _LONGEST_DELAY: Final = 5.0
-
-Ask = Callable[..., Awaitable[dict[str, Any]]]
-"""`Mesh.request`."""
 
 
 class JobOptions(TypedDict, total=False):
@@ -59,12 +55,12 @@ class JobOptions(TypedDict, total=False):
 class Jobs:
     """What it needs it opens when it is first used."""
 
-    def __init__(self, connection: Connection, subjects: Subjects, name: str, credentials: Path | None, ask: Ask) -> None:
-        self._connection = connection
-        self._subjects = subjects
-        self._name = name
-        self._ask = ask
-        self._store = Store(connection, name, secret_of(credentials))
+    def __init__(self, me: Participant) -> None:
+        self._connection = me.connection
+        self._subjects = me.subjects
+        self._name = me.name
+        self._ask = me.ask
+        self._store = me.store()
         self._watched: dict[str, set[asyncio.Event]] = {}
         """Who waits for a change, by nonce."""
         self._listening: Subscription | None = None

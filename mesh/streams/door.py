@@ -2,28 +2,22 @@
 
 import asyncio
 import secrets
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from pathlib import Path
 from typing import Any, Final, Self, TypedDict, Unpack
 
 from mesh import clock
-from mesh.delivery import Store, secret_of
+from mesh.delivery import Participant
 from mesh.errors import ConfigError, MalformedMessage, StreamRefused
 from mesh.link.call import Handler
-from mesh.link.connection import Connection
 from mesh.policy.stream_flow import IDLE, WINDOW, WINDOW_BYTES, Flow
 from mesh.streams.durable import DurableStream
 from mesh.streams.ends import Ends
 from mesh.streams.serving import Serving, StreamHandler
 from mesh.streams.stream import Stream
-from mesh.subjects import Subjects
 from mesh.wire.stream import LARGEST_WINDOW, LARGEST_WINDOW_BYTES, LONGEST_IDLE, OPEN, StreamAsked, StreamGranted, read_granted
 
 OPEN_SECONDS: Final = 10.0
-
-Ask = Callable[..., Awaitable[dict[str, Any]]]
-"""`Mesh.request`."""
 
 Present = Callable[..., AbstractAsyncContextManager[object]]
 """`Mesh.present`."""
@@ -60,13 +54,13 @@ class ServingOptions(TypedDict, total=False):
 class Streams:
     """Opens streams and serves them under one name. What it needs it opens when it is first used."""
 
-    def __init__(self, connection: Connection, subjects: Subjects, name: str, credentials: Path | None, ask: Ask, present: Present) -> None:
-        self._connection = connection
-        self._subjects = subjects
-        self._name = name
-        self._store = Store(connection, name, secret_of(credentials))
-        self.ends = Ends(connection, subjects, name)
-        self._ask = ask
+    def __init__(self, me: Participant, present: Present) -> None:
+        self._connection = me.connection
+        self._subjects = me.subjects
+        self._name = me.name
+        self._store = me.store()
+        self.ends = Ends(me.connection, me.subjects, me.name)
+        self._ask = me.ask
         self._present = present
 
     async def __aenter__(self) -> Self:

@@ -17,7 +17,7 @@ from typing import Any, Final, Self
 
 import structlog
 
-from mesh.delivery import NO_ROOM, Store
+from mesh.delivery import NO_ROOM, Ask, Store
 from mesh.errors import ApiError, CallError, ConfigError, MalformedMessage, MeshError, NoResponders, StreamCancelled, StreamLost, TooLarge
 from mesh.link.connection import Connection, Message
 from mesh.link.jetstream import CONSUMER_NOT_FOUND, JetStream
@@ -39,8 +39,6 @@ SERVED_SECONDS: Final = 2.0
 
 THERE: Final = b"?"
 """On the subject of a stream's frames: asks the broker whether anybody listens, and nobody answers."""
-
-Ask = Callable[..., Awaitable[dict[str, Any]]]
 
 _HEAD: Final = struct.Struct(">cQB")
 _KINDS: Final = {kind.value: kind for kind in Kind}
