@@ -41,6 +41,8 @@ MeshError
     ├── Disconnected       the mesh is closing                        disconnected
     └── RemoteError        the far side answered with an error        (its own code, message and data)
 
+This module is long because each error is a class with its own words, and they have one tree.
+
 Codes are stable: scripts may match them. `retryable` says whether the same call may be made again without asking anybody.
 nats-py's own errors are translated once, in `mesh.link`.
 """

@@ -45,6 +45,8 @@ Auditors get readers of JOURNAL in the same way (`mesh/reader` with the stream's
 A call to a role goes on with the member that took it: its cancellation and all of a session are addressed to the member by name. So a rule
 on a role allows the same of each of its members (`members`), which is no more than it was: they answer for the role.
 
+This module is long because one table says what everybody may do, and what follows it must stay beside it.
+
 A template holds `{{name()}}` and `{{tag(role)}}` only as `Token`s of mesh.subjects; what a person wrote is escaped, and can be none.
 """
 
