@@ -43,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 async def _serve(options: argparse.Namespace) -> int:
-    from bridge.app import expose, make_spec, port_factory
+    from bridge.app import expose, load_streams, make_spec, port_factory
     from mesh import Mesh
 
     spec = make_spec(
@@ -58,6 +58,9 @@ async def _serve(options: argparse.Namespace) -> int:
         journal=options.journal,
         sessions=options.sessions,
         inbox=options.inbox,
+        answers=tuple(options.answer),
+        topics=tuple(options.topic),
+        streams=options.streams,
         **({} if options.at_once is None else {"at_once": options.at_once}),
         rate=options.rate,
         tools=_tools(options),
@@ -74,7 +77,7 @@ async def _serve(options: argparse.Namespace) -> int:
     async with (
         port_factory(spec) as make_port,
         Mesh(settings=_settings(options, options.name), roles=("agent", *spec.roles)) as mesh,
-        expose(mesh, spec, make_port, on_event=on_event),
+        expose(mesh, spec, make_port, streams=load_streams(spec.streams), on_event=on_event),
     ):
         _settled()
         await told.wait()

@@ -10,7 +10,7 @@ import importlib
 import os
 import random
 import sys
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any, Final
@@ -33,6 +33,7 @@ from mesh.link.tls import ClientTls
 from mesh.node import new_instance
 from mesh.registry.presence import Presence
 from mesh.settings import Settings
+from mesh.streams import StreamHandler
 from mesh.wire.entries import ProbeAnswer, ProbeQuestion, read
 
 FIRST_DELAY: Final = 0.5
@@ -45,8 +46,16 @@ _log = structlog.get_logger("bridge")
 
 
 @asynccontextmanager
-async def expose(mesh: Mesh, spec: AgentSpec, make_port: PortFactory, *, on_event: OnEvent = lambda *_: None) -> AsyncIterator[Presence]:
-    """One agent on a participant of its name, until the block ends. Raises ServerUnreachable, BrokerError."""
+async def expose(
+    mesh: Mesh,
+    spec: AgentSpec,
+    make_port: PortFactory,
+    *,
+    streams: Mapping[str, StreamHandler] | None = None,
+    on_event: OnEvent = lambda *_: None,
+) -> AsyncIterator[Presence]:
+    """One agent on a participant of its name, until the block ends; `streams` serve it by their types. Raises ServerUnreachable,
+    BrokerError."""
     presence: Presence | None = None
     updates: set[asyncio.Task[None]] = set()
 
@@ -94,9 +103,10 @@ async def expose(mesh: Mesh, spec: AgentSpec, make_port: PortFactory, *, on_even
                 limits=spec.limits,
                 on_probe=on_probe,
                 on_gone=exposed.on_gone,
+                streams=streams,
             ) as presence,
             mesh.jobs.work(JobRuns(exposed), roles=spec.roles, workers=at_once(spec.at_once)),
-            delivered(mesh, exposed, facts, spec.inbox, spec.roles, at_once(spec.at_once)),
+            delivered(mesh, exposed, facts, spec, at_once(spec.at_once)),
         ):
             on_event("ready", spec.name, f"{len(facts.tools)} tools")
             yield presence
@@ -115,6 +125,9 @@ async def serve(
     journal: str = "full",
     tools: dict[str, Any] | None = None,
     inbox: str = "",
+    answers: Sequence[str] = (),
+    topics: Sequence[str] = (),
+    streams: Mapping[str, StreamHandler] | None = None,
     mesh: Mesh | None = None,
     state_dir: str | Path | None = None,
     broker: str | None = None,
@@ -126,17 +139,19 @@ async def serve(
             await asyncio.Event().wait()
 
     `journal` is full, metadata or none; `tools` says it for single tools: `{"read_secret": {"journal": "none"}}`.
-    `inbox` is the tool that messages to the agent are handed to. Raises BrokerUnavailable, ServerUnreachable, ConfigError.
+    `inbox` is the tool that messages to the agent are handed to, and those on `topics`; those of a type that is in `answers` go to the tool
+    of that name. `streams` are served by their types. Raises BrokerUnavailable, ServerUnreachable, ConfigError.
     """
     from bridge.ports.local import LocalServer  # the SDK's server side is heavy, and a bridge for a command does without it
 
-    spec = make_spec(name=name, python="in:process", roles=tuple(roles), journal=journal, tools=tools or {}, inbox=inbox)
+    said = {"inbox": inbox, "answers": tuple(answers), "topics": tuple(topics)}
+    spec = make_spec(name=name, python="in:process", roles=tuple(roles), journal=journal, tools=tools or {}, **said)
     async with AsyncExitStack() as stack:
         local = await stack.enter_async_context(LocalServer(server).entered())
         if mesh is None:
             held = ("agent", "host", *roles)  # its tools may call others
             mesh = await stack.enter_async_context(Mesh(name=name, state_dir=state_dir, broker=broker, credentials=credentials, roles=held))
-        yield await stack.enter_async_context(expose(mesh, spec, local.port))
+        yield await stack.enter_async_context(expose(mesh, spec, local.port, streams=streams))
 
 
 def make_spec(**fields: Any) -> AgentSpec:
@@ -147,8 +162,16 @@ def make_spec(**fields: Any) -> AgentSpec:
         raise ConfigError(f"{fields.get('name') or 'the agent'}: {mistake(error, AgentSpec)}") from None
 
 
+def load_streams(path: str) -> Mapping[str, StreamHandler] | None:
+    """What serves streams, by their types; None for an empty path. Raises ConfigError."""
+    found = load_python(path) if path else None
+    if found is not None and not (isinstance(found, Mapping) and all(map(callable, found.values()))):
+        raise ConfigError(f"{path} serves no streams", hint="it is a mapping of their types to functions: async def f(stream)")
+    return found
+
+
 def load_python(path: str) -> Any:
-    """The server object that `module:name` names. Raises ConfigError."""
+    """The object that `module:name` names. Raises ConfigError."""
     module, _, name = path.partition(":")
     sys.path.insert(0, os.curdir)
     try:

@@ -63,6 +63,11 @@ def make_parser() -> argparse.ArgumentParser:
     serve.add_argument("--tool-rate", action="append", default=[], metavar="TOOL=RATE", help="the same for one tool; may be repeated")
     serve.add_argument("--at-once", type=int, metavar="N", help="calls that may run at once; the others wait (default: 256)")
     serve.add_argument("--inbox", default="", metavar="TOOL", help="hand the messages to this agent to a tool of its server")
+    serve.add_argument(
+        "--answer", action="append", default=[], metavar="TOOL", help="a tool for messages of the type of its name, as a call"
+    )
+    serve.add_argument("--topic", action="append", default=[], help="hand messages on this topic to its tools, too; may be repeated")
+    serve.add_argument("--streams", default="", metavar="MODULE:NAME", help="with --python: what serves its streams, by their types")
     serve.add_argument("--sessions", default="own", choices=["own", "shared"], help="a server for each handshake session, or one for all")
     serve.add_argument("--with-stdin", action="store_true", help="end when stdin does (for a parent process)")
 

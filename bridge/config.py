@@ -14,7 +14,9 @@ at_once = 8                             # calls that run at once; the others wai
 rate = "100/s"                          # what one caller may ask of it: so many, all at once if need be, and then as they come back
 tools.read_secret.journal = "none"
 tools.read_secret.rate = "5/min"
-inbox = "take_message"                  # messages to it are handed to this tool of its server
+inbox = "take_message"                  # messages to it are handed to this tool of its server,
+answers = ["read_secret"]               # but those of these types to the tool of that name, with their content as its arguments
+topics = ["system.update"]              # and so are messages on these topics, which one of its roles lets it hear
 sessions = "shared"                     # one child for all sessions of the handshake era; "own" (the default): one for each
 
 [agents.attic]
@@ -23,6 +25,7 @@ transport = "sse"                       # HTTP+SSE, the transport of 2024-11-05 
 
 [agents.notes]
 python = "examples.notes:server"        # an MCPServer object of the SDK, served in a process of its own
+streams = "examples.notes:streams"      # what serves its streams, by their types: {"dictation": async def f(stream), …}
 
 [http]
 port = 8600                             # serve the agents over HTTP and WebSocket too
@@ -109,6 +112,13 @@ class AgentSpec(BaseModel):
     """Whether sessions of the handshake era have a server of their own, or share one (`bridge.shared` says what is then not kept apart)."""
     inbox: str = ""
     """The tool that its messages are handed to (`bridge.inbox`). Empty: it has to take them itself."""
+    answers: tuple[str, ...] = ()
+    """Tools that answer messages of the type of their name, as a call with its content as arguments: also to who may send to the agent, but
+    not call them."""
+    topics: tuple[str, ...] = ()
+    """Messages on these topics are handed to its tools, too."""
+    streams: str = ""
+    """`module:name` of what serves its streams: a mapping of their types to handlers."""
     journal: JournalMode = "full"
     rate: RateText | None = None
     """How often one caller may ask it anything: `100/s`. Each instance counts for itself."""
@@ -123,8 +133,12 @@ class AgentSpec(BaseModel):
     def _one_server(self) -> Self:
         if sum(map(bool, (self.command, self.url, self.python))) != 1:
             raise ValueError("an agent has exactly one of command, url, python")
-        if self.python and self.python.count(":") != 1:
-            raise ValueError("python is written module:name")
+        if any(each and each.count(":") != 1 for each in (self.python, self.streams)):
+            raise ValueError("python and streams are written module:name")
+        if self.streams and not self.python:
+            raise ValueError("streams are served by an agent in Python")
+        if self.topics and not (self.inbox or self.answers):
+            raise ValueError("topics are for tools that take messages: name one as its inbox, or in answers")
         if self.url and not self.url.startswith(("http://", "https://", "ws://", "wss://")):
             raise ValueError("url begins with http://, https://, ws:// or wss://")
         if self.transport and not self.url:

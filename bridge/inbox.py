@@ -1,8 +1,11 @@
-"""Messages to an agent, handed to a tool of its server: `inbox = "tool"` in mesh.toml, for a server that knows nothing of messages.
+"""Messages to an agent, handed to tools of its server, which need know nothing of messages.
 
-Of `{"id", "sender", "type", "content", "priority", "sent", "deadline"?, "correlation_id"?, "metadata", "delivery"}` the tool gets what its
-input schema has as properties; all, where it names none. Its result is the answer, if the sender waits for one: the structured content, or
-else the text.
+In mesh.toml `inbox = "take_message"` names the tool for all of them. Of `{"id", "sender", "type", "content", "priority", "sent",
+"deadline"?, "correlation_id"?, "metadata", "delivery"}` it gets what its input schema has as properties; all, where it names none.
+`answers = ["code_review"]` names tools for messages of the type of their name: the message is a call, and its content the arguments. Its
+sender needs no right to call them, only to send. With `topics` messages on these are handed on in the same way.
+
+The result is the answer, if the sender waits for one: the structured content, or else the text.
 
 | the server                                     | the message                                |
 |------------------------------------------------|--------------------------------------------|
@@ -10,14 +13,16 @@ else the text.
 | gives a result with `isError`                  | is tried again, and then is a dead letter  |
 | dies, cannot be reached, is busy               | the same                                   |
 | answers with an error (no such tool, arguments) | is a dead letter at once                  |
+| has no tool for its type                       | is a dead letter at once                   |
 """
 
 import itertools
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from bridge.config import AgentSpec
 from bridge.expose import Exposed
 from bridge.facts import Facts
 from bridge.jobs import JobRuns
@@ -27,47 +32,63 @@ from mesh.broker import AgentMessage, Reject
 from mesh.errors import ConfigError
 from mesh.jobs import JobError
 from mesh.rpc import build_request
+from mesh.wire.job import content_of
 
 
 @asynccontextmanager
-async def delivered(mesh: Mesh, exposed: Exposed, facts: Facts, tool: str, roles: tuple[str, ...], workers: int) -> AsyncIterator[None]:
-    """While the block lasts the agent's messages, and those to `roles`, go to `tool`; with an empty name nothing is done.
+async def delivered(mesh: Mesh, exposed: Exposed, facts: Facts, spec: AgentSpec, workers: int) -> AsyncIterator[None]:
+    """While the block lasts the agent's messages, those to its roles and those on its topics go to its tools, if it names any for them.
 
     Raises ConfigError where the server has no such tool, Denied.
     """
-    if not tool:
+    if not spec.inbox and not spec.answers:
         yield
         return
-    found = next((each for each in facts.tools if each.get("name") == tool), None)
-    if found is None:
-        names = ", ".join(str(each.get("name")) for each in facts.tools)
-        raise ConfigError(f"agent {exposed.agent!r}: inbox = {tool!r} is no tool of its server", hint=f"it has {names or 'none'}")
-    async with mesh.messages.subscribe_to_messages(ToolInbox(exposed, found), roles=roles, workers=workers):
+    tools = {str(each.get("name")): each for each in facts.tools}
+    for tool in filter(None, (spec.inbox, *spec.answers)):
+        if tool not in tools:
+            key = "inbox" if tool == spec.inbox else "answers"
+            raise ConfigError(
+                f"agent {exposed.agent!r}: {tool!r} of {key} is no tool of its server", hint=f"it has {', '.join(tools) or 'none'}"
+            )
+    taking = ToolInbox(exposed, tools.get(spec.inbox), spec.answers)
+    async with mesh.messages.subscribe_to_messages(taking, roles=spec.roles, topics=spec.topics, workers=workers):
         yield
 
 
 class ToolInbox:
     """The handler of one agent's messages."""
 
-    def __init__(self, exposed: Exposed, tool: dict[str, Any]) -> None:
+    def __init__(self, exposed: Exposed, tool: dict[str, Any] | None, answers: Collection[str] = ()) -> None:
         self._runs = JobRuns(exposed)
         self._tool = tool
+        self._answers = answers
         self._numbers = itertools.count(1)
 
     async def __call__(self, message: AgentMessage) -> Any:
-        schema = self._tool.get("inputSchema")
-        known = schema.get("properties") if isinstance(schema, dict) else None
-        said = {key: value for key, value in letter(message).items() if value is not None and (not known or key in known)}
-        params = {"name": self._tool["name"], "arguments": said}
-        errand = _Errand(f"inbox-{next(self._numbers)}", message.sender, message.target, build_request("inbox", "tools/call", params))
+        request = build_request("inbox", "tools/call", self._params(message))
+        errand = _Errand(f"inbox-{next(self._numbers)}", message.sender, message.target, request)
         try:
             result = await self._runs(errand)
         except JobError as problem:
             raise Reject(str(problem)) from None
-        text = " ".join(str(each.get("text")) for each in result.get("content") or () if isinstance(each, dict) and "text" in each)
+        said = content_of(result)
         if result.get("isError"):
-            raise ToolFailed(text or "the tool failed")
-        return result.get("structuredContent", text)
+            raise ToolFailed(said or "the tool failed")
+        return said
+
+    def _params(self, message: AgentMessage) -> dict[str, Any]:
+        """Which tool is called, and with what. Raises Reject."""
+        if message.type in self._answers:
+            if not isinstance(message.content, dict):
+                raise Reject(f"the content of a message of type {message.type!r} is an object: the arguments of that tool")
+            return {"name": message.type, "arguments": message.content}
+        if self._tool is None:
+            raise Reject(f"no tool takes messages of type {message.type!r}, but of these: {', '.join(self._answers)}")
+        schema = self._tool.get("inputSchema")
+        known = schema.get("properties") if isinstance(schema, dict) else None
+        said = {key: value for key, value in letter(message).items() if value is not None and (not known or key in known)}
+        return {"name": self._tool["name"], "arguments": said}
 
 
 class ToolFailed(Exception):

@@ -7,9 +7,12 @@ import pytest
 from mcp.server.mcpserver import MCPServer
 
 from bridge import serve
-from bridge.config import AgentSpec
+from bridge.apart import serve_command
+from bridge.app import load_streams, make_spec
+from bridge.arguments import make_parser
 from mesh import Mesh
 from mesh.errors import ConfigError, RemoteError
+from mesh.streams import Stream
 from tests.conftest import Broker
 from tests.message_world import letters, until_gone
 
@@ -70,5 +73,78 @@ async def test_a_tool_that_is_none_is_told(broker: Broker, plane: str) -> None:
             pass
 
 
+async def test_messages_of_its_name_are_calls_of_a_tool_and_all_others_go_to_the_inbox(plane: str) -> None:
+    taken: list[dict[str, Any]] = []
+    came = asyncio.Event()
+    server = clerk(taken)
+
+    @server.tool()
+    async def note(content: str) -> str:
+        """Note."""
+        taken.append({"content": content})
+        came.set()
+        return "noted"
+
+    @server.tool()
+    async def add(one: int, other: int) -> dict[str, int]:
+        """Add."""
+        return {"sum": one + other}
+
+    options: dict[str, Any] = {"inbox": "note", "answers": ["add"], "topics": ["news.*"]}
+    async with serve(server, name="counter", broker=plane, **options), Mesh(name="boss", broker=plane) as boss:
+        assert await boss.messages.send_message("counter", "add", {"one": 3, "other": 4}, timeout=20) == {"sum": 7}
+        with pytest.raises(RemoteError, match="arguments"):
+            await boss.messages.send_message("counter", "add", "3 and 4", timeout=20)
+        await boss.messages.publish_message(topic="news.today", content="rain")
+        async with asyncio.timeout(20):
+            await came.wait()
+    assert taken == [{"content": "rain"}]
+
+
+async def test_a_type_that_no_tool_takes_is_a_dead_letter(plane: str) -> None:
+    async with serve(clerk([]), name="narrow", broker=plane, answers=["take"]), Mesh(name="boss", broker=plane) as boss:
+        with pytest.raises(RemoteError, match="no tool takes"):
+            await boss.messages.send_message("narrow", "order", 1, timeout=20)
+
+
+async def test_streams_are_served_beside_the_tools(plane: str) -> None:
+    async def shout(stream: Stream) -> None:
+        async for said in stream:
+            await stream.send(said.upper())
+
+    taken: list[dict[str, Any]] = []
+    async with serve(clerk(taken), name="loud", broker=plane, streams={"shout": shout}), Mesh(name="boss", broker=plane) as boss:
+        async with await boss.create_stream("loud", "shout") as stream:
+            await stream.send("hey")
+            assert await stream.receive() == "HEY"
+        await boss.call("loud", "take", {"sender": "boss", "type": "t", "content": 1, "id": "1"}, timeout=20)
+    assert taken[0]["content"] == 1
+
+
 def test_the_file_may_say_it() -> None:
-    assert AgentSpec(name="a", python="m:s", inbox="take").inbox == "take"
+    assert make_spec(name="a", python="m:s", inbox="take").inbox == "take"
+
+
+@pytest.mark.parametrize(
+    ("said", "problem"),
+    [
+        ({"command": "x", "streams": "m:s"}, "in Python"),
+        ({"python": "m:s", "streams": "m"}, "module:name"),
+        ({"python": "m:s", "topics": ("a",)}, "tools that take messages"),
+    ],
+)
+def test_what_does_not_go_together_is_told(said: dict[str, Any], problem: str) -> None:
+    with pytest.raises(ConfigError, match=problem):
+        make_spec(name="a", **said)
+
+
+def test_an_agent_in_python_is_told_all_of_it() -> None:
+    spec = make_spec(name="a", python="m:s", inbox="take", answers=("add", "sub"), topics=("x.*",), streams="m:streams")
+    command = serve_command(spec, None)
+    options = make_parser().parse_args(command[command.index("serve") :])
+    assert (options.inbox, options.answer, options.topic, options.streams) == ("take", ["add", "sub"], ["x.*"], "m:streams")
+
+
+def test_what_serves_no_streams_is_told() -> None:
+    with pytest.raises(ConfigError, match="serves no streams"):
+        load_streams("examples.notes:server")

@@ -111,7 +111,9 @@ async def test_a_message_on_a_topic_goes_to_each_that_subscribed_also_while_it_w
         async with one.messages.subscribe_to_messages(ada, **options):
             pass
         async with two.messages.subscribe_to_messages(bob, **options):
-            await sender.messages.publish_message(None, "built", {"n": 1}, topic="build.done", correlation_id="c", metadata={"k": [1]})
+            await sender.messages.publish_message(
+                topic="build.done", type="built", content={"n": 1}, correlation_id="c", metadata={"k": [1]}
+            )
             await sender.messages.broadcast("notice", "all hands", priority="high")
             await sender.messages.publish_message("bob", "t", "direct")
             await bob.holds(3)

@@ -119,6 +119,11 @@ class JobRecord:
         return self.state in OVER
 
     @property
+    def content(self) -> Any:
+        """What the tool of a job that is done returned: an object, or text. None for all others."""
+        return content_of(self.result) if isinstance(self.result, dict) else None
+
+    @property
     def nonce(self) -> str:
         return self.id.partition("-")[2]
 
@@ -178,6 +183,13 @@ def record_of(said: Mapping[str, Any], body: bytes = b"") -> JobRecord:
         error=error,
         again=again,
     )
+
+
+def content_of(result: Mapping[str, Any]) -> Any:
+    """What a tool returned, out of MCP's result object: the structured content, or else the text."""
+    if "structuredContent" in result:
+        return result["structuredContent"]
+    return " ".join(str(each.get("text")) for each in result.get("content") or () if isinstance(each, dict) and "text" in each)
 
 
 def job_id(seq: int, nonce: str) -> str:
