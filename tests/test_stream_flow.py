@@ -197,6 +197,17 @@ def test_silence_ends_it_and_questions_do_not_count_as_messages():
     assert dumb.abort.code == "stream_lost"
 
 
+def test_what_is_said_twice_is_no_message():
+    one, other = pair(idle=60.0)
+    one.push(Kind.TEXT, b"x", 0.0)
+    [frame] = [each for each in one.outgoing(0.0) if each[:1] == b"D"]
+    for now in range(0, 120, 5):
+        other.receive(frame, float(now))
+        other.tick(float(now))
+    assert other.abort is not None
+    assert other.abort.code == "stream_idle"
+
+
 def test_the_reason_of_an_abort_reaches_the_other_end():
     one, other = pair()
     one.give_up("stream_cancelled", "no longer wanted")

@@ -71,6 +71,15 @@ async def test_a_stream_knows_what_it_was_opened_with(plane):
             await stream.receive()
 
 
+@pytest.mark.parametrize("content", ['"two"\nlines\\', {"type": "other", "name": "ü"}, [{"type": 1}, "\x00"]])
+async def test_a_stream_is_opened_with_whatever_json_can_say(plane, content):
+    async def say(stream: Stream) -> None:
+        await stream.send(stream.content)
+
+    async with two(plane, "s-say", say=say) as (_, mesh), await mesh.create_stream("s-say", "say", content=content) as stream:
+        assert await stream.receive() == content
+
+
 async def test_half_close_leaves_the_way_back_open(plane):
     async def total(stream: Stream) -> None:
         await stream.send(sum([message async for message in stream]))

@@ -130,6 +130,8 @@ class Flow:
 
     __slots__ = (
         "_absent_since",
+        "_again",
+        "_again_at",
         "_asked_at",
         "_confirmed_at",
         "_gap",
@@ -187,6 +189,8 @@ class Flow:
         """Sizes of the messages from `their_taken` on."""
         self._out_bytes = 0
         self._out_taken_bytes = 0
+        self._again = -1
+        self._again_at = now
         # what we receive
         self.received = 0
         self.taken = 0
@@ -303,7 +307,8 @@ class Flow:
                     self._change(Event.END_THEIRS)
                     self._urgent = True
             number += 1
-        self._last_change = now
+        if before < expected:
+            self._last_change = now
         if self._granted_received == before < expected:
             self._confirmed_at = now  # the time to confirm begins with the first message that is not confirmed
 
@@ -329,7 +334,9 @@ class Flow:
             if self._out_taken_bytes + freed != taken_bytes:
                 raise MalformedMessage("a grant whose bytes are not those of its messages", taken=taken, bytes=taken_bytes)
             self.their_taken, self._out_taken_bytes = taken, taken_bytes
-        if flags & AGAIN and received == self.confirmed:
+        if flags & AGAIN and received == self.confirmed and (self._again != received or now - self._again_at >= RETRY / 2):
+            # Who asks again for the same sooner than the protocol lets him would have a window for each question.
+            self._again, self._again_at = received, now
             self._to_send = self.confirmed
         if sent > self.received:
             self._ask_again(now)

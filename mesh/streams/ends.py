@@ -8,6 +8,7 @@ there (it answers a question of ours, which has a reply subject), for `ABSENT` s
 """
 
 import asyncio
+import itertools
 from collections import Counter, OrderedDict
 from collections.abc import Callable
 from typing import Any, Final
@@ -59,6 +60,7 @@ class Ends:
         self._unread = 0
         self._wheel: Wheel[Stream] = Wheel(self._on_due)
         self._asking: dict[str, Stream] = {}
+        self._numbers = itertools.count(1)
         self._inbox = connection.new_inbox()
         self._subscriptions: list[Subscription] = []
         self._detach: list[Callable[[], None]] = []
@@ -107,6 +109,7 @@ class Ends:
         if key in self._streams:
             raise Busy(f"{peer!r} has a stream {id!r} open here already")
         stream = Stream(self, flow, id=id, peer=peer, type=type, content=content, key=key)
+        stream.number = str(next(self._numbers))
         stream.opened_by = opened_by
         self._streams[key] = stream
         if opened_by:
@@ -133,7 +136,7 @@ class Ends:
         self._unread -= stream.counted
         self._dirty.pop(stream, None)
         self._wheel.remove(stream)
-        self._asking.pop(stream.id, None)
+        self._asking.pop(stream.number, None)
         if stream.opened_by:
             self._opened_by[stream.opened_by] -= 1
             if not self._opened_by[stream.opened_by]:
@@ -175,8 +178,8 @@ class Ends:
                 for frame in flow.outgoing(now, GROUP_BYTES):
                     reply = ""
                     if asks and frame[:1] == b"G":
-                        self._asking[stream.id] = stream
-                        reply = f"{self._inbox}.{stream.id}"
+                        self._asking[stream.number] = stream
+                        reply = f"{self._inbox}.{stream.number}"
                     self._connection.send(stream.out, frame, reply)
             except MeshError as problem:
                 _log.debug("a frame of a stream was not sent", stream=stream.id, why=problem.message)

@@ -48,6 +48,8 @@ class Stream:
         self.out = ""
         """The subject on which its frames go out; empty until the other end is known."""
         self.flow = flow
+        self.number = ""
+        """Its owner's name for it. The id may be the peer's word, and stands in no subject but as an escaped token."""
         self.slot = -1
         self.scheduled = float("inf")
         self.counted = 0

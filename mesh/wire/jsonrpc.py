@@ -31,7 +31,7 @@ from mesh.errors import MalformedMessage
 from mesh.subjects import NAME_KEYS
 
 ROUTING_KEYS: Final = frozenset({"jsonrpc", "id", "method", "params", "result", "error"})
-_PARAM_KEYS: Final = frozenset({"name", "uri", "_meta", "requestId", "progressToken"})
+_PARAM_KEYS: Final = frozenset({*NAME_KEYS.values(), "_meta", "requestId", "progressToken"})
 _META_KEYS: Final = frozenset({"progressToken", "io.modelcontextprotocol/subscriptionId", "io.modelcontextprotocol/protocolVersion"})
 
 _scan_value: Final = json.JSONDecoder(parse_int=str, parse_float=str).scan_once  # type: ignore[attr-defined]

@@ -1,17 +1,20 @@
 """Streams: to open what one may not, to speak in another's, to forge grants, to read or end another's durable one, to fill a memory."""
 
 import asyncio
+from contextlib import suppress
 
 import pytest
 
-from mesh import Mesh
-from mesh.errors import Busy, StreamRefused
+from mesh import Mesh, clock
+from mesh.errors import Busy, RemoteError, StreamRefused
+from mesh.link.connection import Message
 from mesh.policy.rights import Policy, Role, compile_scope, expand
 from mesh.policy.rights.model import parse_rule
-from mesh.policy.stream_flow import Flow, Kind
+from mesh.policy.stream_flow import AGAIN, ASK, Flow, Kind
 from mesh.streams import DurableStream, Stream
 from mesh.streams.flows import MOST_FLOWS
 from mesh.topology import STREAMS
+from mesh.wire.stream import OPEN
 from tests.attacks.test_messages import EVIL, stopped
 from tests.attacks.world import AGENT, HOST, SUBJECTS, World
 from tests.test_streams import until
@@ -74,6 +77,54 @@ async def test_frames_under_ones_own_name_reach_no_stream_of_another(world: Worl
         await until(lambda: victim.streams.ends.refused >= 3)
         await stream.send("true")
         assert await stream.receive() == "true"
+
+
+async def test_the_id_of_a_stream_is_no_line_of_the_protocol(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever opens a stream chooses its id; it must not stand where the one who serves it speaks to the broker."""
+    monkeypatch.setattr("mesh.streams.ends.KEEPALIVE", 0.0)  # a question with a reply subject at once, and not after a silence
+    victim = await serve(world, silent=silent)
+    heard: list[str] = []
+    async with Mesh(name=HOST, broker=world.url) as evil:
+        forged = SUBJECTS.stream_frame(HOST, "e", "victim", "s")
+        await evil.connection.subscribe(SUBJECTS.stream_frames_to(HOST, "e"), lambda message: heard.append(message.subject))
+        id = f"x 0\r\n\r\nPUB {forged} 2\r\nhi\r\nPUB z"
+        asked = {"type": "silent", "stream": id, "end": "e", "window": 1, "window_bytes": 1, "idle": 60}
+        with suppress(RemoteError):
+            await evil.request("victim", OPEN, asked)
+        subject = SUBJECTS.stream_frame("victim", victim.connection.token, HOST, id)
+        evil.connection.send(subject, Flow(0.0).grant(ASK))
+        await evil.connection.flush()
+        with suppress(RemoteError):
+            await evil.request("victim", "ping", {})  # behind the frame
+        await evil.connection.flush()
+        assert forged not in heard
+
+
+async def test_a_peer_that_asks_again_and_again_is_sent_no_flood(world: World) -> None:
+    """Forty bytes that ask for a window again cost the other end a window, at most twice a second."""
+
+    async def fills(stream: Stream) -> None:
+        for _ in range(32):
+            await stream.send(bytes(10_000))
+        await asyncio.Event().wait()
+
+    victim = await serve(world, fills=fills)
+    got = 0
+
+    def count(message: Message) -> None:
+        nonlocal got
+        got += len(message.body)
+
+    async with Mesh(name=HOST, broker=world.url) as evil:
+        await evil.connection.subscribe(SUBJECTS.stream_frames_to(HOST, "e"), count)
+        await evil.request("victim", OPEN, {"type": "fills", "stream": "s", "end": "e", "window": 64, "window_bytes": 1 << 20, "idle": 60})
+        subject = SUBJECTS.stream_frame("victim", victim.connection.token, HOST, "s")
+        began = clock.monotonic()
+        for _ in range(200):
+            evil.connection.send(subject, Flow(0.0).grant(ASK | AGAIN))
+            await evil.connection.flush()
+        windows = 2 + (clock.monotonic() - began) / 0.2
+        assert 320_000 <= got <= windows * 330_000
 
 
 async def test_a_peer_that_ignores_its_credit_is_cut_off_and_fills_nothing(world: World) -> None:
