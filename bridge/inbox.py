@@ -26,7 +26,7 @@ from bridge.config import AgentSpec
 from bridge.expose import Exposed
 from bridge.facts import Facts
 from bridge.jobs import JobRuns
-from bridge.mesh_tools.doing import letter
+from bridge.mesh_tools.letters import letter
 from mesh import Mesh
 from mesh.broker import AgentMessage, Reject
 from mesh.errors import ConfigError

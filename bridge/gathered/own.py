@@ -1,6 +1,7 @@
-"""What the mesh itself offers a host beside the agents: its tools, and the messages to the host's participant as the resource `mesh://inbox`.
+"""What the mesh itself offers a host beside the agents: its tools, and the messages to the host's participant, with the events that it
+subscribed to, as the resource `mesh://inbox`.
 
-New messages are announced as MCP announces resources: to a host of the handshake era that has subscribed to `mesh://inbox`, and to one of
+New ones are announced as MCP announces resources: to a host of the handshake era that has subscribed to `mesh://inbox`, and to one of
 the modern era that listens to it. What the messages say it reads there, or with `check_messages`.
 
 Source: MCP 2025-11-25, server/resources (subscriptions); 2026-07-28, subscriptions/listen, caching.
@@ -15,7 +16,6 @@ import structlog
 
 from bridge.gathered import answers, find
 from bridge.gathered.answers import id_of, read_params
-from bridge.mesh_tools.doing import letter
 from bridge.mesh_tools.tools import TOOLS, MeshTools
 from mesh.errors import MeshError
 from mesh.rpc import error_of
@@ -33,8 +33,8 @@ _INBOX_RAW: Final = dumps(
         "uri": INBOX,
         "name": "inbox",
         "title": "Messages to you",
-        "description": "The messages that others have sent to you and that were not acknowledged (acknowledge_message). Subscribe to it to "
-        "hear of new ones.",
+        "description": "The messages that others have sent to you, and the events of subscribe_events, that were not acknowledged "
+        "(acknowledge_message). Subscribe to it to hear of new ones.",
         "mimeType": "application/json",
     }
 )
@@ -74,7 +74,7 @@ class Own:
         """Whether a request is for us."""
         if frame.method == "tools/call":
             name, _ = _called(frame)
-            return name in TOOLS and TOOLS[name].when(self._tools.mesh)
+            return name in TOOLS and TOOLS[name].when(self._tools)
         return frame.method in _RESOURCE_METHODS and frame.name == INBOX
 
     def start(self, frame: Frame, done: Callable[[bytes], None]) -> asyncio.Task[None]:
@@ -102,8 +102,7 @@ class Own:
         return answers.result(frame, {})
 
     async def _read(self, frame: Frame) -> dict[str, Any]:
-        held = [letter(each) for each in await self._tools.inbox.look()]
-        text = json.dumps({"messages": held}, ensure_ascii=False)
+        text = json.dumps({"messages": await self._tools.inbox.look()}, ensure_ascii=False)
         said: dict[str, Any] = {"contents": [{"uri": INBOX, "mimeType": "application/json", "text": text}]}
         return said if frame.era is None else {"ttlMs": 0, "cacheScope": "private", **said}
 

@@ -7,8 +7,7 @@ from typing import Any
 
 from bridge.mesh_tools import shapes
 from bridge.mesh_tools.inbox import Inbox
-from mesh import Mesh, clock
-from mesh.broker import AgentMessage
+from mesh import Mesh
 from mesh.broker.sending import MessageOptions
 from mesh.errors import MeshError
 from mesh.jobs import JobRecord
@@ -46,12 +45,11 @@ class Doing:
 
     async def check_messages(self, asked: shapes.CheckMessages) -> Mapping[str, Any]:
         held = await self.inbox.look(asked.wait)
-        return {"messages": [letter(each) for each in held[: asked.limit]], "more": len(held) > asked.limit}
+        return {"messages": held[: asked.limit], "more": len(held) > asked.limit, "full": self.inbox.topics.full}
 
     async def acknowledge_message(self, asked: shapes.Acknowledge) -> Mapping[str, Any]:
-        self.inbox.check()
         try:
-            self.inbox.settle(asked.id, asked.outcome, sender=asked.sender, answer=asked.answer, reason=asked.reason)
+            self.inbox.held.settle(asked.id, asked.outcome, sender=asked.sender, answer=asked.answer, reason=asked.reason)
         except KeyError as several:
             senders = several.args[0]
             said = (
@@ -70,6 +68,14 @@ class Doing:
     async def publish_event(self, asked: shapes.PublishEvent) -> Mapping[str, Any]:
         options = asked.model_dump(include={"type", "priority", "subject", "id"})
         return {"id": await self.mesh.events.publish(asked.topic, asked.data, **options)}
+
+    async def subscribe_events(self, asked: shapes.SubscribeEvents) -> Mapping[str, Any]:
+        name = await self.inbox.topics.subscribe(asked.topic, asked.filter, asked.name)
+        return {"subscription": name, "durable": asked.name is not None}
+
+    async def unsubscribe_events(self, asked: shapes.UnsubscribeEvents) -> Mapping[str, Any]:
+        await self.inbox.topics.unsubscribe(asked.subscription)
+        return {"subscription": asked.subscription}
 
     async def submit_job(self, asked: shapes.SubmitJob) -> Mapping[str, Any]:
         options = asked.model_dump(include={"key", "deadline", "attempts", "keep"})
@@ -108,22 +114,6 @@ class Doing:
                 }
             )
         return {"agents": found}
-
-
-def letter(message: AgentMessage) -> dict[str, Any]:
-    """A message as a host sees it."""
-    return {
-        "id": message.id,
-        "sender": message.sender,
-        "type": message.type,
-        "content": message.content,
-        "priority": message.priority,
-        "sent": clock.iso(message.sent_ns),
-        "deadline": None if message.deadline_ns is None else clock.iso(message.deadline_ns),
-        "correlation_id": message.correlation_id,
-        "metadata": dict(message.metadata),
-        "delivery": message.delivery,
-    }
 
 
 def _job(job: JobRecord) -> dict[str, Any]:

@@ -58,11 +58,16 @@ class Letter(Gives):
     correlation_id: str | None = None
     metadata: dict[str, Any] = {}
     delivery: int = Field(1, description="Above 1: somebody may have begun with it before.")
+    topic: str | None = Field(None, description="Of an event: its topic. Its sender is who published it, and its content what happened.")
+    subscription: str | None = Field(None, description="Of an event: what brought it here.")
 
 
 class Messages(Gives):
-    messages: list[Letter] = Field(description="Messages that wait for acknowledge_message; until then they are shown again.")
+    messages: list[Letter] = Field(description="What waits for acknowledge_message; until then it is shown again.")
     more: bool = Field(description="Whether there are more.")
+    full: list[str] = Field(
+        [], description="Subscriptions to events that bring nothing more until some were acknowledged. Nothing is lost."
+    )
 
 
 class Acknowledge(Takes):
@@ -103,6 +108,32 @@ class PublishEvent(Takes):
 
 class Published(Gives):
     id: str
+
+
+class SubscribeEvents(Takes):
+    topic: str = Field(min_length=1, description="Words with dots between them; * is any word, and a last > the rest: builds.*")
+    filter: str | None = Field(
+        None, min_length=1, description='Only events of which this is true: an expression in CEL, as in event.data.status == "unhealthy".'
+    )
+    name: str | None = Field(
+        None,
+        min_length=1,
+        max_length=100,
+        description="Makes it durable: said again later, it goes on where it stood. Default: from now on.",
+    )
+
+
+class Subscribed(Gives):
+    subscription: str = Field(description="Its name, for unsubscribe_events.")
+    durable: bool
+
+
+class UnsubscribeEvents(Takes):
+    subscription: str = Field(min_length=1, description="The subscription's name.")
+
+
+class Unsubscribed(Gives):
+    subscription: str
 
 
 class SubmitJob(Takes):

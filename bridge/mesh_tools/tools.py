@@ -3,9 +3,10 @@
 | tool | does | there where |
 |---|---|---|
 | send_message | a durable message, now or later; with `wait` also its answer | it may send to somebody |
-| check_messages, acknowledge_message | what others have sent to it, until it says what became of it | always |
+| check_messages, acknowledge_message | what others have sent to it, and its events, until it says what became of each | always |
 | list_schedules, cancel_schedule | what it sends later | it may send to somebody |
 | publish_event | an event on a topic | it may publish |
+| subscribe_events, unsubscribe_events | events of a topic, put beside its messages | it may hear some topic |
 | submit_job, get_job, list_jobs, cancel_job | a call that outlives both sides | it may call somebody |
 | list_agents | who is there, as far as it may know | always |
 
@@ -13,21 +14,14 @@ A tool's failure is a result with `isError`, whose text says the code and the ne
 """
 
 import json
-from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
-from functools import cached_property
 from typing import Any, Final
 
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
-from bridge.mesh_tools import shapes
+from bridge.mesh_tools import allowed, shapes
 from bridge.mesh_tools.doing import Doing
-from mesh import Mesh
+from bridge.mesh_tools.tool import Tool
 from mesh.errors import MeshError
-from mesh.policy.rights import matches
-from mesh.policy.rights.compile import HEALTH_TOPIC
-from mesh.subjects import EACH
-from mesh.wire.jsonrpc import dumps
 
 
 class MeshTools(Doing):
@@ -35,16 +29,12 @@ class MeshTools(Doing):
 
     @property
     def has_inbox(self) -> bool:
-        """Whether anybody can send it messages."""
-        try:
-            self.inbox.check()
-        except MeshError:
-            return False
-        return True
+        """Whether anything can come."""
+        return self.inbox.gets_messages or self.inbox.gets_events
 
-    def offered(self) -> list["Tool"]:
+    def offered(self) -> list[Tool]:
         """Those that this participant's rights allow."""
-        return [tool for tool in TOOLS.values() if tool.when(self.mesh)]
+        return [tool for tool in TOOLS.values() if tool.when(self)]
 
     async def call(self, name: str, arguments: Any) -> dict[str, Any]:
         """A CallToolResult, without era's members."""
@@ -61,74 +51,8 @@ class MeshTools(Doing):
         return {"content": [{"type": "text", "text": json.dumps(said, ensure_ascii=False)}], "structuredContent": said, "isError": False}
 
 
-@dataclass(frozen=True)
-class Tool:
-    name: str
-    title: str
-    description: str
-    takes: type[BaseModel]
-    gives: type[BaseModel]
-    run: Callable[[MeshTools, Any], Awaitable[Mapping[str, Any]]]
-    when: Callable[[Mesh], bool]
-    reads: bool = False
-    """It changes nothing."""
-    again: bool = False
-    """Done twice is as done once."""
-    destroys: bool = False
-    world: bool = False
-    """It reaches others."""
-
-    @cached_property
-    def raw(self) -> bytes:
-        """Its definition, as `tools/list` has it."""
-        hints: dict[str, Any] = {"readOnlyHint": self.reads, "openWorldHint": self.world}
-        if not self.reads:
-            hints |= {"destructiveHint": self.destroys, "idempotentHint": self.again}
-        return dumps(
-            {
-                "name": self.name,
-                "title": self.title,
-                "description": self.description,
-                "inputSchema": _schema(self.takes, "validation"),
-                "outputSchema": _schema(self.gives, "serialization"),
-                "annotations": hints,
-            }
-        )
-
-
-def _schema(model: type[BaseModel], mode: Any) -> dict[str, Any]:
-    schema = model.model_json_schema(mode=mode)
-    schema.pop("description", None)  # the model's docstring is for us
-    return schema
-
-
 def _failure(text: str) -> dict[str, Any]:
     return {"content": [{"type": "text", "text": text}], "isError": True}
-
-
-def _always(_: Mesh) -> bool:
-    return True
-
-
-def _sends(mesh: Mesh) -> bool:
-    """Whether some rule lets it send to somebody; where the broker does not say what it may, it may."""
-    return _some(mesh, mesh.subjects.rights_send(EACH, mesh.name))
-
-
-def _calls(mesh: Mesh) -> bool:
-    """Whether it may have somebody's tools called as jobs."""
-    return _some(mesh, mesh.subjects.rights_job(EACH, mesh.name))
-
-
-def _publishes(mesh: Mesh) -> bool:
-    """Whether it may publish on some topic, besides how it is itself."""
-    subjects, me = mesh.subjects, mesh.name
-    return _some(mesh, subjects.rights_publish(me, None), subjects.rights_publish(me, HEALTH_TOPIC))
-
-
-def _some(mesh: Mesh, wanted: str, but: str = "") -> bool:
-    rights = mesh.connection.rights
-    return rights is None or any(each != but and (matches(wanted, each) or matches(each, wanted)) for each in rights.publish)
 
 
 _ALL: Final = (
@@ -139,28 +63,30 @@ _ALL: Final = (
         "answer. With delay, at, every or cron it is sent later, in your name.",
         shapes.SendMessage,
         shapes.Sent,
-        MeshTools.send_message,
-        _sends,
+        Doing.send_message,
+        allowed.sends,
         world=True,
     ),
     Tool(
         "check_messages",
         "Check messages",
-        "The messages that others have sent to you. Each stays until you say with acknowledge_message what became of it.",
+        "The messages that others have sent to you, and the events of subscribe_events. Each stays until you say with acknowledge_message "
+        "what became of it.",
         shapes.CheckMessages,
         shapes.Messages,
-        MeshTools.check_messages,
-        _always,
+        Doing.check_messages,
+        allowed.always,
         reads=True,
     ),
     Tool(
         "acknowledge_message",
         "Acknowledge a message",
-        "Say what became of a message of check_messages: handled (its sender may wait for an answer), to be tried again, or rejected.",
+        "Say what became of a message or an event of check_messages: handled (a message's sender may wait for an answer), to be tried "
+        "again, or rejected.",
         shapes.Acknowledge,
         shapes.Acknowledged,
-        MeshTools.acknowledge_message,
-        _always,
+        Doing.acknowledge_message,
+        allowed.always,
     ),
     Tool(
         "list_schedules",
@@ -168,8 +94,8 @@ _ALL: Final = (
         "The messages of yours that are sent later, or again and again.",
         shapes.Nothing,
         shapes.Schedules,
-        MeshTools.list_schedules,
-        _sends,
+        Doing.list_schedules,
+        allowed.sends,
         reads=True,
     ),
     Tool(
@@ -178,8 +104,8 @@ _ALL: Final = (
         "Send a scheduled message no more.",
         shapes.ScheduleId,
         shapes.Done,
-        MeshTools.cancel_schedule,
-        _sends,
+        Doing.cancel_schedule,
+        allowed.sends,
         destroys=True,
     ),
     Tool(
@@ -188,9 +114,29 @@ _ALL: Final = (
         "Tell everybody who subscribes to a topic that something has happened.",
         shapes.PublishEvent,
         shapes.Published,
-        MeshTools.publish_event,
-        _publishes,
+        Doing.publish_event,
+        allowed.publishes,
         world=True,
+    ),
+    Tool(
+        "subscribe_events",
+        "Subscribe to events",
+        "Hear the events of a topic from now on: check_messages shows them, and each stays until you acknowledge it. With a name it is "
+        "durable: subscribe again under that name later, and what came meanwhile is there.",
+        shapes.SubscribeEvents,
+        shapes.Subscribed,
+        Doing.subscribe_events,
+        allowed.hears,
+    ),
+    Tool(
+        "unsubscribe_events",
+        "Unsubscribe from events",
+        "Hear the events of a subscription no more. What it had still to bring is lost to you.",
+        shapes.UnsubscribeEvents,
+        shapes.Unsubscribed,
+        Doing.unsubscribe_events,
+        allowed.hears,
+        destroys=True,
     ),
     Tool(
         "submit_job",
@@ -198,8 +144,8 @@ _ALL: Final = (
         "Have an agent's tool called, without waiting: the job goes on when you leave, and its result is kept. get_job collects it.",
         shapes.SubmitJob,
         shapes.JobState,
-        MeshTools.submit_job,
-        _calls,
+        Doing.submit_job,
+        allowed.calls,
         world=True,
     ),
     Tool(
@@ -208,8 +154,8 @@ _ALL: Final = (
         "How far a job of yours is, and its result once it is done; with wait, once it has ended.",
         shapes.GetJob,
         shapes.JobState,
-        MeshTools.get_job,
-        _calls,
+        Doing.get_job,
+        allowed.calls,
         reads=True,
     ),
     Tool(
@@ -218,8 +164,8 @@ _ALL: Final = (
         "The jobs that you have submitted, as long as they are kept.",
         shapes.Nothing,
         shapes.JobStates,
-        MeshTools.list_jobs,
-        _calls,
+        Doing.list_jobs,
+        allowed.calls,
         reads=True,
     ),
     Tool(
@@ -228,8 +174,8 @@ _ALL: Final = (
         "Stop a job of yours, wherever it is.",
         shapes.JobId,
         shapes.Done,
-        MeshTools.cancel_job,
-        _calls,
+        Doing.cancel_job,
+        allowed.calls,
         again=True,
         destroys=True,
     ),
@@ -239,8 +185,8 @@ _ALL: Final = (
         "Who is on the mesh, as far as you may see: name, roles, what it is for, its tools.",
         shapes.ListAgents,
         shapes.Agents,
-        MeshTools.list_agents,
-        _always,
+        Doing.list_agents,
+        allowed.always,
         reads=True,
     ),
 )
