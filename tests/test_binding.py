@@ -61,7 +61,7 @@ MADE = {
     "flow": Flow("{to}", "{from}", "{stream}"),
     "schedule": Schedule("{sender}", "{id}"),
     "due": Due("{sender}", "{id}"),
-    "handled": HandledMark("{owner}", "{digest}"),
+    "handled": HandledMark("{owner}", "{batch}"),
     "schemas": SchemaVersion("{topic}", "{version}"),
     "dead": Dead("{target}", "{stream}", "{number}"),
     "health": Health("{agent}", "{instance}"),

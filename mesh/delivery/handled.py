@@ -29,8 +29,8 @@ class Handled(Protocol):
         """Whether it was done. Asked at each delivery, also the first."""
 
     def record(self, key: Key) -> Awaitable[object] | None:
-        """It was done. None, or what is awaited before the broker is told that it is done; others are handled meanwhile. Where that fails
-        the broker is told all the same: it was done."""
+        """It was done. None, or what is awaited before the broker is told that it is done; others are handled meanwhile. What records
+        several is the same object for each of them, and awaited once. Where that fails the broker is told all the same: it was done."""
 
 
 class Recently:

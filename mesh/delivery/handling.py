@@ -19,7 +19,7 @@ With `manual` the handler's return says nothing: what it was given stays in hand
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable, Collection, Coroutine
 from typing import Any, Final, Generic, TypeVar
 
 import structlog
@@ -71,7 +71,7 @@ class Reject(Exception):
 class Held(Generic[T]):
     """One delivery in our hands, from when it came until the broker was told what became of it."""
 
-    __slots__ = ("delivery", "item", "lane", "message", "most", "settled")
+    __slots__ = ("delivery", "item", "key", "lane", "message", "most", "settled")
 
     def __init__(self, lane: Lane, message: Message, most: int) -> None:
         self.lane = lane
@@ -80,11 +80,14 @@ class Held(Generic[T]):
         """Deliveries; -1 is without end."""
         self.delivery: Delivery = parse_delivery(message.reply)
         self.item: T | None = None
+        self.key: Key | None = None
+        """Once the handler has it."""
         self.settled: asyncio.Future[Any] | None = None
 
 
 class Handling(Generic[T]):
-    """Of one receiver."""
+    """Of one receiver: `ended` is called for each delivery that is not in hand any more, and `beside` starts what goes on without a worker;
+    with True as its second argument the receiver does not leave before it is over."""
 
     def __init__(
         self,
@@ -97,6 +100,8 @@ class Handling(Generic[T]):
         backoff: Backoff,
         handled: Handled,
         manual: bool,
+        ended: Callable[[Held[T]], None],
+        beside: Callable[[Coroutine[Any, Any, None], bool], None],
     ) -> None:
         self._js = js
         self._subjects = subjects
@@ -106,66 +111,76 @@ class Handling(Generic[T]):
         self._backoff = backoff
         self._handled = handled
         self._manual = manual
+        self._ended = ended
+        self._beside = beside
         self._failures: dict[tuple[str, int], list[Attempt]] = {}
         """Of messages that will come again, by stream and sequence."""
         self._running: dict[Key, Held[T]] = {}
+        self._behind: dict[Awaitable[object], list[tuple[Held[T], T, Any]]] = {}
+        """What is done, with its result, by the record that is on its way."""
 
-    async def deal_with(self, held: Held[T]) -> Awaitable[None] | None:
-        """One delivery. None: it has ended. Otherwise what is awaited for that needs no worker.
+    async def deal_with(self, held: Held[T]) -> None:
+        """One delivery, for as long as it needs a worker."""
+        goes_on = False
+        try:
+            goes_on = await self._begin(held)
+        except Exception as problem:
+            _unsaid(held, problem)
+        if not goes_on:
+            self._end(held)
 
-        Raises MeshError where the broker cannot be told: then it comes again.
-        """
+    async def _begin(self, held: Held[T]) -> bool:
+        """Whether it goes on beside the workers. Raises MeshError where the broker cannot be told: then it comes again."""
         family = self._family
         try:
             item = family.read(held.message, held.delivery, held.lane)
         except (MalformedMessage, Refused) as problem:
             await self._bury(held, "malformed", problem.message)
-            return None
+            return False
         except Reject as rejected:
             await self._bury(held, rejected.code, str(rejected))
-            return None
+            return False
         if item is None:
             await self._js.ack(held.message)
-            return None
+            return False
         held.item = item
         key = family.key(item)
         seen = self._handled.seen(key)  # also at the first delivery: a broker that was killed knows neither its counts nor its ids
         if seen if isinstance(seen, bool) else await seen:
             await self._js.ack(held.message)
-            return None
+            return False
         if (other := self._running.get(key)) is not None:
             await self._again(other, held)
-            return None
+            return False
         most = family.attempts(item)
         if most is not None and (held.most < 0 or most < held.most):
             held.most = most
         if 0 < held.most < held.delivery.deliveries:
             await self._bury(held, "undelivered", f"its receiver ended, or lost its connection, at each of {held.most} deliveries")
-            return None
+            return False
         deadline = family.deadline_ns(item)
         if deadline is not None and clock.wall_ns() > deadline:
             await self._bury(held, "expired", "its deadline had passed when it came to be handled")
-            return None
+            return False
+        held.key = key
+        self._running[key] = held
         return await self._run(held, key, item)
 
-    async def _run(self, held: Held[T], key: Key, item: T) -> Awaitable[None] | None:
+    async def _run(self, held: Held[T], key: Key, item: T) -> bool:
         settled = held.settled = asyncio.get_running_loop().create_future() if self._manual else None
-        self._running[key] = held
-        later: Awaitable[None] | None = None
         try:
-            try:
-                async with asyncio.timeout(self._handler_seconds):
-                    result = await self._handler(item)
-            except AlreadyHandled:
-                await self._js.ack(held.message)
-            except Exception as error:
-                await self._failed(held, error)
-            else:
-                later = await self._done(held, key, item, result) if settled is None else self._until_settled(held, settled, key, item)
-        finally:
-            if later is None:
-                del self._running[key]
-        return later
+            async with asyncio.timeout(self._handler_seconds):
+                result = await self._handler(item)
+        except AlreadyHandled:
+            await self._js.ack(held.message)
+        except Exception as error:
+            await self._failed(held, error)
+        else:
+            if settled is None:
+                return await self._done(held, key, item, result)
+            self._beside(self._until_settled(held, settled, key, item), False)
+            return True
+        return False
 
     def settle(self, key: Key, result: Any = None, error: Exception | None = None) -> bool:
         """With `manual`: what was handed to the handler is done, or failed with `error`. False where it is not in our hands (any more)."""
@@ -184,7 +199,7 @@ class Handling(Generic[T]):
         return self._running.keys()
 
     async def _until_settled(self, held: Held[T], settled: asyncio.Future[Any], key: Key, item: T) -> None:
-        later: Awaitable[None] | None = None
+        goes_on = False
         try:
             try:
                 async with asyncio.timeout(self._handler_seconds):
@@ -192,12 +207,11 @@ class Handling(Generic[T]):
             except Exception as error:
                 await self._failed(held, error)
             else:
-                later = await self._done(held, key, item, result)
-        finally:
-            if later is None:
-                del self._running[key]
-        if later is not None:
-            await later
+                goes_on = await self._done(held, key, item, result)
+        except Exception as problem:
+            _unsaid(held, problem)
+        if not goes_on:
+            self._end(held)
 
     async def _again(self, running: Held[T], held: Held[T]) -> None:
         """It came again while its handler runs: the broker did not hear for long that we are at it. What becomes of it is said of the
@@ -207,30 +221,43 @@ class Handling(Generic[T]):
         else:
             await self._js.nak(held.message, TWICE)
 
-    async def _done(self, held: Held[T], key: Key, item: T, result: Any) -> Awaitable[None] | None:
+    async def _done(self, held: Held[T], key: Key, item: T, result: Any) -> bool:
+        """Whether its record is on its way, and the rest behind that."""
         record = self._handled.record(key)
         if self._failures:
             self._failures.pop((held.delivery.stream, held.delivery.seq), None)
-        if record is not None:
-            return self._end(held, key, item, result, record)
+        if record is None:
+            await self._say_done(held, item, result)
+            return False
+        behind = self._behind.get(record)
+        if behind is None:
+            behind = self._behind[record] = []
+            self._beside(self._when_recorded(record), True)
+        behind.append((held, item, result))
+        return True
+
+    async def _when_recorded(self, record: Awaitable[object]) -> None:
+        try:
+            await record
+        except Exception as problem:
+            _log.warning("what was done could not be recorded", why=str(problem))
+        for held, item, result in self._behind.pop(record):
+            try:
+                await self._say_done(held, item, result)
+            except Exception as problem:
+                _unsaid(held, problem)
+            self._end(held)
+
+    async def _say_done(self, held: Held[T], item: T, result: Any) -> None:
         said = self._family.done(item, result)
         if said is not None:
             await said
         await self._js.ack(held.message)
-        return None
 
-    async def _end(self, held: Held[T], key: Key, item: T, result: Any, record: Awaitable[object]) -> None:
-        try:
-            try:
-                await record
-            except Exception as problem:
-                _log.warning("what was done could not be recorded", subject=held.message.subject, why=str(problem))
-            said = self._family.done(item, result)
-            if said is not None:
-                await said
-            await self._js.ack(held.message)
-        finally:
-            del self._running[key]
+    def _end(self, held: Held[T]) -> None:
+        if held.key is not None:
+            del self._running[held.key]
+        self._ended(held)
 
     async def _failed(self, held: Held[T], error: Exception) -> None:
         if isinstance(error, Reject):
@@ -280,3 +307,9 @@ class Handling(Generic[T]):
         if told is not None:
             await told
         await self._js.term(raw, code)
+
+
+def _unsaid(held: Held[Any], problem: Exception) -> None:
+    """The broker could not be told: the message comes again."""
+    why = str(problem) if isinstance(problem, MeshError) else repr(problem)
+    _log.warning("nothing could be said of a message", subject=held.message.subject, why=why)

@@ -15,7 +15,7 @@ minute in case a notice was missed, and after each reconnection.
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Hashable, Mapping
+from collections.abc import Coroutine, Hashable, Mapping
 from contextlib import AsyncExitStack
 from functools import partial
 from typing import Any, Final, Generic, Literal, Self, TypedDict, TypeVar, Unpack
@@ -121,6 +121,8 @@ class Receiver(Generic[T]):
             backoff=options.get("backoff") or Backoff(),
             handled=options["handled"] if "handled" in options else Recently(),
             manual=options.get("ack", "auto") == "manual",
+            ended=self._end,
+            beside=self._beside,
         )
         self._waiting: Lanes[Held[T]] = Lanes(shares)
         self._arrived = asyncio.Event()
@@ -230,27 +232,13 @@ class Receiver(Generic[T]):
                 self._arrived.clear()
                 await self._arrived.wait()
                 continue
-            later: Awaitable[None] | None = None
-            try:
-                later = await self.handling.deal_with(held)
-            except Exception as problem:
-                _unsaid(held, problem)
-            if later is None:
-                self._end(held)
-            elif held.settled is None:
-                self._handlers.start(self._finish(held, later), "the rest of one")
-            else:
-                self._pullers.start(self._finish(held, later), "one that somebody settles")  # whose end nobody waits for
+            await self.handling.deal_with(held)
             done += 1
             if done % _TURN == 0:
                 await asyncio.sleep(0)
 
-    async def _finish(self, held: Held[T], later: Awaitable[None]) -> None:
-        try:
-            await later
-        except Exception as problem:
-            _unsaid(held, problem)
-        self._end(held)
+    def _beside(self, work: Coroutine[Any, Any, None], waited_for: bool) -> None:
+        (self._handlers if waited_for else self._pullers).start(work, "what needs no worker")
 
     def _end(self, held: Held[T]) -> None:
         self._held.pop(held).pulls.release()
@@ -269,9 +257,3 @@ class Receiver(Generic[T]):
             for held in self._held:
                 self._js.connection.send(held.message.reply, b"-NAK")
         self._held.clear()
-
-
-def _unsaid(held: Held[Any], problem: Exception) -> None:
-    """The broker could not be told: the message comes again."""
-    why = str(problem) if isinstance(problem, MeshError) else repr(problem)
-    _log.warning("nothing could be said of a message", subject=held.message.subject, why=why)

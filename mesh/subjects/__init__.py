@@ -21,7 +21,7 @@
 | flow     | {to}.{from}.{stream}                                   | a message of a durable stream                          |
 | schedule | {sender}.{id}                                          | what is to be sent later; the control plane's alone    |
 | due      | {sender}.{id}                                          | what a schedule brought forth                          |
-| handled  | {owner}.{digest}                                       | the broker's copy of "this is done", live              |
+| handled  | {owner}.{batch}                                        | the broker's copy of "this is done", live              |
 | schemas  | {topic…}.{version}                                     | the broker's copy of a topic's schema, live            |
 | dead     | {target}.{stream}.{number}                             | what is not tried again                                |
 | health   | {agent}.{instance}                                     | the broker's copy of the health bucket, live           |

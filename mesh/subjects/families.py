@@ -155,10 +155,10 @@ class Due:
 
 @dataclass(frozen=True, slots=True)
 class HandledMark:
-    """The broker's copy of a receiver's word that it has done something."""
+    """The broker's copy of a receiver's word of what it has done."""
 
     owner: str
-    digest: str
+    batch: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -74,8 +74,8 @@ class Subjects(Rights):
                 return self._names("schedule", sender, id)
             case Due(sender, id):
                 return self._names("due", sender, id)
-            case HandledMark(owner, digest):
-                return self._names("handled", owner, digest)
+            case HandledMark(owner, batch):
+                return self._names("handled", owner, batch)
             case SchemaVersion(topic, version):
                 return f"{self.root}schemas.{topic_tokens(topic)}.{escape(version)}"
             case Dead(target, stream, number):
