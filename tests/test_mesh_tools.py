@@ -186,6 +186,20 @@ async def test_arguments_that_are_wrong_are_told(plane: str) -> None:
             assert (await other.call_tool("call_tool", asked)).structured_content
 
 
+async def test_who_shows_find_tools_only_finds_them_too(broker: Broker, plane: str) -> None:
+    broker.authority.issue("quiet", ("agent",))
+    async with Mesh(name="finder", broker=plane) as mesh, Client(mesh_transport(mesh=mesh, only_find=True)) as client:
+        assert [tool.name for tool in (await client.list_tools()).tools] == ["find_tools", "call_tool"]
+        first, *_ = (await called(client, "find_tools", query="subscribe events"))["tools"]
+        assert (first["name"], first["agent"]) == ("subscribe_events", "mesh")
+        assert {each["name"] for each in (await called(client, "find_tools", query="", agent="mesh", limit=50))["tools"]} == set(TOOLS)
+        assert "durable" in await called(client, "call_tool", agent_tool=first["name"], arguments={"topic": "found"})
+    async with Mesh(name="quiet", broker=plane) as mesh, Client(mesh_transport(mesh=mesh, only_find=True)) as client:
+        names = {each["name"] for each in (await called(client, "find_tools", query="", agent="mesh", limit=50))["tools"]}
+        assert "check_messages" in names
+        assert not names & {"send_message", "subscribe_events"}
+
+
 @pytest.mark.parametrize("name", TOOLS)
 def test_their_schemas_are_schemas(name: str) -> None:
     said = json.loads(TOOLS[name].raw)

@@ -1,4 +1,4 @@
-"""Searching the tools of all agents, and the two tools that a host gets for it: `find_tools` and `call_tool`. Pure.
+"""Searching the tools of all agents and of the mesh itself, and the two tools that a host gets for it: `find_tools` and `call_tool`. Pure.
 
 A model that is shown two thousand tools chooses badly, and pays for each of them in every turn. So it may search: `find_tools` ranks by the
 words of names, titles and descriptions, rare words counting more. With `only_find` a host is shown these two alone.
@@ -8,11 +8,12 @@ import json
 import math
 import re
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 from bridge.gathered.catalog import TOOLS, Catalog, Item
 from bridge.tasks.words import SUPPORT
+from mesh.subjects import CONTROL_PLANE
 from mesh.wire.jsonrpc import dumps
 
 FIND_TOOLS: Final = "find_tools"
@@ -37,8 +38,8 @@ _word: Final = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+|[^\W\d_A-Za-z]+")
 _FIND: Final = {
     "name": FIND_TOOLS,
     "title": "Find tools",
-    "description": "Search the tools of all agents on the mesh by the words of their names and descriptions. Returns the best first, each "
-    "with its name, agent, description and input schema.",
+    "description": "Search the tools of all agents on the mesh, and those of the mesh itself (agent mesh: messages, events, jobs), by the "
+    "words of their names and descriptions. Returns the best first, each with its name, agent, description and input schema.",
     "inputSchema": {
         "type": "object",
         "properties": {
@@ -58,7 +59,10 @@ _CALL: Final = {
     "inputSchema": {
         "type": "object",
         "properties": {
-            "agent_tool": {"type": "string", "description": f"The tool's name as {FIND_TOOLS} gave it: agent__tool."},
+            "agent_tool": {
+                "type": "string",
+                "description": f"The tool's name as {FIND_TOOLS} gave it: agent__tool, or one of the mesh's own.",
+            },
             "arguments": {"type": "object", "description": "The tool's own arguments."},
         },
         "required": ["agent_tool"],
@@ -72,10 +76,11 @@ BOTH_TASKED: Final = BOTH_RAW[:-1] + b"," + SUPPORT + b"}"
 
 
 class Index:
-    """The words of a catalogue's tools. Made once for each catalogue, when somebody searches first."""
+    """The words of a catalogue's tools, and of `own`, the definitions of the mesh's own. Made once for each catalogue, when somebody
+    searches first."""
 
-    def __init__(self, catalog: Catalog) -> None:
-        self._items = catalog[TOOLS].items
+    def __init__(self, catalog: Catalog, own: Iterable[bytes] = ()) -> None:
+        self._items = (*catalog[TOOLS].items, *map(_own_item, own))
         self._words: dict[str, dict[int, float]] = defaultdict(dict)
         """Word → item's number → what the word counts there."""
         for number, item in enumerate(self._items):
@@ -118,6 +123,11 @@ def answer(index: Index, arguments: Mapping[str, Any]) -> dict[str, Any]:
 def _bent(wanted: str, word: str) -> bool:
     """Whether `wanted` is a longer form of `word`: logs, records, listing."""
     return len(word) > 2 and 0 < len(wanted) - len(word) <= 3 and wanted.startswith(word)
+
+
+def _own_item(raw: bytes) -> Item:
+    said = json.loads(raw)
+    return Item(said["name"], CONTROL_PLANE, said["name"], said, raw)
 
 
 def _told(item: Item) -> dict[str, Any]:

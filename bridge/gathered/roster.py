@@ -6,7 +6,7 @@ so an agent that hangs delays no list. It holds what this participant may call (
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import AsyncExitStack
 from functools import cached_property
 from typing import Any, Final, Self
@@ -43,7 +43,7 @@ class Roster:
         self._listeners: list[OnChange] = []
         self._due: asyncio.TimerHandle | None = None
         self._directory: Directory | None = None
-        self._current = _Current(build(()))
+        self._current = _Current(build(()), self._own)
         self._stack = AsyncExitStack()
 
     @property
@@ -109,13 +109,16 @@ class Roster:
         if catalog.collisions != before.collisions:
             for each in catalog.collisions:
                 _log.warning("several want one name", name=each.wanted, given={f"{a}: {own}": name for (a, own), name in each.given})
-        self._current = _Current(catalog)
+        self._current = _Current(catalog, self._own)
         if changed:
             for listener in list(self._listeners):
                 try:
                     listener(changed)
                 except Exception:  # one host must not keep the word from the others
                     _log.exception("a host could not be told of a change")
+
+    def _own(self) -> list[bytes]:
+        return [tool.raw for tool in self.tools.offered()]
 
     def _visible(self, agent: Agent) -> bool:
         """The control plane's tools are the mesh's own affairs."""
@@ -148,9 +151,11 @@ def _no_task(tool: dict[str, Any]) -> dict[str, Any]:
 class _Current:
     """A catalogue, and its index once somebody searches."""
 
-    def __init__(self, catalog: Catalog) -> None:
+    def __init__(self, catalog: Catalog, own: Callable[[], Iterable[bytes]]) -> None:
+        """`own`: the definitions of the mesh's own tools."""
         self.catalog = catalog
+        self._own = own
 
     @cached_property
     def index(self) -> Index:
-        return Index(self.catalog)
+        return Index(self.catalog, self._own())
