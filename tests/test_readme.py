@@ -1,12 +1,9 @@
 """README.md cannot drift: its Python runs, its commands work as typed, its files are read, against a mesh that `mesh up` started."""
 
 import asyncio
-import json
 import os
 import re
 import shlex
-import signal
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,10 +13,9 @@ from mcp import Client
 from mcp.client.stdio import StdioServerParameters
 
 from bridge.config import read_file
+from tests.typed import BIN, ROOT, mesh_of, run
 
-ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
-BIN = Path(sys.executable).parent
 
 
 def blocks(language: str) -> list[str]:
@@ -38,32 +34,8 @@ GROUPS = "agents|auth|call|dlq|events|jobs|journal|listen|publish|schedules|send
 @pytest.fixture(scope="module")
 def mesh_dir(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A directory with a running quickstart mesh in `.mesh`, as after `scripts/start`."""
-    state = tmp_path_factory.mktemp("readme") / ".mesh"
-    process = subprocess.Popen(
-        [BIN / "mesh", "up", "examples/quickstart.toml", "--json", "--state-dir", state, "--broker-port", "0", "--http-port", "0"],
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "PATH": f"{BIN}:{os.environ['PATH']}"},
-    )
-    assert process.stdout is not None
-    try:
-        for line in process.stdout:
-            if json.loads(line)["event"] == "ready":
-                break
-        yield state.parent
-    finally:
-        process.send_signal(signal.SIGTERM)
-        process.stdout.read()
-        process.stdout.close()
-        assert process.wait(timeout=30) == 0
-
-
-def run(command: list[str | Path], cwd: Path, code: int = 0) -> str:
-    env = {**os.environ, "PATH": f"{BIN}:{os.environ['PATH']}", "MESH_STATE_DIR": str(cwd / ".mesh"), "COLUMNS": "160"}
-    done = subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, timeout=50, check=False)
-    assert done.returncode == code, done.stderr
-    return done.stdout
+    with mesh_of("examples/quickstart.toml", tmp_path_factory.mktemp("readme"), "--http-port", "0") as directory:
+        yield directory
 
 
 @pytest.mark.parametrize("number", range(len(blocks("python"))))
