@@ -2,11 +2,13 @@
 
 import asyncio
 import json
+import math
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from mesh.errors import BrokerError, CallError, MeshError, Refused, RemoteError
+from mesh.errors import MeshError, Refused, RemoteError
+from mesh.jobs.asking import FIRST_DELAY, LONGEST_DELAY, passing
 from mesh.jobs.records import Found, Records, stepped
 from mesh.policy.job_life import Event
 from mesh.wire.control import MESH_ERROR
@@ -16,9 +18,8 @@ from mesh.wire.jsonrpc import dumps
 EVERY: Final = 0.25
 """Seconds between two reports of progress that are written."""
 
-FIRST_DELAY: Final = 0.2
-LONGEST_DELAY: Final = 10.0
-"""Between two tries to have the broker, or the control plane, answer."""
+LONGEST_ERROR: Final = 16 * 1024
+"""Bytes of an error in a record. Of a larger one stay its code and the beginning of its message."""
 
 
 class JobError(Exception):
@@ -72,10 +73,12 @@ class Attempt:
         self.found: Found | None = None
         self.report: dict[str, Any] | None = None
         self.reported = asyncio.Event()
+        self.checking: asyncio.Task[None] | None = None
+        """Asks whether it is still ours."""
         self._writing = asyncio.Lock()
 
     async def write(self, event: Event, **changes: Any) -> None:
-        """Until the broker has it. Raises Superseded, TooLarge."""
+        """Until the broker has it, however long it is away. Raises Superseded, TooLarge, Denied."""
         async with self._writing:
             record, delay = stepped(self.record, event, **changes), FIRST_DELAY
             if record is None:
@@ -89,7 +92,9 @@ class Attempt:
                         self.lose(found)
                         raise Superseded(found) from None
                     self.revision = found.revision  # it was ours, and its acknowledgement was lost
-                except (BrokerError, CallError):
+                except MeshError as problem:
+                    if not passing(problem):
+                        raise
                     await asyncio.sleep(delay)
                     delay = min(LONGEST_DELAY, delay * 2)
                     continue
@@ -100,11 +105,10 @@ class Attempt:
         self.found = found
         self.over.set()
 
-    async def stop(self, pump: "asyncio.Task[None]") -> None:
-        """Not in the middle of a write, whose outcome would not be known."""
+    async def until_written(self, pump: "asyncio.Task[None]") -> None:
+        """End the reports, but not in the middle of a write, whose outcome would not be known."""
         async with self._writing:
             pump.cancel()
-        await asyncio.gather(pump, return_exceptions=True)
 
     async def pump(self) -> None:
         """Write what is reported, not too often."""
@@ -133,6 +137,18 @@ def size_of(result: Any) -> int | None:
         return len(dumps(result))
     except (TypeError, ValueError, RecursionError):
         return None
+
+
+def fitting(error: Mapping[str, Any]) -> dict[str, Any]:
+    """The error, or what of it fits into a record."""
+    size = size_of(error)
+    if size is not None and size <= LONGEST_ERROR:
+        return dict(error)
+    return {"code": error.get("code"), "message": str(error.get("message", ""))[:LONGEST_TEXT]}
+
+
+def is_finite(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def error_of(error: BaseException) -> dict[str, Any]:

@@ -2,11 +2,13 @@
 
 | method             | params                            | result                    | for whom                                     |
 |--------------------|-----------------------------------|---------------------------|----------------------------------------------|
-| `mesh/jobs/get`    | `{"id"}`                          | `{"job"}`                 | its caller; operators                        |
+| `mesh/jobs/get`    | `{"id"}`                          | `{"job", "revision"}`     | its caller; operators                        |
 | `mesh/jobs/list`   | `{"all"?}`                        | `{"jobs"}`, without results | one's own; `all`: operators                |
 | `mesh/jobs/cancel` | `{"id"}`                          | `{"job"}`                 | its caller; operators                        |
 | `mesh/jobs/lane`   | `{"target", "wanted"}`            | `{"lane": bool}`          | who may answer to the target                 |
-| `mesh/jobs/look`   | `{"target", "caller", "nonce"}`   | `{"job"?, "revision"}`    | who may answer to the target: how it stands  |
+| `mesh/jobs/look`   | `{"target", "caller", "nonce"}`   | `{"job"?, "revision", "there"?}` | who may answer to the target          |
+
+`revision` is the record's, 0 where there is none, and `there` whether its message still lies in the stream.
 
 A cancellation ends the job: its message is taken away and its record says so, in one write that may win or lose against the worker's last.
 A worker hears it as the change of the record that it is. What is past its deadline and nobody works on is ended by whoever asks for it.
@@ -62,8 +64,8 @@ class JobDesk:
         self._is_operator = is_operator
 
     async def get(self, caller: str, params: bytes) -> dict[str, Any]:
-        found = await self._find(caller, _id(params))
-        return {"job": (await self._ended_in_time(found)).as_dict()}
+        found = await self._ended_in_time(await self._find(caller, _id(params)))
+        return {"job": found.record.as_dict(), "revision": found.revision}
 
     async def list(self, caller: str, params: bytes) -> dict[str, Any]:
         whose = caller
@@ -116,7 +118,10 @@ class JobDesk:
         target, by, nonce = (read_text(asked, key, params, "the question") for key in ("target", "caller", "nonce"))
         self._check_receives(caller, target)
         found = await self._last(record_key(target, by, nonce))
-        return {"revision": 0} if found is None else {"job": found.record.as_dict(), "revision": found.revision}
+        if found is None:
+            return {"revision": 0}
+        there = self._is(await read_message_at(self._js, JOBS, read_id(found.record.id)[0]), found.record)
+        return {"job": found.record.as_dict(), "revision": found.revision, "there": there}
 
     # finding
 
@@ -177,31 +182,39 @@ class JobDesk:
 
     # ending
 
-    async def _ended_in_time(self, found: Found) -> JobRecord:
+    async def _ended_in_time(self, found: Found) -> Found:
         record = found.record
         late = 0 if record.state == "queued" else GRACE_NS
         if record.over or record.deadline_ns is None or clock.wall_ns() < record.deadline_ns + late:
-            return record
-        reason = "its deadline passed before anybody had done it"
+            return found
+        return await self._expire(found, "its deadline passed before anybody had done it")
+
+    async def _expire(self, found: Found, reason: str) -> Found:
+        record = found.record
         expired = stepped(record, Event.EXPIRE, error={"code": MESH_ERROR, "message": reason, "data": {"mesh": "expired"}})
         if expired is None:
-            return record
+            return found
         seq = read_id(record.id)[0]
-        if (stored := await read_message_at(self._js, JOBS, seq)) is not None:
+        stored = await read_message_at(self._js, JOBS, seq)
+        if stored is not None and self._is(stored, record):
             await keep(self._js, self._subjects, JOBS, stored, record.target, "", code="expired", reason=reason, deliveries=record.attempts)
         try:
-            await self._records.write(expired, found.revision)
+            revision = await self._records.write(expired, found.revision)
         except Refused:
-            return record
+            return found
         await self._take_away(seq, expired)
-        return expired
+        return Found(expired, revision)
 
     async def _take_away(self, seq: int, record: JobRecord) -> None:
         for each in {seq, read_id(record.id)[0]}:
-            job = self._waiting(await read_message_at(self._js, JOBS, each))
-            if job is not None and (job.nonce, job.caller, job.target) == (record.nonce, record.caller, record.target):
+            if self._is(await read_message_at(self._js, JOBS, each), record):
                 with suppress(ApiError):  # it is gone already
                     await self._js.api(f"STREAM.MSG.DELETE.{JOBS}", {"seq": each, "no_erase": True})
+
+    def _is(self, stored: Stored | None, record: JobRecord) -> bool:
+        """Whether it is the job's message."""
+        job = self._waiting(stored)
+        return job is not None and (job.nonce, job.caller, job.target) == (record.nonce, record.caller, record.target)
 
 
 def _subject_of(record: JobRecord) -> str:

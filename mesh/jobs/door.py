@@ -1,45 +1,33 @@
 """`mesh.jobs`: the jobs of one participant, as their caller and as who does them.
 
-Everything that is known of a job is asked of the control plane: so any process with the same identity may ask. The broker shows each
-change of our jobs' records on a plain subscription; that is only the reason to ask again, and what is missed there is found by asking.
+How a job stands the control plane says: so any process with the same identity may ask. The broker shows each change of our jobs' records
+on a plain subscription, and who waits is told by that; what is missed there is found by asking.
 """
 
 import asyncio
 import secrets
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
+from contextlib import aclosing
 from typing import Any, Final, Self, TypedDict
 
 from mesh import clock
 from mesh.delivery import NO_ROOM, PER_SUBJECT, Participant
-from mesh.errors import (
-    ApiError,
-    BrokerError,
-    CallError,
-    CallTimeout,
-    ConfigError,
-    Denied,
-    JobCancelled,
-    JobFailed,
-    MailboxFull,
-    NoSuchJob,
-    RemoteError,
-)
-from mesh.jobs.worker import Handler, JobWorker
+from mesh.errors import ApiError, CallTimeout, ConfigError, JobCancelled, JobFailed, MailboxFull, MeshError
+from mesh.jobs.asking import FIRST_DELAY, asks, passing
+from mesh.jobs.desk import GRACE_NS
+from mesh.jobs.doing import Handler
+from mesh.jobs.records import Found, shown
+from mesh.jobs.worker import JobWorker
 from mesh.link.connection import Message, Subscription
 from mesh.link.denial import check_answers
 from mesh.rpc import build_request
-from mesh.subjects import CONTROL_PLANE
 from mesh.topology import MOST_JOBS
-from mesh.wire.job import JOB_HEADER, LONGEST_KEPT, MOST_TRIES, NONCE, JobRecord, job_id, record_of
+from mesh.wire.job import JOB_HEADER, LONGEST_KEPT, MOST_TRIES, NONCE, JobRecord, job_id, read_id, record_of
 from mesh.wire.job import JobOptions as Header
-
-ASK_SECONDS: Final = 5.0
-"""For the control plane to answer, which takes it milliseconds."""
 
 LOOK_AGAIN: Final = 15.0
 """Seconds after which who waits for a job asks again, should a change have been missed."""
 
-_FIRST_DELAY: Final = 0.2
 _LONGEST_DELAY: Final = 5.0
 
 
@@ -59,10 +47,10 @@ class Jobs:
         self._connection = me.connection
         self._subjects = me.subjects
         self._name = me.name
-        self._ask = me.ask
+        self._ask = asks(me.ask)
         self._store = me.store()
-        self._watched: dict[str, set[asyncio.Event]] = {}
-        """Who waits for a change, by nonce."""
+        self._watched: dict[str, set[_Watch]] = {}
+        """By nonce."""
         self._listening: Subscription | None = None
         self._opening = asyncio.Lock()
         self._detach: Callable[[], None] = lambda: None
@@ -126,55 +114,59 @@ class Jobs:
 
     async def get(self, id: str) -> JobRecord:
         """How it stands. Raises NoSuchJob, also for what is another's, and CallError where no control plane answers."""
-        return record_of((await self._asked("get", {"id": id}))["job"])
+        return record_of((await self._ask("get", {"id": id}))["job"])
 
     async def list(self, *, all: bool = False) -> list[JobRecord]:
         """Ours, the oldest first, without their results; with `all` everybody's, for operators. Raises Denied."""
-        return [record_of(each) for each in (await self._asked("list", {"all": True} if all else {}))["jobs"]]
+        return [record_of(each) for each in (await self._ask("list", {"all": True} if all else {}))["jobs"]]
 
     async def cancel(self, id: str) -> JobRecord:
         """End it, unless it is over. Who works on it is told, and stops. Returns how it stands then."""
-        return record_of((await self._asked("cancel", {"id": id}))["job"])
+        return record_of((await self._ask("cancel", {"id": id}))["job"])
 
     async def wait(self, id: str, timeout: float | None = None) -> JobRecord:
-        """Wait until it is over, also over restarts of the broker and while no control plane runs. Raises CallTimeout after `timeout`
-        seconds: the job goes on."""
+        """Wait until it is over, also over restarts of the broker and while no control plane runs. Raises NoSuchJob, CallTimeout after
+        `timeout` seconds: the job goes on."""
         try:
-            async with asyncio.timeout(timeout):
-                async for record in self.watch(id):
+            async with asyncio.timeout(timeout), aclosing(self.watch(id)) as records:
+                async for record in records:
                     if record.over:
                         return record
         except TimeoutError:
             raise CallTimeout(f"the job {id} was not over within {timeout:g} s", hint="it goes on; wait for it again", job=id) from None
         raise AssertionError("unreachable")
 
-    async def watch(self, id: str) -> AsyncIterator[JobRecord]:
+    async def watch(self, id: str) -> AsyncGenerator[JobRecord, None]:
         """As it is, and each change that is noticed, until it is over. Raises NoSuchJob."""
+        nonce = read_id(id)[1]
         await self._listen()
-        changed, nonce, delay = asyncio.Event(), id.partition("-")[2], _FIRST_DELAY
+        watch, delay = _Watch(), FIRST_DELAY
         last: JobRecord | None = None
-        self._watched.setdefault(nonce, set()).add(changed)
+        self._watched.setdefault(nonce, set()).add(watch)
         try:
             while True:
-                changed.clear()
-                try:
-                    record = await self.get(id)
-                except (NoSuchJob, Denied, RemoteError):
-                    raise
-                except (CallError, BrokerError):  # nobody answers now
-                    await asyncio.sleep(delay)
-                    delay = min(_LONGEST_DELAY, delay * 2)
-                    continue
-                delay = _FIRST_DELAY
-                if record != last:
-                    last = record
-                    yield record
-                if record.over:
+                found = watch.take()
+                if found is None:
+                    try:
+                        said = await self._ask("get", {"id": id})
+                        found = Found(record_of(said["job"]), int(said["revision"]))
+                    except MeshError as problem:
+                        if not passing(problem):
+                            raise
+                        await watch.wait(delay)  # who does it may be heard, though nobody can be asked
+                        delay = min(_LONGEST_DELAY, delay * 2)
+                        continue
+                    delay = FIRST_DELAY
+                    watch.revision = found.revision
+                if found.record != last:
+                    last = found.record
+                    yield last
+                if last.over:
                     return
-                await _either(changed, _patience(record))
+                await watch.wait(_patience(last))
         finally:
             watched = self._watched[nonce]
-            watched.discard(changed)
+            watched.discard(watch)
             if not watched:
                 del self._watched[nonce]
 
@@ -190,15 +182,7 @@ class Jobs:
         targets = (self._name, *roles)
         for target in targets:
             check_answers(self._connection, self._subjects, self._name, target)
-        return JobWorker(self._connection, self._subjects, self._asked, targets, handler, workers=workers)
-
-    async def _asked(self, what: str, params: Mapping[str, Any]) -> dict[str, Any]:
-        try:
-            return await self._ask(CONTROL_PLANE, f"mesh/jobs/{what}", params, timeout=ASK_SECONDS)
-        except RemoteError as error:
-            if isinstance(error.data, dict) and error.data.get("mesh") == NoSuchJob.code:
-                raise NoSuchJob(error.message, hint=str(error.data.get("hint", ""))) from None
-            raise
+        return JobWorker(self._connection, self._subjects, self._ask, targets, handler, workers=workers)
 
     async def _listen(self) -> None:
         async with self._opening:
@@ -207,13 +191,52 @@ class Jobs:
                 self._detach = self._connection.on_up(self._on_up)
 
     def _on_change(self, message: Message) -> None:
-        for changed in self._watched.get(message.subject.rpartition(".")[2], ()):
-            changed.set()
+        watching = self._watched.get(message.subject.rpartition(".")[2])
+        if watching and (found := shown(self._subjects, message)) is not None and found.record.caller == self._name:
+            for watch in watching:
+                watch.hear(found)
 
     def _on_up(self) -> None:
         for watching in self._watched.values():
-            for changed in watching:
-                changed.set()
+            for watch in watching:
+                watch.doubt()
+
+
+class _Watch:
+    """What one who waits has heard of a job."""
+
+    def __init__(self) -> None:
+        self.revision = 0
+        """Of what was last known. What is shown late, after it was asked, is older."""
+        self.changed = asyncio.Event()
+        self._heard: Found | None = None
+        self._doubted = False
+        """Something may have been missed: ask."""
+
+    def doubt(self) -> None:
+        self._doubted = True
+        self.changed.set()
+
+    def hear(self, found: Found) -> None:
+        if found.revision > self.revision:
+            self.revision, self._heard = found.revision, found
+            self.changed.set()
+
+    def take(self) -> Found | None:
+        self.changed.clear()
+        found, self._heard = self._heard, None
+        self._doubted = self._doubted and found is not None
+        return found
+
+    async def wait(self, seconds: float) -> None:
+        """Until something is heard, or it is time to ask."""
+        if self._doubted:
+            return
+        try:
+            async with asyncio.timeout(seconds):
+                await self.changed.wait()
+        except TimeoutError:
+            return
 
 
 def result_of(record: JobRecord) -> Any:
@@ -227,16 +250,11 @@ def result_of(record: JobRecord) -> Any:
 
 
 def _patience(record: JobRecord) -> float:
-    left = LOOK_AGAIN if record.deadline_ns is None else (record.deadline_ns - clock.wall_ns()) / 1e9 + 0.05
-    return min(LOOK_AGAIN, max(0.25, left))
-
-
-async def _either(changed: asyncio.Event, seconds: float) -> None:
-    try:
-        async with asyncio.timeout(seconds):
-            await changed.wait()
-    except TimeoutError:
-        return
+    """Until it is asked for again: at the end of its time, when the control plane ends it, where nobody else does."""
+    if record.deadline_ns is None:
+        return LOOK_AGAIN
+    late = 0 if record.state == "queued" else GRACE_NS
+    return min(LOOK_AGAIN, max(1.0, (record.deadline_ns + late - clock.wall_ns()) / 1e9 + 0.05))
 
 
 def _full(error: ApiError, agent: str, tool: str) -> ApiError | MailboxFull:

@@ -9,18 +9,22 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 from mesh import clock
+from mesh.errors import MalformedMessage
 from mesh.link.buckets import Bucket
+from mesh.link.connection import Message
 from mesh.link.jetstream import JetStream
 from mesh.policy.job_life import Event, State, after
-from mesh.subjects import Job, escape
-from mesh.topology import JOB_STATES
-from mesh.wire.job import JobOptions, JobRecord, job_id
+from mesh.subjects import Job, Subjects, escape
+from mesh.topology import JOB_STATES, bucket_subject
+from mesh.wire.job import JobOptions, JobRecord, job_id, read_record
 
 
 class Found(NamedTuple):
     record: JobRecord
     revision: int
     """0: nothing was written yet; it waits."""
+    there: bool = True
+    """Whether its message still lies in the stream."""
 
 
 class Records:
@@ -38,6 +42,22 @@ def key_of(record: JobRecord) -> str:
 
 def record_key(target: str, caller: str, nonce: str) -> str:
     return f"{escape(target)}.{escape(caller)}.{escape(nonce)}"
+
+
+def shown(subjects: Subjects, message: Message) -> Found | None:
+    """A record out of the copy that the broker shows when it is written. None for what is none, and for one that claims another's place.
+
+    Only the broker and operators may publish there, and the broker held the record's writer to its target.
+    """
+    headers = message.headers or {}
+    key = message.subject.removeprefix(f"{subjects.root}{JOB_STATES}.")
+    if headers.get("Nats-Subject") != bucket_subject(JOB_STATES, key):
+        return None
+    try:
+        record, revision = read_record(message.body), int(headers["Nats-Sequence"])
+    except (MalformedMessage, KeyError, ValueError):
+        return None
+    return Found(record, revision) if key_of(record) == key else None
 
 
 def stepped(record: JobRecord, event: Event, **changes: Any) -> JobRecord | None:
