@@ -206,9 +206,9 @@ class _Reader:
         found: list[Stored] = []
         expected, seq = self._next, self.position
         for message in messages:
-            tokens = message.reply.split(".")
-            if len(tokens) == 9:  # `parse_delivery`, of which this needs half
-                number, its_seq, time_ns = int(tokens[6]), int(tokens[5]), int(tokens[7])
+            if message.reply.count(".") == 8:  # `parse_delivery`, of which this needs half
+                _, _, said_seq, said_number, said_time, _ = message.reply.rsplit(".", 5)
+                number, its_seq, time_ns = int(said_number), int(said_seq), int(said_time)
             else:
                 _, _, _, its_seq, number, time_ns, _ = parse_delivery(message.reply)
             if number != expected:

@@ -42,6 +42,10 @@ _DATA: Final = ("data", "data_base64")
 _OWN: Final = frozenset({"specversion", "id", "source", "type", "subject", "time", "datacontenttype", "dataschema", *_DATA})
 _TEXTS: Final = ("subject", "datacontenttype", "dataschema")
 """Optional; what there is of them is a text that is not empty."""
+_MOSTLY: Final = 5
+"""Attributes of an event that has the four that it must, and `time`."""
+_MARKS: Final = ("--T::.", "--T::Z")
+"""What stands between the numbers of `2026-11-22T23:55:04.123Z`."""
 
 _extension: Final = re.compile(r"[a-z0-9]{1,64}").fullmatch
 _time: Final = re.compile(r"\d{4}-\d\d-\d\d[Tt]\d\d:\d\d:\d\d(\.\d+)?([Zz]|[+-]\d\d:\d\d)").fullmatch
@@ -244,12 +248,13 @@ def check(attributes: Mapping[str, Any], publisher: str, body: bytes = b"") -> N
         raise MalformedMessage(f"an event's specversion is {SPEC}", starts=body[:80])
     if not (isinstance(id, str) and id and isinstance(source, str) and isinstance(type, str) and type):
         raise MalformedMessage("an event has an id, a source and a type, each a text", starts=body[:80])
-    true = source_of(publisher)
-    if source != true and not source.startswith(true + "/"):
+    if source != (true := source_of(publisher)) and not source.startswith(true + "/"):
         raise MalformedMessage(f"an event of {publisher!r} has the source {true}, not {source[:80]}", starts=body[:80])
     time = get("time")
     if time is not None and not (isinstance(time, str) and _is_time(time)):
         raise MalformedMessage("an event's time is a time of RFC 3339", starts=body[:80])
+    if len(attributes) == _MOSTLY and time is not None:
+        return
     for name in _TEXTS:
         value = get(name)
         if value is not None and not (isinstance(value, str) and value):
@@ -323,10 +328,12 @@ def _text(value: object) -> str:
 
 
 def _is_time(text: str) -> bool:
-    if not _time(text):
-        return False
+    if not (text[4:20:3] in _MARKS and text[-1] == "Z"):  # as we write it ourselves; what else there is takes longer
+        if not _time(text):
+            return False
+        text = text.upper()
     try:
-        datetime.fromisoformat(text.upper())
+        datetime.fromisoformat(text)
     except ValueError:
         return False
     return True
