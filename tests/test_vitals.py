@@ -7,7 +7,9 @@ from mesh import Mesh
 from mesh.link.jetstream import JetStream
 from mesh.settings import make_settings
 from mesh.topology import EVENTS
-from tests.helpers import Recorder, Signals
+from tests.helpers import CUT_WARNINGS, Proxy, Recorder, Signals, serving
+
+pytestmark = CUT_WARNINGS
 
 
 class Heard:
@@ -91,3 +93,40 @@ async def test_a_setting_turns_them_off(plane: str) -> None:
         async with doctor.events.subscribe("agent.health", other), fast(plane, "loud") as mesh, mesh.present(Recorder()):
             await other.signals.until(lambda: other.said)
     assert heard.said == []
+
+
+async def test_the_control_plane_says_what_a_lost_one_cannot(plane: str) -> None:
+    """`unhealthy` in the name of the mesh, with why; and `healthy` when it is back."""
+    told: list[Any] = []
+    signals = Signals()
+
+    async def heard(event: Any) -> None:
+        told.append(event)
+        signals.tell()
+
+    async with (
+        Mesh(name="doctor", broker=plane) as doctor,
+        doctor.events.subscribe_with_filter("agent.health", 'publisher == "mesh" && event.data.agentId == "comet"', heard),
+        Proxy(plane) as proxy,
+        serving(proxy.url, "comet", Recorder()) as [presence],
+    ):
+        proxy.refuse = True
+        proxy.cut()
+        await signals.until(lambda: told, 20)
+        instance = presence.entry.instance
+        lost = told[0]
+        assert (lost.priority, lost.subject) == ("high", "comet")
+        assert {**lost.data, "lost": ""} == {"agentId": "comet", "instance": instance, "status": "unhealthy", "metrics": {}, "lost": ""}
+        assert "connection ended" in lost.data["lost"]
+        proxy.refuse = False
+        await signals.until(lambda: len(told) > 1, 20)
+        assert (told[1].data["status"], told[1].data["instance"], told[1].data["lost"]) == ("healthy", instance, None)
+
+
+async def test_who_leaves_in_order_is_no_loss(plane: str) -> None:
+    heard = Heard("polite")
+    async with Mesh(name="doctor", broker=plane) as doctor, doctor.events.subscribe("agent.health", heard):
+        async with fast(plane, "polite") as mesh, mesh.present(Recorder()):
+            await heard.signals.until(lambda: heard.said)
+        await heard.signals.until(lambda: heard.statuses[-1] == "stopped")
+    assert not any("lost" in each for each in heard.said)

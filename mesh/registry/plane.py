@@ -4,7 +4,8 @@ Calls and deliveries go on while none runs; several may run side by side, since 
 
 - **Loss.** The broker says at once when a connection ends. If the instance that named this connection in its heartbeat has not come back
   with another within `GRACE`, it is gone: its heartbeat is deleted, which tells everybody who watches, and its entry
-  is marked as lost for an hour, so that people see who died. A heartbeat that expired is a hung instance and is marked the same way.
+  is marked as lost for an hour, so that people see who died, and an event on `agent.health` says so (`mesh.registry.vitals`). A heartbeat
+  that expired is a hung instance and is marked the same way.
 - **Callers that are gone.** The same events say that a caller is gone; the instances are told, and stop its work (`mesh.registry.gone`).
 - **Shares.** An agent whose keys fill the registry loses them, before nobody else could write there.
 - **Questions.** A probe to `mesh` with a name in its body gets the live instances of that name, or the names that come close. What others
@@ -36,6 +37,7 @@ from mesh.registry.duties import DUTIES
 from mesh.registry.gone import GRACE, Departures, caller_of
 from mesh.registry.readers import make_reader
 from mesh.registry.sight import RightsOf, Sight
+from mesh.registry.vitals import LOST_SECONDS, Losses
 from mesh.subjects import CONTROL_PLANE, Subjects, unescape
 from mesh.topology import HEALTH, REGISTRY, bucket_stream, bucket_subject, declare
 from mesh.wire import control
@@ -53,9 +55,6 @@ PLANE_JOURNAL: Final = JournalPolicy(default="none")
 MOST_ASKED: Final = Rate(200, 60.0)
 """What one participant may ask. A reader that nobody uses lives five minutes and a bucket takes 10,000 of them, so no one can take all;
 a directory asks for two."""
-
-LOST_SECONDS: Final = 3600
-"""How long the registry shows an instance that went without a word."""
 
 _log = structlog.get_logger("mesh.plane")
 
@@ -75,6 +74,7 @@ class ControlPlane:
         self._health = Bucket(self._js, HEALTH)
         self.directory = Directory(self._js, subjects, partial(make_reader, self._js), self._on_change, self._on_heavy)
         self._departures = Departures(connection, subjects)
+        self._losses = Losses(connection, subjects)
         self._purging: set[str] = set()
         self.refused = 0
         self._tasks: set[asyncio.Task[None]] = set()
@@ -196,6 +196,7 @@ class ControlPlane:
                 return
 
     def _on_change(self, what: str, key: str, reason: str) -> None:
+        self._losses.changed(key, self.directory.entry(key), self.directory.health(key))
         if what != HEALTH:
             return
         if reason == "expired":
@@ -239,6 +240,7 @@ class ControlPlane:
         _log.warning("instance lost", agent=entry.agent, instance=entry.instance, why=reason)
         lost = entry.model_copy(update={"lost": Loss(at_ns=clock.wall_ns(), reason=reason)})
         await self._registry.put(key, lost.encode(), ttl=LOST_SECONDS)
+        self._losses.lost(key, entry, reason)
 
     def _start(self, work: Any, name: str) -> None:
         task = asyncio.create_task(work, name=name)

@@ -1,6 +1,7 @@
 """How an instance is, as events on the topic `agent.health`: every `period` seconds, and at once when its state changes.
 
 `{"agentId", "instance", "status", "metrics": {"cpu", "memory", "memoryBytes", "calls", "errors", "running", "latency": {"p50", "p99"}}}`
+and, of an instance that was lost, `{"agentId", "instance", "status", "metrics": {}, "lost": why, or null when it is back}`
 
 `status` is `healthy`, `unhealthy` (its server is being started anew) or `stopped` (it leaves); `calls`, `errors` and `latency`
 (milliseconds) are since the last event, `cpu` and `memory` those of its process (shares of one processor and of the machine's memory),
@@ -8,6 +9,10 @@ which may serve several agents. A server that is a child has a process of its ow
 
 They are told to whoever listens, and not kept for long: each lives for `KEPT` periods, so a thousand agents have four thousand events of
 some 500 bytes at the broker. No answer is waited for: one that is lost is followed by the next.
+
+An instance that went without a word says nothing any more. Then the control plane says it (`Losses`), with the same members, no figures
+and the mark `lost`, so that who waits for `unhealthy` need not know the difference; and `healthy`, when that instance is back. These are
+events of `mesh`, with the priority high, and kept for `LOST_SECONDS`. Where several control planes run, each may say it.
 """
 
 import asyncio
@@ -24,11 +29,15 @@ from mesh.errors import MeshError
 from mesh.link.connection import Connection
 from mesh.link.responder import Responder
 from mesh.policy.rights.compile import HEALTH_TOPIC
-from mesh.subjects import Subjects
+from mesh.subjects import CONTROL_PLANE, Subjects
+from mesh.wire.entries import Health, InstanceEntry
 from mesh.wire.event import encode, new_event
 
 KEPT: Final = 4
 """Periods after which the broker forgets an event."""
+
+LOST_SECONDS: Final = 3600
+"""How long the mesh knows of an instance that went without a word: its entry in the registry, and what was said of its end."""
 
 STATUS: Final = {"up": "healthy", "degraded": "unhealthy"}
 
@@ -105,6 +114,39 @@ class Vitals:
                 "latency": {"p50": _quantile(took, 0.5), "p99": _quantile(took, 0.99)},
             },
         }
+
+
+class Losses:
+    """What the control plane says of instances that went without a word."""
+
+    def __init__(self, connection: Connection, subjects: Subjects) -> None:
+        self._connection = connection
+        self._subject = subjects.event(CONTROL_PLANE, "high", HEALTH_TOPIC)
+        self._told: dict[str, InstanceEntry] = {}
+        """Those of which it said so, and that are still known, by their keys."""
+
+    def lost(self, key: str, entry: InstanceEntry, reason: str) -> None:
+        self._told[key] = entry
+        self._tell(entry, "unhealthy", reason)
+
+    def changed(self, key: str, entry: InstanceEntry | None, health: Health | None) -> None:
+        """At each change of what is known of an instance."""
+        if key not in self._told:
+            return
+        if entry is None:
+            del self._told[key]
+        elif entry.lost is None and health is not None:
+            del self._told[key]
+            self._tell(entry, STATUS[health.state], None)
+
+    def _tell(self, entry: InstanceEntry, status: str, reason: str | None) -> None:
+        data: dict[str, Any] = {"agentId": entry.agent, "instance": entry.instance, "status": status, "metrics": {}, "lost": reason}
+        event = new_event(
+            CONTROL_PLANE, HEALTH_TOPIC, data, id=secrets.token_hex(8), type=HEALTH_TOPIC, priority="high", subject=entry.agent
+        )
+        said = encode(event)
+        with contextlib.suppress(MeshError):  # no connection now: the registry says it all the same
+            self._connection.send(self._subject, said.body, headers={**said.headers, "Nats-TTL": f"{LOST_SECONDS}s"})
 
 
 def _quantile(took: Sequence[int], share: float) -> float | None:
