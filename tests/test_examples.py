@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import shlex
 import sys
 import types
 import unittest
@@ -160,3 +161,11 @@ async def test_who_may_only_hear_the_topic_may_not_publish_on_it(personas: Path)
     async with Mesh(name="product-manager", state_dir=personas / ".mesh") as persona:
         with pytest.raises(Denied):
             await persona.messages.publish_message(topic="system.update", content="forged")
+
+
+COMMANDS = [line[2:] for line in (ROOT / "examples/README.md").read_text().splitlines() if line.startswith("$ ")]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_command_of_their_readme_works_as_typed(command: str, personas: Path) -> None:
+    assert run(shlex.split(command), personas).strip()
