@@ -3,55 +3,29 @@
 import asyncio
 import secrets
 from collections.abc import Awaitable, Callable, Mapping
-from contextlib import aclosing
 from datetime import UTC, datetime
 from functools import partial
-from typing import Any, Final, Self, TypedDict, Unpack
+from typing import Any, Final, Self, Unpack
 
-from mesh import clock
-from mesh.delivery import NO_ROOM, PER_SUBJECT, Handler, Participant, ReceiverOptions
-from mesh.errors import ApiError, ConfigError, EventsFull, MeshError, RemoteError
+from mesh.delivery import Handler, Participant, ReceiverOptions
+from mesh.errors import ConfigError
 from mesh.events import expressions
+from mesh.events.asking import Asking
+from mesh.events.publishing import EventOptions, Publishing
 from mesh.events.reading import EventFamily, EventReader, Filter, Transform
-from mesh.events.replay import REPLAYED, Replay
+from mesh.events.replay import REPLAYED, Replay, tell_again
 from mesh.events.schemas import Schemas
 from mesh.events.subscribing import DurableSubscription, EphemeralSubscription, Subscribed, filters_of, notices_of, only
-from mesh.link.jetstream import JetStream, PubAck
+from mesh.link.jetstream import JetStream
 from mesh.link.reader import MakeConsumer
-from mesh.subjects import ANY, CONTROL_PLANE, PRIORITIES
-from mesh.topology import MOST_EVENTS
-from mesh.wire.event import Event, encode, new_event
+from mesh.subjects import ANY
+from mesh.wire.event import Event
 
 Send = Callable[..., Awaitable[str]]
 """`MessageBroker.publish_message`."""
 
-ASK_SECONDS: Final = 5.0
-"""For the control plane to make or find a subscription, which takes it milliseconds."""
-
-REPLAY_WINDOW: Final = 64
-"""Messages of a replay into an agent that are on their way at once."""
-
 When = datetime | int
 """A time with its zone, or nanoseconds since 1970, UTC."""
-
-
-class EventOptions(TypedDict, total=False):
-    """What an event may say besides what happened."""
-
-    type: str | None
-    """CloudEvents' type; default: the topic."""
-    priority: str
-    """critical, high, normal (default), low."""
-    id: str | None
-    """Published twice with the same id on the same topic, it is stored once (for ten minutes) and handled once. Default: a new one."""
-    subject: str | None
-    """What of its source it is about."""
-    extensions: Mapping[str, str | int | bool] | None
-    """Further attributes of CloudEvents: `traceparent`, or names of your own of a to z and 0 to 9."""
-    ttl: int | None
-    """Seconds, at least 1, after which it is gone, whoever has heard it. Default: a week."""
-    binary: bool
-    """In CloudEvents' binary mode: attributes in headers, the data as body."""
 
 
 class EventBridge:
@@ -61,8 +35,8 @@ class EventBridge:
         self._connection = me.connection
         self._subjects = me.subjects
         self._name = me.name
-        self._store = me.store()
-        self._request = me.ask
+        self._ask = Asking(me)
+        self._publishing = Publishing(me, schemas)
         self._make_reader = make_reader
         self._send = send
         self.schemas = schemas
@@ -74,16 +48,7 @@ class EventBridge:
 
     async def __aexit__(self, *_: object) -> None:
         """Waits for what is on its way."""
-        await self._store.close()
-
-    async def _ask(self, method: str, params: Mapping[str, Any]) -> dict[str, Any]:
-        try:
-            return await self._request(CONTROL_PLANE, method, params, timeout=ASK_SECONDS)
-        except RemoteError as problem:
-            said = problem.data if isinstance(problem.data, dict) else {}
-            if said.get("mesh") != ConfigError.code:
-                raise
-            raise ConfigError(problem.message, hint=str(said.get("hint", ""))) from None
+        await self._publishing.close()
 
     # publishing
 
@@ -98,47 +63,12 @@ class EventBridge:
     async def submit(self, topic: str, data: Any = None, **options: Unpack[EventOptions]) -> "asyncio.Future[str]":
         """As `publish`; returns when there is room to send it, and the future ends when the broker has it. So one task can keep a whole
         window of events on their way."""
-        if _is_pattern(topic):
-            raise ConfigError(f"an event is published on one topic, not on {topic!r}", hint="write its words, as in build.done")
-        self._subjects.events(topic)
-        event = self._event(topic, data, options)
-        event = await self.schemas.check(event)
-        subject = self._subjects.event(self._name, event.priority, topic)
-        return await self._submit(event, subject, f"publish {topic}", options)
+        return await self._publishing.event(topic, data, options)
 
     async def broadcast(self, to: str, data: Any = None, **options: Unpack[EventOptions]) -> str:
         """Send a broadcast to all who answer to a role, or to `any`: to everybody. Returns its id once the broker has it. Each hears it who
         has a subscription (`subscribe_to_broadcasts`). Raises as `publish`."""
-        event = self._event("", data, {**options, "type": options.get("type") or "broadcast"})
-        event.to = to
-        return await (await self._submit(event, self._subjects.cast(self._name, event.priority, to), f"send {to}", options))
-
-    def _event(self, topic: str, data: Any, options: EventOptions) -> Event:
-        priority = options.get("priority", "normal")
-        if priority not in PRIORITIES:
-            raise ConfigError(f"an event has no priority {priority!r}", hint=f"the priorities are {', '.join(PRIORITIES)}")
-        return new_event(
-            self._name,
-            topic,
-            data,
-            id=options.get("id") or secrets.token_hex(8),
-            type=options.get("type") or topic,
-            priority=priority,
-            subject=options.get("subject"),
-            extensions=options.get("extensions"),
-        )
-
-    async def _submit(self, event: Event, subject: str, action: str, options: EventOptions) -> "asyncio.Future[str]":
-        encoded = encode(event, binary=options.get("binary", False))
-        headers, ttl = dict(encoded.headers), options.get("ttl")
-        if ttl is not None:
-            if ttl < 1:
-                raise ConfigError("an event stays for a second at least", hint="leave ttl out to keep it for a week")
-            headers["Nats-TTL"] = f"{ttl}s"
-        stored = await self._store.submit(subject, encoded.body, id=event.id, action=action, headers=headers)
-        done: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-        stored.add_done_callback(partial(_told, done, event.id))
-        return done
+        return await (await self._publishing.broadcast(to, data, options))
 
     # hearing
 
@@ -240,50 +170,7 @@ class EventBridge:
 
         Raises as `publish_message`.
         """
-        id, count = id or secrets.token_hex(8), 0
-        room = asyncio.Semaphore(REPLAY_WINDOW)
-        try:
-            async with asyncio.TaskGroup() as sending, aclosing(replay):
-                async for event in replay:
-                    await room.acquire()
-                    said = {
-                        "publisher": event.publisher,
-                        "topic": event.topic,
-                        "stored": clock.iso(event.stored_ns),
-                        "event": event.as_dict(),
-                    }
-                    sent = self._send(agent, REPLAYED, said, id=f"{id}-{event.number}", priority=priority)
-                    sending.create_task(_then(sent, room))
-                    count += 1
-        except* MeshError as problems:
-            raise problems.exceptions[0] from None
-        return count
-
-
-async def _then(work: Awaitable[object], room: asyncio.Semaphore) -> None:
-    try:
-        await work
-    finally:
-        room.release()
-
-
-def _told(done: "asyncio.Future[str]", id: str, stored: "asyncio.Future[PubAck]") -> None:
-    if done.done():
-        return
-    error = stored.exception() if not stored.cancelled() else asyncio.CancelledError()
-    if error is None:
-        done.set_result(id)
-    elif isinstance(error, ApiError) and error.err_code == NO_ROOM:
-        where = (
-            f"the topic has {MOST_EVENTS:,} events of this publisher"
-            if PER_SUBJECT in error.description
-            else "the stream of events is full"
-        )
-        done.set_exception(
-            EventsFull(where, hint="`mesh events subscriptions list --all --name operator` shows who has not read what it holds")
-        )
-    else:
-        done.set_exception(error)
+        return await tell_again(replay, partial(self._send, agent, REPLAYED, priority=priority), id or secrets.token_hex(8))
 
 
 def filter_of(given: Filter | str | None) -> Filter | None:
@@ -292,10 +179,6 @@ def filter_of(given: Filter | str | None) -> Filter | None:
 
 def transform_of(given: Transform | str | Mapping[str, str] | None) -> Transform | None:
     return expressions.Transform(given) if isinstance(given, str | Mapping) else given
-
-
-def _is_pattern(topic: str) -> bool:
-    return any(word in ("*", ">") for word in topic.split("."))
 
 
 def _ns(when: When) -> int:

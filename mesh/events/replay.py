@@ -15,9 +15,10 @@ from typing import Final
 
 import structlog
 
+from mesh import clock
 from mesh.clock import monotonic
 from mesh.delivery import Reject
-from mesh.errors import ConfigError, InvalidEvent, MalformedMessage, Refused
+from mesh.errors import ConfigError, InvalidEvent, MalformedMessage, MeshError, Refused
 from mesh.events.reading import ONLY, EventReader, Filter, Transform
 from mesh.link.connection import Connection
 from mesh.link.reader import Made, MakeConsumer, read_stream
@@ -28,6 +29,9 @@ from mesh.wire.message import AgentMessage
 
 REPLAYED: Final = "event.replayed"
 """The type of the messages by which events are told to an agent again."""
+
+WINDOW: Final = 64
+"""Messages of a replay into an agent that are on their way at once."""
 
 PATIENCE: Final = 30.0
 """Seconds without the broker after which a replay fails."""
@@ -160,6 +164,33 @@ class _Pace:
         left = began + (stored_ns - first_ns) / 1e9 / self._speed - monotonic()
         if left > SLACK:
             await asyncio.sleep(left)
+
+
+async def tell_again(replay: Replay, send: Callable[..., Awaitable[str]], id: str) -> int:
+    """Hand each event of a replay to `send(content, id=…)`, `WINDOW` at once, and return how many there were once all are sent."""
+    count, room = 0, asyncio.Semaphore(WINDOW)
+    try:
+        async with asyncio.TaskGroup() as sending, aclosing(replay):
+            async for event in replay:
+                await room.acquire()
+                told = {
+                    "publisher": event.publisher,
+                    "topic": event.topic,
+                    "stored": clock.iso(event.stored_ns),
+                    "event": event.as_dict(),
+                }
+                sending.create_task(_then(send(told, id=f"{id}-{event.number}"), room))
+                count += 1
+    except* MeshError as problems:
+        raise problems.exceptions[0] from None
+    return count
+
+
+async def _then(work: Awaitable[object], room: asyncio.Semaphore) -> None:
+    try:
+        await work
+    finally:
+        room.release()
 
 
 def replayed(message: AgentMessage) -> Event | None:

@@ -17,13 +17,13 @@ from typing import Any, Final, Self
 import structlog
 
 from mesh.delivery import Participant, Reject
-from mesh.errors import BadExpression, ConfigError, IncompatibleSchema, InvalidEvent, MalformedMessage, MeshError, RemoteError
+from mesh.errors import BadExpression, IncompatibleSchema, InvalidEvent, MalformedMessage, MeshError
+from mesh.events.asking import Asking, when_there
 from mesh.link.buckets import Entry
 from mesh.link.jetstream import JetStream
 from mesh.link.view import BucketView
 from mesh.policy.schemas import Unfit
 from mesh.policy.schemas.lifting import Topic, Version
-from mesh.subjects import CONTROL_PLANE
 from mesh.topology import SCHEMAS
 from mesh.wire.entries import read
 from mesh.wire.event import Event
@@ -43,7 +43,7 @@ class Schemas:
     def __init__(self, me: Participant, make_reader: Callable[[str, tuple[str, ...]], Awaitable[str]]) -> None:
         self._connection = me.connection
         self._subjects = me.subjects
-        self._ask = me.ask
+        self._ask = Asking(me)
         self._make_reader = make_reader
         self._entries: dict[str, dict[int, SchemaEntry]] = {}
         """By topic and version."""
@@ -52,6 +52,8 @@ class Schemas:
         """Compiled; None where a version cannot be: then nothing fits."""
         self._opening = asyncio.Lock()
         self._open = False
+        self._seen: tuple[str, ...] = ()
+        """The patterns that we look at."""
         self._stack = AsyncExitStack()
         self.invalid = 0
         """Events that came and did not fit."""
@@ -121,13 +123,7 @@ class Schemas:
         return said
 
     async def _asked(self, params: Mapping[str, Any]) -> dict[str, Any]:
-        try:
-            return await self._ask(CONTROL_PLANE, "mesh/schema", params, timeout=REGISTER_SECONDS)
-        except RemoteError as problem:
-            data = problem.data if isinstance(problem.data, dict) else {}
-            if data.get("mesh") != ConfigError.code:
-                raise
-            raise ConfigError(problem.message, hint=str(data.get("hint", ""))) from None
+        return await self._ask("mesh/schema", params, REGISTER_SECONDS)
 
     # events
 
@@ -136,7 +132,7 @@ class Schemas:
         return max(self._entries.get(topic, ()), default=None)
 
     async def prepare(self, topic: str) -> None:
-        """Know the schemas that we may see. Raises NoSuchAgent where no control plane runs that could have the first look prepared."""
+        """Know the schemas that we may see. Raises NoSuchAgent where no control plane comes that could have the first look prepared."""
         if not self._open:
             async with self._opening:
                 await self._read()
@@ -147,21 +143,23 @@ class Schemas:
             return
         await self._stack.aclose()
         self._stack = AsyncExitStack()
-        before, self._keys = self._keys, {}
-        for live in self._patterns():
-            keys = (live.removeprefix(self._subjects.schemas_of().removesuffix(">")),)
-            view = BucketView(
-                JetStream(self._connection),
-                SCHEMAS,
-                live=live,
-                make_reader=partial(self._make_reader, SCHEMAS, keys),
-                on_change=self._on_change,
-            )
-            await self._stack.enter_async_context(view)
+        self._stack.callback(self._connection.on_renewed(self._on_renewed))
+        before, self._keys, self._seen = self._keys, {}, self._patterns()
+        try:
+            for live in self._seen:
+                await when_there(partial(self._look, live))
+        except BaseException:
+            self._keys = before | self._keys
+            raise
         for key in before.keys() - self._keys.keys():
             self._drop(*before[key])
-        self._stack.callback(self._connection.on_renewed(self._on_renewed))
-        self._open = True
+        self._open = self._seen == self._patterns()
+
+    async def _look(self, live: str) -> None:
+        keys = (live.removeprefix(self._subjects.schemas_of().removesuffix(">")),)
+        make = partial(self._make_reader, SCHEMAS, keys)
+        view = BucketView(JetStream(self._connection), SCHEMAS, live=live, make_reader=make, on_change=self._on_change)
+        await self._stack.enter_async_context(view)
 
     def _patterns(self) -> tuple[str, ...]:
         """What we may hear of the bucket's copies: none for who may neither publish nor hear any topic."""
@@ -171,8 +169,8 @@ class Schemas:
         return rights.narrow(everything)
 
     def _on_renewed(self) -> None:
-        """Other rights: when we next publish or begin to hear, we look anew."""
-        self._open = False
+        """Other rights. Where they let us see other schemas, we look anew when we next publish or begin to hear."""
+        self._open = self._open and self._seen == self._patterns()
 
     async def check(self, event: Event) -> Event:
         """The event as it may be published. Raises InvalidEvent."""

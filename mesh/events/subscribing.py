@@ -15,6 +15,7 @@ import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable, Collection, Hashable, Mapping
 from contextlib import aclosing
+from functools import partial
 from types import TracebackType
 from typing import Any, Final, Self, Unpack
 
@@ -22,6 +23,7 @@ import structlog
 
 from mesh.delivery import Handler, Lane, Receiver, ReceiverOptions, Reject
 from mesh.errors import InvalidEvent, MalformedMessage, MeshError, Refused
+from mesh.events.asking import when_there
 from mesh.events.reading import ONLY, EventFamily, EventReader, Filter, Transform, choose
 from mesh.link.connection import Connection
 from mesh.link.jetstream import JetStream
@@ -123,7 +125,9 @@ class EphemeralSubscription:
         """Raises Denied, BrokerUnavailable."""
         if self._prepare is not None:
             await self._prepare()
-        made = await self._make(ConsumerSpec(stream=EVENTS, name="now", filters=self._filters, durable=False, ack="none"))
+        made = await when_there(
+            partial(self._make, ConsumerSpec(stream=EVENTS, name="now", filters=self._filters, durable=False, ack="none"))
+        )
         self._task = asyncio.create_task(self._follow(made.last_seq + 1), name="events as they come")
         return self
 
