@@ -195,9 +195,11 @@ async def test_what_another_account_stored_is_told(tmp_path: Path) -> None:
 
 async def test_a_role_that_is_misspelled_is_told(tmp_path: Path) -> None:
     file = agents_file(tmp_path, notes=NOTES | {"roles": ["raeder"]})
-    file.write_text(f'{file.read_text()}\n[roles.reader]\ncall = ["*"]\n')
+    file.write_text(f'{file.read_text()}\n[roles.reader]\ncall = ["note/add_note", "elsewhere"]\n')
     async with up(tmp_path, file) as first:
         assert "did you mean 'reader'?" in (await first.until("agent", agent="notes", state="note"))["detail"]
+        said = (await first.until("broker", state="note"))["detail"]
+        assert said == "role 'reader' names 'note', and the file has no such agent; did you mean 'notes'?"
         assert await first.end() == 0
 
 

@@ -179,11 +179,18 @@ def _identities(settings: Settings, plan: Plan) -> Authority:
 
 
 def _misspelled(policy: Policy, plan: Plan) -> Iterator[tuple[str, str]]:
-    """Agents with roles that no policy defines, and that look like one that it does: such a role is no more than another name to call."""
+    """Roles and agents of the file that nobody defines, and that look like one that is: such a role is no more than another name to call,
+    and a rule on such an agent allows nothing."""
+    there = {name for agent, roles in plan.agents.items() for name in (agent, *roles)} - {"agent"}
     for agent, roles in plan.agents.items():
-        for role in set(roles) - policy.roles.keys():
+        for role in sorted(set(roles) - policy.roles.keys()):
             for near in get_close_matches(role, policy.roles, n=1):
                 yield agent, f"the policy has no role {role!r}, so it only names this agent; did you mean {near!r}?"
+    for rules in plan.policy.own if plan.policy is not None else ():
+        named = {rule.agent for rule in rules.call} | set(rules.send)
+        for name in sorted(each for each in named if each is not None and each not in {*there, *policy.roles, CONTROL_PLANE}):
+            for near in get_close_matches(name, there, n=1):
+                yield "", f"role {rules.name!r} names {name!r}, and the file has no such agent; did you mean {near!r}?"
 
 
 async def _broker(

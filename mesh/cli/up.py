@@ -1,23 +1,12 @@
-"""`mesh up`: a mesh on this machine, with the agents of a file, until Ctrl-C. Here is what it shows; mesh/cli/house.py is what it does.
-
-With `--json` each event is one line on stdout:
-
-| event | when |
-|---|---|
-| `{"event": "agent", "agent", "state", "detail"}` | an agent is starting, ready, failed (it is tried again), restarting, stopped |
-| `{"event": "broker", "state", "detail"}` | the embedded broker died, was restarted, dropped something, has found something in its store |
-| `{"event": "ready", "broker", "agents", …}` | once, when every agent answers |
-| `{"event": "stopping"}`, `{"event": "stopped"}` | somebody asked for the end; all has ended |
-"""
+"""`mesh up`: a mesh on this machine, with the agents of a file, until Ctrl-C. mesh/cli/reports.py is what it shows; mesh/cli/house.py is
+what it does."""
 
 import asyncio
-import json
 import shlex
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final
-from urllib.parse import quote
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
@@ -27,9 +16,8 @@ from mesh.cli.running import execute
 if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
 
-    from mesh.admin import ToolView
     from mesh.cli.house import Hosted, House, MakeFront, OnEvent
-    from mesh.cli.output import Output
+    from mesh.cli.reports import Report
     from mesh.settings import Settings
 
 DEFAULT_FILE: Final = Path("mesh.toml")
@@ -115,6 +103,7 @@ def up(
         from bridge.config import HostFile, HttpSpec, MeshFile, read_file
         from mesh.cli import house, logging
         from mesh.cli.output import Output
+        from mesh.cli.reports import JsonReport, TextReport
         from mesh.cli.stopping import Stop
         from mesh.policy.rights import Policy
         from mesh.settings import make_settings
@@ -172,114 +161,6 @@ def up(
 async def _announce(mesh: "House", names: "Sequence[str]", told: "Report") -> None:
     await mesh.wait_all_there(names)
     told.ready(mesh, names)
-
-
-class Report:
-    """What is told of a mesh while it runs. Nothing, here."""
-
-    def __init__(self, out: "Output") -> None:
-        self._out = out
-
-    def event(self, kind: str, who: str, detail: str) -> None:
-        """`who` is an agent, or empty for the broker."""
-
-    def started(self, mesh: "House") -> None:
-        """Each agent came up or failed to."""
-
-    def ready(self, mesh: "House", names: "Sequence[str]") -> None:
-        """Every agent is there."""
-
-    def stopping(self) -> None:
-        """Somebody asked for the end."""
-
-    def stopped(self) -> None:
-        """All has ended."""
-
-
-class JsonReport(Report):
-    """One line of JSON an event."""
-
-    def event(self, kind: str, who: str, detail: str) -> None:
-        if who:
-            self._say("agent", agent=who, state=kind, detail=detail)
-        else:
-            self._say("broker", state=kind, detail=detail)
-
-    def ready(self, mesh: "House", names: "Sequence[str]") -> None:
-        rest = {key: value for key, value in mesh.facts.items() if key != "broker"}
-        self._say("ready", broker=mesh.facts["broker"], agents=list(names), state_dir=str(mesh.state.path), **rest)
-
-    def stopping(self) -> None:
-        self._say("stopping")
-
-    def stopped(self) -> None:
-        self._say("stopped")
-
-    def _say(self, event: str, **said: Any) -> None:
-        self._out.write(json.dumps({"event": event, **said}, default=str) + "\n")
-
-
-class TextReport(Report):
-    """Lines as things happen, and once a table with what to type next."""
-
-    def __init__(self, out: "Output", names: "Sequence[str]", *, option: str, open_to: str | None) -> None:
-        """`open_to`: who everybody is that comes over HTTP; None where they bring tokens."""
-        super().__init__(out)
-        self._open_to = open_to
-        self._names = names
-        self._option = option
-        """What the commands need to find this mesh from here: `` or ` --state-dir DIR`."""
-
-    def event(self, kind: str, who: str, detail: str) -> None:
-        if kind not in ("starting", "stopped"):
-            self._print(f"{who or 'broker':<16} {kind:<12} {detail}".rstrip())
-
-    def started(self, mesh: "House") -> None:
-        from mesh import admin
-
-        facts = mesh.facts
-        self._print("")
-        for what, where in (
-            ("broker", facts["broker"]),
-            ("monitoring", facts.get("monitor")),
-            ("WebSocket", facts.get("websocket")),
-            *(("HTTP", f"{facts['http']}/agents/{quote(name, safe='')}/mcp") for name in self._names if "http" in facts),
-            ("state", mesh.state.path),
-        ):
-            if where:
-                self._print(f"{what:<16} {where}")
-        tools = admin.tools(mesh.directory)
-        lines = ["agents --watch", "tools", *([_example(tools[0])] if tools else []), "journal --follow", "doctor"]
-        self._print("\nIn another terminal:")
-        for line in lines:
-            name, _, rest = line.partition(" ")
-            self._print(f"  mesh {name}{self._option}{' ' if rest else ''}{rest}")
-        for name in mesh.hosted.ready[:1]:
-            self._print(f"  mesh-bridge connect {shlex.quote(name)}{self._option}    (the command that an MCP host starts)")
-        if "http" in facts and self._open_to is None:
-            self._print(f"  mesh auth token local{self._option}    (for HTTP: Authorization: Bearer TOKEN)")
-        elif "http" in facts:
-            self._print(f"\nWARNING: HTTP asks for no token. Every program of this machine may call every agent, as {self._open_to!r}.")
-        self._print("\nCtrl-C ends it.\n")
-
-    def ready(self, mesh: "House", names: "Sequence[str]") -> None:
-        if names:
-            self._print(f"All of {', '.join(names)} answer.")
-
-    def stopping(self) -> None:
-        self._print("Ending in order; Ctrl-C once more ends at once.")
-
-    def _print(self, text: str) -> None:
-        from mesh.cli.render import plain
-
-        self._out.write(plain(text, lines=True) + "\n")
-
-
-def _example(tool: "ToolView") -> str:
-    """A call to try, with the arguments that it needs."""
-    required = tool.input_schema.get("required")
-    words = [shlex.quote(tool.agent), shlex.quote(tool.name)]
-    return " ".join(["call", *words, *(f"{name}=…" for name in (required if isinstance(required, list) else []))])
 
 
 def _loop_factory() -> "Callable[[], asyncio.AbstractEventLoop] | None":
