@@ -91,7 +91,8 @@ def pairs(draw: st.DrawFn) -> tuple[dict[str, Any], dict[str, Any]]:
     """Two schemas, the second mostly the first with something changed."""
     one: Any = draw(schemas())
     assume(isinstance(one, dict))
-    definition = draw(st.sampled_from([True, {"type": "integer"}, {"maximum": 2}, {"required": ["a"]}]))
+    definitions: list[Any] = [True, {"type": "integer"}, {"maximum": 2}, {"required": ["a"]}]
+    definition = draw(st.sampled_from(definitions))
     other = {**one}
     for _ in range(draw(st.integers(1, 2))):
         if other and draw(st.booleans()):
@@ -127,7 +128,11 @@ def test_defaults_are_judged_as_they_are_filled_in(pair, defaults):
             assert after.fits({**defaults, **data} if isinstance(data, dict) else data), data
 
 
-OLD: dict[str, Any] = {"type": "object", "properties": {"pr": {"type": "integer", "minimum": 1}, "by": {"enum": ["ann", "bob"]}}, "required": ["pr"]}
+OLD: dict[str, Any] = {
+    "type": "object",
+    "properties": {"pr": {"type": "integer", "minimum": 1}, "by": {"enum": ["ann", "bob"]}},
+    "required": ["pr"],
+}
 
 
 def changed(**more: Any) -> dict[str, Any]:

@@ -143,7 +143,7 @@ def test_what_no_extension_may_be_is_refused_before_it_is_sent(extensions: Any) 
         new_event("me", "t", None, id="1", type="t", extensions=extensions)
 
 
-@pytest.mark.parametrize("data", [object(), {1j: 2}, {"a": {1, 2}}], ids=str)
+@pytest.mark.parametrize("data", [object(), {1j: 2}, {"a": {1, 2}}], ids=["object", "complex key", "set"])
 def test_data_that_json_cannot_say_is_refused_before_it_is_sent(data: object) -> None:
     with pytest.raises(ConfigError):
         encode(new_event("me", "t", data, id="1", type="t"))

@@ -16,7 +16,7 @@ from tests.test_mesh_tools import ERAS, called, failed
 
 pytestmark = pytest.mark.filterwarnings("ignore::mcp.MCPDeprecationWarning")
 
-Mode = Literal["legacy"]
+Mode = Literal["legacy", "auto"]
 
 
 async def shown(client: Client, count: int = 1) -> list[dict[str, Any]]:
