@@ -212,20 +212,20 @@ class Doing:
                 said = f"the result has {size:,} bytes, of at most {limit:,}" if size else "the result is no JSON"
                 item.error = {"code": MESH_ERROR, "message": said, "data": {"mesh": code}}
                 raise Reject(said, code=code)
-            await attempt.write(Event.FINISH, result=result, error=None)
+            await attempt.write(Event.FINISH, result=result, error=None, **(attempt.report or {}))
             return
         if isinstance(error, JobError):
             item.error = error.error
-            raise Reject(str(error) or "the tool answered with an error")
+            raise Reject(str(error)[:LONGEST_TEXT] or "the tool answered with an error")
         if isinstance(error, Reject):
             raise error
         item.error = told = fitting(error_of(error))
         if attempt.record.attempts >= attempt.record.most_attempts:
             raise Reject(f"the last of {attempt.record.attempts} attempts failed: {told['message']}", code="failed")
-        _log.warning("an attempt at a job failed", job=attempt.record.id, attempt=attempt.record.attempts, error=repr(error))
+        _log.warning("an attempt at a job failed", job=attempt.record.id, attempt=attempt.record.attempts, error=repr(error)[:LONGEST_TEXT])
         after = error.after if isinstance(error, Retry) else None
         await attempt.write(Event.RETRY, error=told)
-        raise Retry(str(error), after=BACKOFF.wait(attempt.record.attempts, random.random()) if after is None else after)
+        raise Retry(str(error)[:LONGEST_TEXT], after=BACKOFF.wait(attempt.record.attempts, random.random()) if after is None else after)
 
     async def _leave(self, attempt: Attempt) -> None:
         """We leave in order: another may begin at once, and this was no attempt."""
