@@ -8,8 +8,9 @@
 | `list`     | everybody                                            | `{"schemas"}`: of the topics that one may see    |
 | `delete`   | the owner (who registered version 1), and operators  | `{"deleted"}`: how many versions                 |
 
-Only the owner and operators may loosen a topic's rule. The same schema registered again is no new version. A refusal of the schema itself
-is a result, and no error of the call, so that it keeps its code, its hint and its place: `{"refused": {"code", "message", "hint"?,
+Only the owner and operators may loosen a topic's rule, or convert its older events, which others may have published. Of the topic on which
+every agent says how it is only operators register schemas. The same schema registered again is no new version. A refusal of the schema
+itself is a result, and no error of the call, so that it keeps its code, its hint and its place: `{"refused": {"code", "message", "hint"?,
 "details"?}}`.
 """
 
@@ -23,6 +24,7 @@ from mesh import clock
 from mesh.errors import Busy, ConfigError, Denied, IncompatibleSchema, MalformedMessage, Refused
 from mesh.link.buckets import Bucket, Entry
 from mesh.link.jetstream import JetStream
+from mesh.policy.rights.compile import HEALTH_TOPIC
 from mesh.policy.schemas import LARGEST, Rule, same
 from mesh.subjects import escape, topic_pattern, topic_tokens
 from mesh.topology import SCHEMAS
@@ -58,7 +60,7 @@ class Rights(Protocol):
 
 class SchemaDesk:
     def __init__(self, js: JetStream, rights: Rights) -> None:
-        self._bucket = Bucket(js, SCHEMAS)
+        self._bucket = Bucket(js, SCHEMAS, written_once=True)
         self._rights = rights
         self._judging = asyncio.Semaphore(_AT_ONCE)
 
@@ -75,6 +77,8 @@ class SchemaDesk:
                 return await self._delete(caller, asked.topic)
             case _:
                 self._rights.check_publishes(caller, asked.topic)
+                if asked.topic == HEALTH_TOPIC and not self._rights.rules(caller):
+                    raise Denied(f"only operators may register schemas of {HEALTH_TOPIC}", hint="every agent publishes there: ask them")
                 try:
                     return await self._register(caller, asked)
                 except IncompatibleSchema as problem:
@@ -90,6 +94,11 @@ class SchemaDesk:
         number = 1 if newest is None else newest.version + 1
         rule = Rule(asked.rule or ("backward" if newest is None else newest.rule))
         owner = caller if newest is None else newest.owner
+        if newest is not None and asked.convert not in ("", newest.convert) and caller != owner and not self._rights.rules(caller):
+            raise Denied(
+                f"only {owner!r}, who registered {asked.topic!r} first, and operators may say what its older events become",
+                hint="leave the conversion out, or ask them",
+            )
         if newest is not None and rule.loosens(Rule(newest.rule)) and caller != owner and not self._rights.rules(caller):
             raise Denied(
                 f"only {owner!r}, who registered {asked.topic!r} first, and operators may loosen its rule {newest.rule} to {rule}",
@@ -119,6 +128,9 @@ class SchemaDesk:
         await self._judge(entry, {version: old.document for version, (old, _) in versions.items()})
         if asked.do == "register":
             await self._check_room(owner, newest is None, len(body))
+            there = await self._bucket.get(_key(asked.topic, number))
+            if there is not None and _read(there) is None:
+                await self._bucket.clear(_key(asked.topic, number))  # an answer of the broker's own, that somebody has had it put there
             try:
                 await self._bucket.create(_key(asked.topic, number), body)
             except Refused:

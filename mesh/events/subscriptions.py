@@ -91,7 +91,7 @@ class Subscriptions:
         self._js = js
         self._subjects = subjects
         self._sight = sight
-        self._bucket = Bucket(js, SUBSCRIPTIONS)
+        self._bucket = Bucket(js, SUBSCRIPTIONS, written_once=True)
 
     async def subscribe(self, caller: str, question: SubscribeQuestion) -> dict[str, Any]:
         """The consumers that there are: `{"consumers": {PRIORITY: NAME}}`.
@@ -203,6 +203,9 @@ class Subscriptions:
             )
         last = int((await self._js.api(f"STREAM.INFO.{EVENTS}"))["state"]["last_seq"])
         made = asked._replace(start_seq=last + 1, secret=secrets.token_hex(16), made=clock.iso(clock.wall_ns()))
+        entry = await self._bucket.get(_key(made))
+        if entry is not None and _read_entry(entry) is None:
+            await self._bucket.clear(_key(made))  # an answer of the broker's own, that somebody has had it put there
         with suppress(Refused):  # another process of the same participant was first
             await self._bucket.create(_key(made), _entry(made))
         found = await self._get(asked.agent, asked.name)

@@ -35,6 +35,9 @@ EXPECTED: Final = "Nats-Expected-Last-Subject-Sequence"
 MARKER_SECONDS: Final = 60
 """How long the marker of a deleted key stays. Copies hear of it at once, and one that was away reads the bucket anew."""
 
+PER_SUBJECT: Final = "maximum messages per subject exceeded"
+"""Of a key that is written once (nats-server, store.go); what a full stream says has the same code."""
+
 _ATTEMPTS: Final = 5
 
 
@@ -58,10 +61,12 @@ def gone(headers: Mapping[str, str] | None) -> str | None:
 
 
 class Bucket:
-    """The keys of one bucket. A key is one or more subject tokens, as `mesh.subjects.escape` makes them."""
+    """The keys of one bucket. A key is one or more subject tokens, as `mesh.subjects.escape` makes them. Of a bucket that is `written_once`
+    (`BucketSpec`) a key is removed before it is written again, which needs the right to purge."""
 
-    def __init__(self, js: JetStream, name: str) -> None:
+    def __init__(self, js: JetStream, name: str, *, written_once: bool = False) -> None:
         self.name = name
+        self._written_once = written_once
         self._js = js
         self._stream = bucket_stream(name)
 
@@ -95,6 +100,10 @@ class Bucket:
         """The key's value, or None where it is not there."""
         return (await self._newest(key))[0]
 
+    async def clear(self, key: str) -> None:
+        """Remove a key without a marker: nobody is told. For what is no entry, but lies in the place of one."""
+        await self._js.api(f"STREAM.PURGE.{self._stream}", {"filter": bucket_subject(self.name, key)})
+
     async def snapshot(self, keys: str = ">") -> dict[str, Entry]:
         """All keys that match the pattern, as they are now."""
         found: dict[str, Entry] = {}
@@ -110,6 +119,13 @@ class Bucket:
         return found
 
     async def _write(self, key: str, value: bytes, headers: dict[str, str], revision: int | None) -> int:
+        if self._written_once:
+            newest = (await self._newest(key))[1]
+            if revision not in (None, newest):
+                raise Refused(f"the key {key} of {self.name} was written by somebody else", key=key, revision=revision)
+            if newest:
+                await self.clear(key)
+            revision = 0
         if revision is not None:
             headers[EXPECTED] = str(revision)
         try:
@@ -117,7 +133,7 @@ class Bucket:
         except NoResponders:
             raise BrokerError(f"there is no bucket {self.name}", hint="`mesh topology apply` creates what is missing") from None
         except ApiError as error:
-            if error.err_code in WRONG_LAST_SEQUENCE:
+            if error.err_code in WRONG_LAST_SEQUENCE or (self._written_once and error.description == PER_SUBJECT):
                 raise Refused(f"the key {key} of {self.name} was written by somebody else", key=key, revision=revision) from None
             raise
 

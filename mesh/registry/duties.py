@@ -8,6 +8,7 @@ from mesh.delivery import keep_given_up, keep_unread
 from mesh.events import keep_room
 from mesh.link.jetstream import JetStream
 from mesh.registry.sight import Sight
+from mesh.registry.strays import keep_clean
 from mesh.subjects import Subjects
 
 
@@ -28,9 +29,14 @@ async def _keep_unread(js: JetStream, subjects: Subjects, _: Sight) -> None:
     await keep_unread(js, subjects)
 
 
+async def _keep_clean(js: JetStream, subjects: Subjects, _: Sight) -> None:
+    await keep_clean(js, subjects)
+
+
 DUTIES: Final[Mapping[str, Duty]] = {
     "what the broker gave up": _keep_given_up,
     "messages that nobody reads": _keep_unread,
     "room for events": keep_room,
+    "what strayed into streams": _keep_clean,
     "messages that are due": _send_what_is_due,
 }

@@ -180,10 +180,13 @@ def read_topic(tokens: list[str]) -> str:
 
 @lru_cache(maxsize=4096)
 def topic_pattern(pattern: str) -> str:
-    """Which topics: `*` in the place of a word is any word, `>` at the end one or more. Raises ConfigError."""
+    """Which topics: `*` in the place of a word is any word, `>` at the end one or more. Raises ConfigError, TooLarge."""
     words = pattern.split(".")
     if not pattern or "" in words or ">" in words[:-1]:
         raise ConfigError(
             f"{pattern!r} names no topics", hint="write words with dots between them, as in build.done; * is any word, > the rest of them"
         )
-    return ".".join(word if word in ("*", ">") else escape(word) for word in words)
+    text = ".".join(word if word in ("*", ">") else escape(word) for word in words)
+    if len(text) > LONGEST_TOPIC:
+        raise TooLarge("the topic is too long for a subject", limit=LONGEST_TOPIC)
+    return text

@@ -231,6 +231,7 @@ def _buckets(subjects: Subjects, replicas: int) -> tuple[BucketSpec, ...]:
             name=SCHEMAS,
             description="schemas of events, by topic and version",
             max_bytes=64 * MIB,
+            written_once=True,
             republish=subjects.bucket_republish(SCHEMAS),
             replicas=replicas,
         ),
@@ -238,6 +239,7 @@ def _buckets(subjects: Subjects, replicas: int) -> tuple[BucketSpec, ...]:
             name=SUBSCRIPTIONS,
             description="durable subscriptions to events, by agent and name",
             max_bytes=64 * MIB,
+            written_once=True,
             replicas=replicas,
         ),
     )

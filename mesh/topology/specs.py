@@ -146,6 +146,9 @@ class BucketSpec:
     """Seconds that the marker of an expired key stays. 0: keys expire without one, and nobody is told."""
     discard: Literal["old", "new"] = "new"
     """What gives way when the bucket is full."""
+    written_once: bool = False
+    """A key that is there is not written over, only removed first (`mesh.link.buckets`): so whoever has the broker write an answer of its
+    own under a key, as everybody can, destroys nothing."""
     republish: tuple[str, str] | None = None
     replicas: int = 1
 
@@ -158,6 +161,7 @@ class BucketSpec:
             description=self.description,
             storage=self.storage,
             discard=self.discard,
+            discard_new_per_subject=self.written_once,
             max_bytes=self.max_bytes,
             max_age=self.max_age,
             max_msgs_per_subject=self.history,

@@ -11,6 +11,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from mesh.errors import MalformedMessage
 from mesh.wire.jsonrpc import dumps
 
+LONGEST_FILTER: Final = 2048
+"""Characters of a subject: the broker keeps those of each consumer in memory, and takes 4,096 a line."""
+
 JournalMode = Literal["full", "metadata", "none"]
 """full: the broker records calls and replies. metadata: the serving bridge writes a record without bodies. none: nothing is recorded."""
 
@@ -74,7 +77,7 @@ class ReaderQuestion(Wire):
 
     bucket: str = ""
     stream: str = ""
-    filters: Annotated[tuple[str, ...], Field(max_length=16)] = ()
+    filters: Annotated[tuple[Annotated[str, Field(max_length=LONGEST_FILTER)], ...], Field(max_length=16)] = ()
     """Subjects of the stream, which may not overlap; none: all."""
     start_seq: Annotated[int, Field(ge=1, lt=2**63)] | None = None
     start_time_ns: Annotated[int, Field(ge=0, lt=2**63)] | None = None
@@ -85,6 +88,12 @@ class LanesQuestion(Wire):
 
     target: Annotated[str, Field(min_length=1)]
     wanted: tuple[Literal["critical", "high", "normal", "low"], ...] = ()
+
+
+class MailboxQuestion(Wire):
+    """The params of `mesh/mailbox`: of a name to which the asker may send, or that it answers to. None: of all, for operators."""
+
+    target: str = ""
 
 
 class SubscribeQuestion(Wire):

@@ -77,6 +77,7 @@ from mesh.subjects import (
 )
 from mesh.topology import (
     ADVISORIES,
+    DEAD_LETTERS,
     DUE,
     EVENTS,
     GIVEN_UP,
@@ -336,12 +337,13 @@ def _plane(subjects: Subjects) -> Entries:
     yield from _publish(*(rights_api(f"CONSUMER.CREATE.{name}.*") for name in streams))
     yield from _publish(*(bucket_subject(bucket, ">") for bucket in (*BUCKETS, *KEPT)), subjects.gone, ALL_INBOXES)
     yield from _publish(*(rights_api(f"DIRECT.GET.{bucket_stream(bucket)}.>") for bucket in KEPT))
+    cleaned = (*LANES.values(), JOBS, DEAD_LETTERS, bucket_stream(REGISTRY))
     trimmed = (EVENTS, STREAMS, SCHEDULES, *map(bucket_stream, KEPT))
     for stream in (*LANES.values(), JOBS, *trimmed):
         yield from _publish(*(rights_api(f"CONSUMER.{verb}.{stream}.*") for verb in ("INFO", "DELETE", *PULLING)))
         yield from _publish(*(rights_api(f"CONSUMER.{verb}.{stream}") for verb in ("LIST", "NAMES")))
         yield from _publish(*(rights_api(f"STREAM.MSG.{verb}.{stream}") for verb in ("GET", "DELETE")))
-    yield from _publish(*(rights_api(f"STREAM.PURGE.{stream}") for stream in (bucket_stream(REGISTRY), *trimmed)))
+    yield from _publish(*(rights_api(f"STREAM.PURGE.{stream}") for stream in (*cleaned, *trimmed)))
     for stream, consumer in ((ADVISORIES, GIVEN_UP), (SCHEDULES, DUE)):
         yield from _publish(*(rights_api(f"CONSUMER.{verb}.{stream}.{consumer}") for verb in ("MSG.NEXT", "INFO")))
         yield from _publish(rights_ack(stream, Token(consumer)))
