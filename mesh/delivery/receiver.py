@@ -201,7 +201,8 @@ class Receiver(Generic[T]):
         if config is None:
             return
         ack_wait, most = float(str(config["ack_wait"])) / 1e9, int(str(config.get("max_deliver", -1)))
-        pulls = PullLoop(self._js.connection, lane.stream, lane.consumer, batch=self._prefetch, holds=True)
+        least = min(self._prefetch // 2, self._prefetch - self._workers + 1)  # else a worker is free, and nothing is asked for
+        pulls = PullLoop(self._js.connection, lane.stream, lane.consumer, batch=self._prefetch, least=least, holds=True)
         self._pulled[lane] = pulled = _Pulled(lane, pulls, ack_wait, most)
         self._pullers.start(self._pull(pulled), f"lane {lane.priority} of {lane.owner}")
 

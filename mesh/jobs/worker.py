@@ -26,7 +26,6 @@ from mesh.jobs.records import shown
 from mesh.link.connection import Connection, Message
 from mesh.link.jetstream import JetStream
 from mesh.subjects import Subjects
-from mesh.topology import JOBS
 from mesh.wire.job import LONGEST_KEPT
 
 LOOK_AGAIN: Final = 30.0
@@ -130,22 +129,16 @@ class JobWorker:
         await self._receiving.aclose()
 
     async def find(self, noticed: Collection[Hashable]) -> tuple[Collection[Lane], bool]:
-        """As a `Source` of mesh.delivery."""
+        """As a `Source` of mesh.delivery. Where a consumer is there nobody is asked: so jobs go on while no control plane runs."""
         lanes, all_found = [], True
         for target in self._targets:
             spec = job_lane(self._subjects, target)
             try:
-                there = (await self._ask("lane", {"target": target, "wanted": target in noticed})).get("lane") is True
+                there = await consumer_config(self._js, spec.stream, spec.name) is not None
+                there = there or (await self._ask("lane", {"target": target, "wanted": target in noticed})).get("lane") is True
             except MeshError as problem:
                 _log.info("nobody makes lanes for jobs now", target=target, why=str(problem))
-                there, all_found = await self._is_there(spec.name), isinstance(problem, Denied) and all_found
+                there, all_found = False, isinstance(problem, Denied) and all_found
             if there:
                 lanes.append(Lane(target, "normal", spec.stream, spec.name))
         return lanes, all_found
-
-    async def _is_there(self, consumer: str) -> bool:
-        """By our own look: while no control plane runs, jobs go on where there is a consumer already."""
-        try:
-            return await consumer_config(self._js, JOBS, consumer) is not None
-        except MeshError:
-            return False

@@ -3,8 +3,8 @@
 Theory of operation
 -------------------
 `batch` bounds what is asked for and buffered together. Whoever iterates takes all that is buffered as one list; that makes room,
-and at half a batch of room the next pull goes out. So at most two batches are held: one in the buffer, one in the hands of the
-taker, and a taker that is slow is simply asked for no more. With `holds=True` what is taken counts as held until
+and where there is room for `least` (half a batch) the next pull goes out. So at most two batches are held: one in the buffer, one in
+the hands of the taker, and a taker that is slow is simply asked for no more. With `holds=True` what is taken counts as held until
 `release`: for who says a word of each in time, so that none is delivered twice, and so must have all of them in its hands.
 
 All pulls share one inbox. A *status* (heartbeat, end of a pull, refusal) comes on the inbox itself; a *message* comes on its own
@@ -77,6 +77,7 @@ class PullLoop:
         consumer: str,
         *,
         batch: int = 500,
+        least: int | None = None,
         expires: float = 30.0,
         heartbeat: float = 2.0,
         max_bytes: int = MAX_BYTES,
@@ -87,6 +88,7 @@ class PullLoop:
         self.stream = stream
         self.consumer = consumer
         self.batch = batch
+        self._least = max(1, batch // 2 if least is None else least)
         self._holds = holds
         self._held = 0
         self.foreign = 0
@@ -173,7 +175,7 @@ class PullLoop:
         """Pull as much as there is room for, if that is worth a request."""
         room = self.batch - self._asked - len(self._buffer) - self._held
         now = monotonic()
-        if room < max(1, self.batch // 2) or now < self._not_before or self._error is not None or self._empty:
+        if room < self._least or now < self._not_before or self._error is not None or self._empty:
             return
         body = json.dumps({"batch": room, **self._pull}).encode()
         try:
