@@ -92,10 +92,11 @@ def pairs(draw: st.DrawFn) -> tuple[dict[str, Any], dict[str, Any]]:
     one: Any = draw(schemas())
     assume(isinstance(one, dict))
     definitions: list[Any] = [True, {"type": "integer"}, {"maximum": 2}, {"required": ["a"]}]
-    definition = draw(st.sampled_from(definitions))
+    definition: Any = draw(st.sampled_from(definitions))
     other = {**one}
     for _ in range(draw(st.integers(1, 2))):
-        if other and draw(st.booleans()):
+        drop: bool = draw(st.booleans())
+        if other and drop:
             other.pop(draw(st.sampled_from(sorted(other))))
         else:
             changed = draw(schemas())

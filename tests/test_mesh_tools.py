@@ -29,7 +29,7 @@ async def called(client: Client, tool_name: str, /, **arguments: Any) -> dict[st
     result = await client.call_tool(tool_name, arguments)
     assert not result.is_error, text(result)
     assert result.structured_content is not None
-    return result.structured_content
+    return dict(result.structured_content)
 
 
 async def failed(client: Client, tool_name: str, /, **arguments: Any) -> str:
