@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from mesh.cli.arguments import build, read_object, split
+from mesh.cli.arguments import build, read_object, split, unknown
 from mesh.errors import ConfigError
 
 SCHEMA: dict[str, Any] = {
@@ -92,3 +92,14 @@ def test_bad_json_says_how_text_is_written() -> None:
 def test_args_is_an_object(text: str) -> None:
     with pytest.raises(ValueError, match="JSON"):
         read_object(text)
+
+
+def test_what_a_tool_does_not_know_comes_with_what_was_meant() -> None:
+    assert unknown(["text", "cuont", "zzz"], SCHEMA) == [("cuont", "count"), ("zzz", None)]
+
+
+@pytest.mark.parametrize("more", [{"additionalProperties": True}, {"additionalProperties": {"type": "string"}}, {"$ref": "#/$defs/Loop"}])
+def test_a_tool_that_takes_more_than_it_names_knows_everything(more: dict[str, Any]) -> None:
+    assert unknown(["cuont"], {**SCHEMA, **more}) == []
+    assert unknown(["cuont"], {}) == unknown(["cuont"], None) == []
+    assert unknown(["cuont"], {**SCHEMA, "additionalProperties": False}) == [("cuont", "count")]

@@ -73,6 +73,7 @@ async def test_issue_renew_revoke_at_a_running_broker(server: str, tmp_path: Pat
     assert await connects(server, file)
     copy = tmp_path / "copy.creds"
     copy.write_bytes(file.read_bytes())
+    copy.chmod(0o600)
 
     again = await mesh("auth", "issue", "qa", cwd=tmp_path)
     assert again.out == f"{file}\n"

@@ -34,6 +34,7 @@ async def test_a_token_for_the_front_of_the_mesh_that_runs(tmp_path: Path) -> No
 
         copy = tmp_path / "elsewhere.creds"
         copy.write_bytes((running.state_dir / "auth" / "users" / "local.creds").read_bytes())
+        copy.chmod(0o600)
         made = await mesh("auth", "token", "--credentials", copy, "--audience", front, cwd=tmp_path)
         assert await status(front, made.out.strip()) == 400
 

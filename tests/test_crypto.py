@@ -124,6 +124,7 @@ def test_no_rule_means_nothing_rather_than_everything() -> None:
 def test_credentials(account: KeyPair, user: KeyPair, tmp_path: Path) -> None:
     token = jwt.sign_user(account, user.public, "time", issued=NOW, expires=NOW + 60)
     path = tmp_path / "time.creds"
+    path.touch(0o600)
     path.write_text(format_credentials(token, user.seed))
     found = read_credentials(path)
     assert (found.jwt, found.seed, found.name, found.public, found.expires) == (token, user.seed, "time", user.public, NOW + 60)
@@ -138,6 +139,19 @@ def test_credentials(account: KeyPair, user: KeyPair, tmp_path: Path) -> None:
     path.write_bytes(b"\xff")
     with pytest.raises(ConfigError, match="no NATS credentials"):
         read_credentials(path)
+
+
+@pytest.mark.parametrize("mode", [0o644, 0o640, 0o604])
+def test_credentials_that_others_can_read_are_refused(account: KeyPair, user: KeyPair, tmp_path: Path, mode: int) -> None:
+    """With what to type. As ssh: one that belongs to somebody else is theirs to guard."""
+    path = tmp_path / "open.creds"
+    path.write_text(format_credentials(jwt.sign_user(account, user.public, "time", issued=NOW, expires=NOW + 60), user.seed))
+    path.chmod(mode)
+    with pytest.raises(ConfigError, match=f"its mode is {mode:04o}") as refused:
+        read_credentials(path)
+    assert f"`chmod 600 {path}`" in refused.value.hint
+    path.chmod(0o400)
+    assert read_credentials(path).name == "time"
 
 
 def _part(token: str, number: int) -> bytes:

@@ -241,6 +241,7 @@ async def test_the_broker_has_the_last_word(world: World, tmp_path: Path) -> Non
     path = world.authority.credentials("emil")
     assert path is not None
     copy.write_bytes(path.read_bytes())
+    copy.chmod(0o600)
     async with asyncio.timeout(30), front(world.broker.url, auth="token", credentials=tmp_path) as url:
         token = make_token(read_credentials(copy), url)[0]
         async with world.client(token=token, url=url) as client, world.client(ME, url=url) as stranger:

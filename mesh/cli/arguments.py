@@ -9,6 +9,7 @@ Source: JSON Schema 2020-12 (MCP's default dialect): `type`, `enum`, `const`, `a
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from difflib import get_close_matches
 from typing import Any, Final
 
 from mesh.errors import ConfigError
@@ -16,6 +17,9 @@ from mesh.errors import ConfigError
 JSON_TYPES: Final = frozenset({"integer", "number", "boolean", "array", "object", "null"})
 MOST_STEPS: Final = 32
 """Of `$ref` and `anyOf` that are followed: a schema may refer to itself."""
+
+_MORE: Final = frozenset({"patternProperties", "$ref", "$dynamicRef", "allOf", "anyOf", "oneOf", "if", "dependentSchemas"})
+"""What of a schema may allow properties that `properties` does not name."""
 
 Pair = tuple[str, str, bool]
 """Key, value as typed, and whether it is JSON whatever the schema says (`:=`)."""
@@ -58,6 +62,16 @@ def build(pairs: Sequence[Pair], schema: Mapping[str, Any] | None, start: Mappin
 def needs_schema(pairs: Sequence[Pair]) -> bool:
     """Whether it makes a difference to know the schema."""
     return any(not is_json for _, _, is_json in pairs)
+
+
+def unknown(arguments: Iterable[str], schema: Mapping[str, Any] | None) -> list[tuple[str, str | None]]:
+    """Which of these names the tool does not know, each with the one that it may have been meant to be. None where nothing is known of it,
+    or where it takes others than it names."""
+    properties = (schema or {}).get("properties")
+    if schema is None or not isinstance(properties, Mapping) or schema.get("additionalProperties") or schema.keys() & _MORE:
+        return []
+    names = [each for each in arguments if each not in properties]
+    return [(name, next(iter(get_close_matches(name, list(map(str, properties)), n=1)), None)) for name in names]
 
 
 def _read_json(key: str, value: str) -> Any:

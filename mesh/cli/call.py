@@ -6,6 +6,7 @@ What a script can rely on: with `--json`, stdout is MCP's result object and the 
 """
 
 import sys
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
@@ -65,8 +66,9 @@ def call(
         from mesh.cli.render import content_text, print_json, print_text
 
         async with joined(state_dir, broker, name, credentials, quiet=as_json, timeout=timeout) as mesh:
-            schema = await tool_schema(mesh, agent, tool) if needs_schema(pairs) else None
+            schema = await tool_schema(mesh, agent, tool) if needs_schema(pairs) or start else None
             arguments = build(pairs, schema, start)
+            warn_of_unknown(tool, arguments, schema, quiet=as_json)
             line = ProgressLine()
             try:
                 result = await mesh.call(agent, tool, arguments, progress=line.show)
@@ -94,6 +96,15 @@ async def tool_schema(mesh: "Mesh", agent: str, tool: str) -> dict[str, Any] | N
             return next((each.input_schema for each in admin.tools(directory, agent) if each.name == tool), None)
     except (MeshError, TimeoutError):
         return None  # the call itself says what is the matter, if anything is
+
+
+def warn_of_unknown(tool: str, arguments: Iterable[str], schema: Mapping[str, Any] | None, *, quiet: bool) -> None:
+    """On stderr, what is sent all the same: many servers ignore what they do not know. `quiet`: stderr is for JSON."""
+    from mesh.cli.arguments import unknown
+    from mesh.cli.render import print_text
+
+    for name, near in unknown(arguments, schema) if not quiet else ():
+        print_text(f"WARNING: {tool} has no argument {name!r}" + (f"; did you mean {near!r}?" if near else ""), stderr=True)
 
 
 class ProgressLine:

@@ -3,7 +3,10 @@
 Source: docs.nats.io, "Creds"; the text is what `nsc` writes.
 """
 
+import os
 import re
+import shlex
+import stat
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -30,6 +33,9 @@ NKEYs are sensitive and should be treated as secrets.
 _dashes: Final = "---"
 _value: Final = re.compile(r"[A-Za-z0-9._=-]+").fullmatch
 
+OTHERS: Final = stat.S_IRWXG | stat.S_IRWXO
+"""What a secret lets nobody but its owner do."""
+
 LARGEST: Final = 64 * 1024
 """Bytes of a file that may be credentials. A JWT must pass through one control line of the protocol, 4 KB."""
 
@@ -46,14 +52,21 @@ class Credentials:
 
 
 def read_credentials(path: Path) -> Credentials:
-    """A `.creds` file. Raises ConfigError where it cannot be read, or seed and JWT are not of one key. Its text is never repeated."""
+    """A `.creds` file. Raises ConfigError where it cannot be read, where it is ours and others can read it too (as ssh refuses such a key),
+    or where seed and JWT are not of one key. Its text is never repeated."""
     try:
         with path.open("rb") as file:
+            about = os.fstat(file.fileno())
             text = file.read(LARGEST).decode()
     except OSError as error:
         raise ConfigError(f"the credentials {path} cannot be read: {error.strerror}", hint="`mesh auth list` shows who has some.") from None
     except UnicodeDecodeError:
         raise ConfigError(f"{path} is no NATS credentials file") from None
+    if about.st_uid == os.getuid() and about.st_mode & OTHERS:
+        raise ConfigError(
+            f"others can read the credentials {path}: its mode is {stat.S_IMODE(about.st_mode):04o}",
+            hint=f"`chmod 600 {shlex.quote(str(path))}`, and have new ones made if others use this machine: `mesh auth rotate`",
+        )
     return parse_credentials(text, str(path))
 
 

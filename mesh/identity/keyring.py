@@ -30,6 +30,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
+from mesh.crypto.creds import OTHERS
 from mesh.crypto.keys import KeyPair, Kind, new_key, read_seed
 from mesh.errors import ConfigError, StateDirUnusable
 from mesh.subjects import escape
@@ -40,9 +41,6 @@ USERS: Final = "users"
 """Where the participants' credentials are, below it."""
 
 SECRET: Final = {".seed", ".creds", ".key"}
-
-OTHERS: Final = 0o077
-"""The bits of a file's mode that give it to others."""
 
 
 class Keyring:
