@@ -13,6 +13,7 @@ from mcp import Client
 from mcp.client.stdio import StdioServerParameters
 
 from bridge.config import read_file
+from bridge.mesh_tools.tools import TOOLS
 from tests.typed import BIN, ROOT, mesh_of, run
 
 README = (ROOT / "README.md").read_text()
@@ -98,3 +99,14 @@ async def test_the_host_command_is_a_server_for_a_host(mesh_dir: Path) -> None:
         Client(StdioServerParameters(command=str(BIN / Path(words[0]).name), args=words[1:])) as client,
     ):
         assert "get_current_time" in [tool.name for tool in (await client.list_tools()).tools]
+
+
+def test_the_table_of_the_meshs_own_tools_is_true() -> None:
+    """All of them stand there, and what each row says they take one of them takes; what one cannot do without is there."""
+    section = README.partition("## A host reaches all this")[2].partition("\n## ")[0]
+    rows = [[re.findall(r"`(\w+)`", cell) for cell in line.split(" | ")[:2]] for line in section.splitlines() if line.startswith("| `")]
+    assert sorted(name for names, _ in rows for name in names) == sorted(TOOLS)
+    for names, takes in rows:
+        schemas = [TOOLS[name].takes.model_json_schema() for name in names]
+        assert set(takes) <= {each for schema in schemas for each in schema["properties"]}
+        assert {each for schema in schemas for each in schema.get("required", ())} <= set(takes)
