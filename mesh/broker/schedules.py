@@ -2,10 +2,14 @@
 
 Theory of operation
 -------------------
-The broker keeps the time. A schedule is a message on `schedule.{sender}.{id}` that tells the broker to publish a copy of it on
-`due.{sender}.{id}` at its time; both lie in the stream SCHEDULES, which outlives a killed broker. Only the control plane writes there:
-whoever may write a schedule may have the broker publish on any subject of its stream. The sender is the caller whom the broker held to its
-name when it asked.
+What is scheduled lies in the bucket `schedules`, under `{sender}.{id}.{token}`. The sender is the caller whom the broker held to its name
+when it asked. The broker keeps the time: a message on `schedule.{sender}.{token}` tells it to publish a copy of it on
+`due.{sender}.{token}`, both in the stream SCHEDULES. Only the control plane writes there: whoever may write a schedule may have the broker
+publish on any subject of its stream.
+
+**The stream is no more than a clock.** Whoever may ask the broker for anything can have it store something there, and a stream of schedules
+must allow that one message with `Nats-Rollup: all` removes all others. So what is due counts only as far as the bucket has it, whose keys
+nobody else knows: the tokens have 128 random bits. And what the stream has lost is put back (`keep_all`).
 
 What is due is taken from one durable consumer, by whichever control plane is there, and sent as a message of `mesh` in whose body the
 sender stands; receivers believe that of `mesh` alone (mesh.wire.message). Before that it is asked again whether this sender may send there.
@@ -18,16 +22,19 @@ while it was away comes once, late, if it was to come once; ticks that were miss
 **What cannot be sent.** Where the target has no room, or the stream is away, what comes once is tried again and becomes a dead letter in
 the end, and a tick is left out: the next one follows. Where the sender may not send there any more the schedule ends.
 
+This module is long because a schedule's whole life stands here, from what is asked to what was sent.
+
 Source: NATS ADR-51; measured: the stream must discard old ones, a cron line has six fields, `@every` begins anew when the broker does.
 """
 
+import asyncio
 import base64
 import contextlib
 import hashlib
 import hmac
 import json
 import secrets
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -35,16 +42,17 @@ import structlog
 
 from mesh import clock
 from mesh.delivery.dead import letter_subject, write_letter
-from mesh.errors import ApiError, BadSchedule, Denied, MalformedMessage, MeshError, NoSuchSchedule, Refused, TooLarge
+from mesh.errors import ApiError, BadSchedule, Denied, MalformedMessage, MeshError, NoSuchSchedule, TooLarge
+from mesh.link.buckets import Bucket, Entry
 from mesh.link.connection import Message
-from mesh.link.jetstream import NO_MESSAGE, JetStream, parse_delivery, time_ns
+from mesh.link.jetstream import JetStream, parse_delivery, time_ns
 from mesh.link.publisher import MSG_ID
 from mesh.link.pull import PullLoop
 from mesh.policy.retry import Backoff
 from mesh.policy.when import When, read_when
-from mesh.subjects import CONTROL_PLANE, PRIORITIES, Due, Subjects
+from mesh.subjects import CONTROL_PLANE, PRIORITIES, Due, Subjects, escape, unescape
 from mesh.subjects import Schedule as ScheduleSubject
-from mesh.topology import DUE, SCHEDULES
+from mesh.topology import DUE, SCHEDULED, SCHEDULES, bucket_stream, bucket_subject
 from mesh.wire.jsonrpc import dumps
 from mesh.wire.letter import DeadLetter
 from mesh.wire.message import AgentMessage
@@ -64,6 +72,9 @@ MOST_TRIES: Final = 12
 """Of a message that is due once: with `WAITS` some ten minutes."""
 
 WAITS: Final = Backoff(first=1.0, longest=60.0)
+
+LOOK_SECONDS: Final = 15.0
+"""Between two looks whether the stream still has what is scheduled."""
 
 BAD_PATTERN: Final = frozenset({10189, 10223})
 """The broker does not understand a schedule, or its time zone (nats-server, errors.json)."""
@@ -87,6 +98,17 @@ class Schedule:
     expires: float | None
     made_ns: int
     secret: str
+    token: str
+    """In the subjects of the stream, in the place of the id."""
+
+    @property
+    def was_due(self) -> bool:
+        """It comes once, and its time has passed: it is being sent."""
+        return self.when.at_ns is not None and self.when.at_ns <= clock.wall_ns()
+
+    @property
+    def key(self) -> str:
+        return f"{escape(self.sender)}.{escape(self.id)}.{self.token}"
 
     def encode(self) -> bytes:
         said = {
@@ -96,6 +118,7 @@ class Schedule:
             "expires": self.expires,
             "made": self.made_ns,
             "secret": self.secret,
+            "token": self.token,
             "message": json.loads(self.message.encode()),
         }
         return dumps(said)
@@ -124,17 +147,18 @@ class Schedule:
         }
 
 
-def read_schedule(sender: str, id: str, body: bytes) -> Schedule:
-    """What `encode` wrote. Raises MalformedMessage, BadSchedule."""
+def read_schedule(entry: Entry) -> Schedule:
+    """What `encode` wrote, under its key. Raises MalformedMessage, BadSchedule."""
     try:
-        said = json.loads(body)
+        sender, id, _ = map(unescape, entry.key.split("."))
+        said = json.loads(entry.value)
         message = said["message"]
         asked = {"to": said["to"], "priority": said["priority"], "expires": said["expires"], **said["when"]}
         fields = {key: message.get(key) for key in ("type", "content", "correlation_id", "metadata")}
         made = make_schedule(sender, {**asked, **fields, "id": id})
-        return replace(made, made_ns=int(said["made"]), secret=str(said["secret"]))
+        return replace(made, made_ns=int(said["made"]), secret=str(said["secret"]), token=str(said["token"]))
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as problem:
-        raise MalformedMessage(f"this is no schedule: {problem!r}", starts=body[:80]) from None
+        raise MalformedMessage(f"this is no schedule: {problem!r}", starts=entry.value[:80]) from None
 
 
 def make_schedule(sender: str, asked: dict[str, Any]) -> Schedule:
@@ -159,7 +183,15 @@ def make_schedule(sender: str, asked: dict[str, Any]) -> Schedule:
         target=to,
         priority=asked.get("priority", "normal"),
     )
-    return Schedule(id, sender, read_when(asked), message, expires, clock.wall_ns(), secrets.token_hex(16))
+    return Schedule(id, sender, read_when(asked), message, expires, clock.wall_ns(), secrets.token_hex(16), secrets.token_hex(16))
+
+
+def _read(entry: Entry) -> Schedule | None:
+    """None for what is no schedule: the broker can be made to put an answer of its own where none is."""
+    try:
+        return read_schedule(entry)
+    except MeshError:
+        return None
 
 
 class Schedules:
@@ -169,6 +201,7 @@ class Schedules:
         self._js = js
         self._subjects = subjects
         self._may_send = may_send
+        self._bucket = Bucket(js, SCHEDULED)
 
     async def add(self, caller: str, asked: dict[str, Any]) -> dict[str, Any]:
         """`mesh/schedule`. One with an id that is there already takes its place. Raises BadSchedule, Denied, TooLarge, ApiError."""
@@ -177,56 +210,91 @@ class Schedules:
         body = schedule.encode()
         if len(body) > MOST_BYTES:
             raise TooLarge(f"a scheduled message has at most {MOST_BYTES:,} bytes", limit=MOST_BYTES)
-        subject = self._subjects.build(ScheduleSubject(caller, schedule.id))
-        info = await self._js.api(f"STREAM.INFO.{SCHEDULES}", {"subjects_filter": self._subjects.schedules_of(caller)})
+        keys = bucket_subject(SCHEDULED, f"{escape(caller)}.*.*")
+        info = await self._js.api(f"STREAM.INFO.{bucket_stream(SCHEDULED)}", {"subjects_filter": keys})
         there = info["state"].get("subjects") or {}
-        if subject not in there and len(there) >= MOST_SCHEDULES:
+        before = await self._find(caller, schedule.id)
+        if before is None and len(there) >= MOST_SCHEDULES:
             raise BadSchedule(
                 f"{caller!r} has {MOST_SCHEDULES} schedules, and may have no more", hint="`mesh schedules cancel ID` ends one"
             )
         if 0 < info["config"]["max_bytes"] * FULL < info["state"]["bytes"] + len(body):
             raise BadSchedule("the mesh keeps no more schedules now", hint="`mesh schedules list` shows yours")
-        headers = {**schedule.when.headers(), "Nats-Schedule-Target": self._subjects.build(Due(caller, schedule.id))}
+        await self._bucket.put(schedule.key, body)
         try:
-            await self._js.publish(subject, body, headers=headers)
+            await self._set(schedule)
         except ApiError as error:
             if error.err_code not in BAD_PATTERN:
                 raise
+            await self._bucket.clear(schedule.key)
             raise BadSchedule(
                 f"the broker cannot keep this time: {error.description}", hint="a cron line ends in day, month, weekday"
             ) from None
+        if before is not None:
+            await self._end(before)
         return {"id": schedule.id}
 
     async def list(self, caller: str) -> dict[str, Any]:
         """`mesh/schedules`: those of the caller."""
-        return {"schedules": [each.shown() async for each in self._of(caller)]}
+        found = (_read(entry) for _, entry in sorted((await self._bucket.snapshot(f"{escape(caller)}.*.*")).items()))
+        return {"schedules": [each.shown() for each in found if each is not None and not each.was_due]}
 
     async def cancel(self, caller: str, asked: dict[str, Any]) -> dict[str, Any]:
         """`mesh/unschedule` `{"id"}`. What is due already may still be sent. Raises NoSuchSchedule."""
         id = str(asked.get("id"))
-        if not await self._end(caller, id):
+        found = await self._find(caller, id)
+        if found is None:
             raise NoSuchSchedule(f"{caller!r} has no schedule {id!r}", hint="`mesh schedules list` shows those that there are")
+        await self._end(found)
         return {}
 
-    async def _end(self, sender: str, id: str) -> bool:
-        return bool(
-            (await self._js.api(f"STREAM.PURGE.{SCHEDULES}", {"filter": self._subjects.build(ScheduleSubject(sender, id))}))["purged"]
-        )
+    async def _find(self, sender: str, id: str) -> Schedule | None:
+        entries = (await self._bucket.snapshot(f"{escape(sender)}.{escape(id)}.*")).values()
+        found = [each for each in map(_read, entries) if each is not None and not each.was_due]
+        return found[-1] if found else None
 
-    async def _of(self, sender: str) -> AsyncIterator[Schedule]:
-        subjects_filter = self._subjects.schedules_of(sender)
-        state = (await self._js.api(f"STREAM.INFO.{SCHEDULES}", {"subjects_filter": subjects_filter}))["state"]
-        for subject in sorted(state.get("subjects") or {}):
+    async def _set(self, schedule: Schedule) -> None:
+        """Have the broker keep its time."""
+        subject = self._subjects.build(ScheduleSubject(schedule.sender, schedule.token))
+        target = self._subjects.build(Due(schedule.sender, schedule.token))
+        body = dumps({"id": schedule.id})
+        await self._js.publish(subject, body, headers={**schedule.when.headers(), "Nats-Schedule-Target": target})
+
+    async def _unset(self, schedule: Schedule) -> None:
+        subject = self._subjects.build(ScheduleSubject(schedule.sender, schedule.token))
+        await self._js.api(f"STREAM.PURGE.{SCHEDULES}", {"filter": subject})
+
+    async def _end(self, schedule: Schedule) -> None:
+        await self._bucket.clear(schedule.key)
+        await self._unset(schedule)
+
+    async def keep_all(self) -> None:
+        """Until it is cancelled."""
+        while True:
+            await asyncio.sleep(LOOK_SECONDS)
             try:
-                found = (await self._js.api(f"STREAM.MSG.GET.{SCHEDULES}", {"last_by_subj": subject}))["message"]
-            except ApiError as error:
-                if error.err_code != NO_MESSAGE:
-                    raise
-                continue  # it was due meanwhile
-            with contextlib.suppress(MeshError):  # the broker can be made to put an answer of its own there
-                place = self._subjects.parse(subject)
-                if isinstance(place, ScheduleSubject):
-                    yield read_schedule(sender, place.id, base64.b64decode(found.get("data", "")))
+                await self.put_back()
+            except MeshError as problem:
+                _log.info("what is scheduled cannot be looked at now", why=str(problem))
+
+    async def put_back(self) -> int:
+        """Set again what the stream does not have, neither waiting nor due. Returns how many there were."""
+        before_ns = clock.wall_ns() - round(LOOK_SECONDS * 1e9)
+        state = (await self._js.api(f"STREAM.INFO.{SCHEDULES}", {"subjects_filter": ">"}))["state"]
+        there, count = state.get("subjects") or {}, 0
+        keys = (await self._js.api(f"STREAM.INFO.{bucket_stream(SCHEDULED)}", {"subjects_filter": ">"}))["state"].get("subjects") or {}
+        for key in (each.removeprefix(bucket_subject(SCHEDULED, "")) for each in keys):
+            sender, _, token = key.rpartition(".")
+            sender = sender.partition(".")[0]
+            if any(f"{self._subjects.root}{family}.{sender}.{token}" in there for family in ("schedule", "due")):
+                continue
+            entry = await self._bucket.get(key)
+            schedule = None if entry is None or entry.time_ns > before_ns else _read(entry)
+            if schedule is not None:
+                _log.warning("a schedule was lost, and is put back", sender=schedule.sender, id=schedule.id)
+                await self._set(schedule)
+                count += 1
+        return count
 
     # what is due
 
@@ -247,12 +315,17 @@ class Schedules:
         delivery, next_one = parse_delivery(due.reply), (due.headers or {}).get("Nats-Schedule-Next", "")
         try:
             subject = self._subjects.parse(due.subject)
-            if not isinstance(subject, Due):
-                raise Refused("no schedule's subject", subject=due.subject)
-            schedule = read_schedule(subject.sender, subject.id, due.body)
-        except MeshError as problem:
+            id = json.loads(due.body)["id"]
+        except (MeshError, ValueError, KeyError, TypeError) as problem:
             _log.warning("what is due is none of ours", subject=due.subject, why=str(problem))
             await self._js.ack(due)
+            return
+        entry = None
+        if isinstance(subject, Due):
+            entry = await self._bucket.get(f"{escape(subject.sender)}.{escape(str(id))}.{escape(subject.id)}")
+        schedule = None if entry is None else _read(entry)
+        if schedule is None:
+            await self._js.ack(due)  # it was cancelled, or another is in its place, or it was sent already
             return
         tick = str(time_ns(next_one) // 10**9) if schedule.when.repeats and next_one else ""
         message = schedule.due(tick)
@@ -261,7 +334,7 @@ class Schedules:
             self._may_send(schedule.sender, message.target, message.priority)
             await self._js.publish(to, message.encode(for_sender=True), headers={MSG_ID: schedule.digest(tick)})
         except Denied as problem:
-            await self._end(schedule.sender, schedule.id)
+            await self._end(schedule)
             await self._bury(due, message, "denied", problem.message)
         except ApiError as problem:
             if schedule.when.repeats:
@@ -270,6 +343,8 @@ class Schedules:
                 raise
             else:
                 await self._bury(due, message, "undelivered", problem.message)
+        if not schedule.when.repeats:
+            await self._bucket.clear(schedule.key)
         await self._js.ack(due)
 
     async def _bury(self, due: Message, message: AgentMessage, code: str, reason: str) -> None:

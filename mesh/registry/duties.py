@@ -25,6 +25,10 @@ async def _send_what_is_due(js: JetStream, subjects: Subjects, sight: Sight) -> 
     await Schedules(js, subjects, sight.check_sends).send_due()
 
 
+async def _keep_schedules(js: JetStream, subjects: Subjects, sight: Sight) -> None:
+    await Schedules(js, subjects, sight.check_sends).keep_all()
+
+
 async def _keep_unread(js: JetStream, subjects: Subjects, _: Sight) -> None:
     await keep_unread(js, subjects)
 
@@ -39,4 +43,5 @@ DUTIES: Final[Mapping[str, Duty]] = {
     "room for events": keep_room,
     "what strayed into streams": _keep_clean,
     "messages that are due": _send_what_is_due,
+    "what is scheduled": _keep_schedules,
 }

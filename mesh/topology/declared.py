@@ -30,6 +30,7 @@ DUE: Final = "due"
 JOB_STATES: Final = "jobs"
 HANDLED: Final = "handled"
 SCHEMAS: Final = "schemas"
+SCHEDULED: Final = "schedules"
 SUBSCRIPTIONS: Final = "subscriptions"
 
 LANES: Final = {priority: f"MESSAGES_{priority.upper()}" for priority in PRIORITIES}
@@ -195,7 +196,7 @@ def _families(subjects: Subjects, replicas: int) -> tuple[StreamSpec, ...]:
         ),
         StreamSpec(
             name=SCHEDULES,
-            description="what is to be sent later; the control plane alone writes here",
+            description="the clock of what is to be sent later",
             subjects=subjects.schedules,
             retention="workqueue",  # what was due goes when it was sent
             max_bytes=128 * MIB,  # full, it would throw out the oldest, as the broker insists where there are schedules
@@ -235,6 +236,7 @@ def _buckets(subjects: Subjects, replicas: int) -> tuple[BucketSpec, ...]:
             republish=subjects.bucket_republish(SCHEMAS),
             replicas=replicas,
         ),
+        BucketSpec(name=SCHEDULED, description="what is to be sent later, by sender and id", max_bytes=128 * MIB, replicas=replicas),
         BucketSpec(
             name=SUBSCRIPTIONS,
             description="durable subscriptions to events, by agent and name",

@@ -5,17 +5,27 @@ import asyncio
 import pytest
 
 from mesh import Mesh
+from mesh.broker.schedules import Schedules
 from mesh.errors import Denied, NoSuchSchedule
+from mesh.link.jetstream import JetStream
 from mesh.subjects import Due, Schedule
-from mesh.topology import SCHEDULES
+from mesh.topology import SCHEDULED, SCHEDULES, bucket_subject
 from mesh.wire.jsonrpc import dumps
+from tests.attacks.broker_writes import reader_of
 from tests.attacks.test_messages import stopped
-from tests.attacks.world import ACCOMPLICE, AGENT, HOST, SUBJECTS, World
+from tests.attacks.world import ACCOMPLICE, AGENT, HOST, SUBJECTS, Attacker, World
 from tests.message_world import Inbox, receiving
 
 EVIL = pytest.mark.parametrize("evil", [AGENT, HOST])
 
 FORGED = dumps({"id": "1", "type": "t", "content": "forged", "sent": "2026-01-31T12:00:00Z", "sender": "honest"})
+
+
+async def clock_of(operator: Attacker, sender: str) -> list[str]:
+    """Where the broker keeps the times of one sender's schedules."""
+    filter = {"subjects_filter": SUBJECTS.schedules_of(sender)}
+    state = (await operator.ask(f"$JS.API.STREAM.INFO.{SCHEDULES}", dumps(filter)))["state"]
+    return [each for each in state.get("subjects") or {} if len(each.rpartition(".")[2]) == 32]
 
 
 @EVIL
@@ -93,3 +103,39 @@ async def test_an_answer_of_the_brokers_among_what_is_due(world: World) -> None:
             await honest.messages.publish_message("steadfast", "t", "true", delay=0)
             await inbox.holds(1)
     assert [(each.sender, each.content) for each in inbox.messages] == [("honest", "true")]
+
+
+@EVIL
+async def test_cancel_anothers_schedule_by_what_the_broker_answers(world: World, evil: str) -> None:
+    """A message in a schedule's place ends it. Its place is a secret, and what a bucket holds under another key is no schedule."""
+    attacker, bare = await world.join(evil), await world.unprotected()
+    async with Mesh(name="honest", broker=world.url) as honest:
+        await honest.messages.publish_message("victim", "t", "kept", delay=3600, id="night")
+        [subject] = await clock_of(bare, "honest")
+        guesses = [SUBJECTS.build(kind("honest", "night")) for kind in (Schedule, Due)]
+        for place in (*guesses, bucket_subject(SCHEDULED, "honest.night"), bucket_subject(SCHEDULED, "honest.night.x")):
+            await attacker.publish("$SYS.REQ.USER.INFO", b"", place)
+        await attacker.settle()
+        assert [each["content"] for each in await honest.messages.list_schedules()] == ["kept"]
+        await honest.messages.cancel_schedule("night")
+        assert subject not in await clock_of(bare, "honest")
+
+
+async def test_empty_the_stream_of_schedules(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stream of schedules must take `Nats-Rollup`, and a host can have one delivered there that it has stored among its heartbeats. What
+    is scheduled lies elsewhere, and is put back."""
+    host, bare = await world.join(HOST), await world.unprotected()
+    async with Mesh(name="honest", broker=world.url) as honest, Mesh(name="mesh", broker=world.url) as plane:
+        await honest.messages.publish_message("steadfast", "t", "kept", delay=3600, id="rolled")
+        reader = await reader_of(host, "health")
+        assert "seq" in await host.ask(f"$KV.health.{HOST}.x", b"{}", {"Nats-Rollup": "all"})
+        pull = f"$JS.API.CONSUMER.MSG.NEXT.KV_health.{reader}"
+        await host.publish(pull, b'{"batch":1000,"no_wait":true}', SUBJECTS.build(Schedule("z", "z")))
+        async with asyncio.timeout(5):
+            while await clock_of(bare, "honest"):  # noqa: ASYNC110 - nobody tells
+                await asyncio.sleep(0.01)
+        assert [each["content"] for each in await honest.messages.list_schedules()] == ["kept"]
+        monkeypatch.setattr("mesh.broker.schedules.LOOK_SECONDS", 0)
+        assert await Schedules(JetStream(plane.connection), SUBJECTS, lambda *_: None).put_back() == 1
+        assert len(await clock_of(bare, "honest")) == 1
+        await honest.messages.cancel_schedule("rolled")

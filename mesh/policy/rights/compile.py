@@ -88,6 +88,7 @@ from mesh.topology import (
     JOURNAL,
     LANES,
     REGISTRY,
+    SCHEDULED,
     SCHEDULES,
     SCHEMAS,
     STREAMS,
@@ -123,7 +124,7 @@ NAMED: Final = {
 }
 
 BUCKETS: Final = (REGISTRY, HEALTH)
-KEPT: Final = (JOB_STATES, SCHEMAS, SUBSCRIPTIONS)
+KEPT: Final = (JOB_STATES, SCHEDULED, SCHEMAS, SUBSCRIPTIONS)
 """Buckets that the control plane reads and writes for others."""
 HEALTH_TOPIC: Final = "agent.health"
 """On which every agent says how it is."""
