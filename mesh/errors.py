@@ -165,8 +165,8 @@ class TooLarge(MeshError):
 
 
 class MailboxFull(MeshError):
-    """The target has as many messages of this sender and priority waiting as there may be, or the priority's stream is full. Nothing was
-    stored. `details["limit"]` is the number of messages, where it is that."""
+    """The target has as many messages of this sender and priority waiting as there may be, or of all senders as is good for it (`over` of
+    MessageOptions), or the priority's stream is full. Nothing was stored. `details["limit"]` is the number of messages, where it is that."""
 
     code = "mailbox_full"
     retryable = True

@@ -109,7 +109,7 @@ class Mesh:
             stack.push_async_callback(self.exchanges.close)
             me = Participant(self.connection, self.subjects, self.name, secret_of(self._credentials), self.request)
             self.jobs = await stack.enter_async_context(Jobs(me))
-            self.messages = await stack.enter_async_context(MessageBroker(me, lambda: self.events, self.jobs))
+            self.messages = await stack.enter_async_context(MessageBroker(me, lambda: self.events, self.jobs, self.target))
             schemas = await stack.enter_async_context(Schemas(me, self.readers.of_bucket))
             events = EventBridge(me, self.readers.of_stream, self.messages.publish_message, schemas)
             self.events = await stack.enter_async_context(events)

@@ -15,10 +15,11 @@ from typing import Any, Final, Self, Unpack
 
 from mesh import clock
 from mesh.broker.family import MessageFamily, MessageLanes, MessageLetters
+from mesh.broker.mailboxes import Mailbox, Mailboxes, Over
 from mesh.broker.receiving import MessageSubscription, settle
 from mesh.broker.sending import MessageOptions, build, send, submit, told
 from mesh.broker.topics import ALL, as_message, event_options, role_of
-from mesh.delivery import DeadLetters, HandledInBucket, Handler, LetterFamily, Participant, Receiver, ReceiverOptions, Retry
+from mesh.delivery import DeadLetters, HandledInBucket, Handler, LetterFamily, Participant, Receiver, ReceiverOptions, Retry, Tasks
 from mesh.errors import CallTimeout, ConfigError, Disconnected, MailboxFull, RemoteError
 from mesh.events import Event as CloudEvent
 from mesh.events import EventBridge, EventLetters, EventOptions
@@ -40,10 +41,15 @@ SCHEDULE_SECONDS: Final = 10.0
 """For the control plane to keep a schedule, or to read all that there are."""
 
 
+MAILBOXES_SECONDS: Final = 30.0
+"""For it to look through all that waits."""
+
+
 class MessageBroker:
     """Sends and receives messages under one name. What it needs it opens when it is first used."""
 
-    def __init__(self, me: Participant, events: Callable[[], EventBridge], jobs: Jobs) -> None:
+    def __init__(self, me: Participant, events: Callable[[], EventBridge], jobs: Jobs, target: Callable[[str], Awaitable[object]]) -> None:
+        """`target` raises NoSuchAgent where nobody has a name."""
         connection, subjects = me.connection, me.subjects
         self._connection = connection
         self._subjects = subjects
@@ -51,7 +57,8 @@ class MessageBroker:
         self._ask = me.ask
         self._events = events
         self._jobs = jobs
-        self._told: set[asyncio.Task[None]] = set()
+        self._tasks = Tasks()
+        self._mailboxes = Mailboxes(self.mailbox, target, self._tasks)
         self._subscriptions: set[MessageSubscription] = set()
         self._store = me.store()
         letters = EventLetters(subjects)
@@ -68,9 +75,7 @@ class MessageBroker:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        for task in self._told:
-            task.cancel()
-        await asyncio.gather(*self._told, return_exceptions=True)
+        await self._tasks.end(0)
         for future in self._answers.values():
             if not future.done():
                 future.set_exception(Disconnected("this process leaves the mesh"))
@@ -97,8 +102,7 @@ class MessageBroker:
                 await said
 
         task = asyncio.create_task(tell(), name=f"response of {id}")
-        self._told.add(task)
-        task.add_done_callback(self._told.discard)
+        self._tasks.own(task)
         return task
 
     async def publish_message(
@@ -123,6 +127,9 @@ class MessageBroker:
         With `delay` (seconds) or `at` (a time with its zone, or ISO 8601) it is sent then, as `schedule_message` has it; `expires` counts
         from there.
 
+        Where more than 100,000 messages wait for the target, from all its senders, it goes out slowly; with `over="refuse"` it is
+        MailboxFull instead.
+
         Raises Denied, MailboxFull (nothing was stored), TooLarge, and BrokerUnavailable where the broker did not answer: sent again with
         the same id, it is stored once.
         """
@@ -137,6 +144,8 @@ class MessageBroker:
             due = When(at_ns=at_ns(at) if delay is None else clock.wall_ns() + round(delay * 1e9))
             return await self._schedule(due, to, type, content, expires, options)
         message = build(self._name, to, type, content, expires, None, options)
+        if (turn := self._mailboxes.sending(to, options.get("over", "slow"))) is not None:
+            await turn
         await send(self._store, self._subjects, message)
         return message.id
 
@@ -145,7 +154,11 @@ class MessageBroker:
         once, in this order, and none waits for another to fill a batch. Raises as `publish_message` for the first that fails: those before
         it are stored, of the others any may be."""
         built = [build(self._name, to, type, content, None, None, options) for to, type, content in messages]
-        on_their_way = [await submit(self._store, self._subjects, message) for message in built]
+        on_their_way = []
+        for message in built:
+            if (turn := self._mailboxes.sending(message.target, options.get("over", "slow"))) is not None:
+                await turn
+            on_their_way.append(await submit(self._store, self._subjects, message))
         stored = await asyncio.gather(*on_their_way, return_exceptions=True)
         for message, said in zip(built, stored, strict=True):
             if isinstance(said, BaseException):
@@ -185,7 +198,7 @@ class MessageBroker:
         try:
             async with asyncio.timeout(timeout):
                 await self._listen()
-                await self._persist(message)
+                await self._persist(message, options.get("over", "slow"))
                 answer = await future
         except TimeoutError:
             raise CallTimeout(f"{to!r} did not answer the message within {timeout:g} s", id=message.id) from None
@@ -285,6 +298,16 @@ class MessageBroker:
         }
         return str((await self._ask(CONTROL_PLANE, "mesh/schedule", asked, timeout=SCHEDULE_SECONDS))["id"])
 
+    async def mailbox(self, name: str) -> Mailbox:
+        """What waits for a name to which we may send, or which is ours. Raises Denied, NoSuchAgent where no control plane runs."""
+        (said,) = (await self._ask(CONTROL_PLANE, "mesh/mailbox", {"target": name}, timeout=LANES_SECONDS))["mailboxes"]
+        return Mailbox(said["lanes"], said["listened"])
+
+    async def mailboxes(self) -> dict[str, Mailbox]:
+        """What waits for anybody, the fullest first. For operators."""
+        said = (await self._ask(CONTROL_PLANE, "mesh/mailbox", {}, timeout=MAILBOXES_SECONDS))["mailboxes"]
+        return {each["name"]: Mailbox(each["lanes"], each["listened"]) for each in said}
+
     def handled_in_bucket(self, *, roles: tuple[str, ...] = ()) -> HandledInBucket:
         """A record of what was done, kept at the broker for all who answer to our name and to `roles`:
         `async with mesh.messages.handled_in_bucket() as handled`, then `subscribe_to_messages(handle, handled=handled)`."""
@@ -294,10 +317,12 @@ class MessageBroker:
         params = {"target": target, "wanted": sorted(wanted)}
         return list((await self._ask(CONTROL_PLANE, "mesh/lanes", params, timeout=LANES_SECONDS))["lanes"])
 
-    async def _persist(self, message: AgentMessage) -> None:
+    async def _persist(self, message: AgentMessage, over: Over) -> None:
         backoff = Backoff()
         for attempt in itertools.count(1):
             try:
+                if (turn := self._mailboxes.sending(message.target, over)) is not None:
+                    await turn
                 await send(self._store, self._subjects, message)
                 return
             except MailboxFull:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any, TypedDict
 
 from mesh import clock
+from mesh.broker.mailboxes import Over
 from mesh.delivery import NO_ROOM, PER_SUBJECT, Store
 from mesh.errors import ApiError, ConfigError, MailboxFull
 from mesh.link.jetstream import PubAck
@@ -23,6 +24,9 @@ class MessageOptions(TypedDict, total=False):
     """Sent twice with the same id to the same target, it is stored once (for ten minutes) and handled once. Default: a new one."""
     correlation_id: str | None
     metadata: Mapping[str, Any]
+    over: Over
+    """Where more messages wait for the target, from all its senders, than is good for it (`mesh.broker.mailboxes`): `slow` (default) sends
+    few a second, `refuse` raises MailboxFull, `ignore` never asks how many wait."""
 
 
 def build(

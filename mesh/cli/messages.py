@@ -3,6 +3,7 @@
 import asyncio
 import json
 import sys
+from contextlib import suppress
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -66,7 +67,7 @@ def send(
         from mesh.broker import MessageOptions
         from mesh.cli.render import print_json, print_text
 
-        chosen: MessageOptions = {"priority": priority}
+        chosen: MessageOptions = {"priority": priority, "over": "ignore"}
         if id is not None:
             chosen["id"] = id
         async with joined(state_dir, broker, name, credentials, quiet=as_json) as mesh:
@@ -92,9 +93,13 @@ def send(
 
 
 async def _nobody(mesh: "Mesh", to: str) -> "NoSuchAgent | None":
-    """What is known of a name that nobody has: it may be misspelt. None where somebody has it, or we may not know."""
+    """What is known of a name that nobody has: it may be misspelt. None where somebody has it or ever listened under it, or we may not
+    know."""
     from mesh.errors import MeshError, NoSuchAgent
 
+    with suppress(MeshError):  # it may be known all the same
+        if (await mesh.messages.mailbox(to)).listened:
+            return None
     try:
         await mesh.target(to)
     except NoSuchAgent as nobody:
@@ -102,6 +107,34 @@ async def _nobody(mesh: "Mesh", to: str) -> "NoSuchAgent | None":
     except MeshError:
         pass
     return None
+
+
+def mailbox(
+    names: Annotated[list[str] | None, typer.Argument(metavar="NAME", help="Of agents or roles; none: of all.", show_default=False)] = None,
+    state_dir: options.StateDir = None,
+    broker: options.Broker = None,
+    name: options.Name = None,
+    credentials: options.Credentials = None,
+    as_json: options.Json = False,
+) -> None:
+    """Show how many messages wait for a name, in the hands of its receivers too. Of all names only operators see them."""
+
+    async def work() -> None:
+        from mesh.cli.render import console, print_json, table
+        from mesh.subjects import PRIORITIES
+
+        async with joined(state_dir, broker, name, credentials, quiet=as_json) as mesh:
+            found = {each: await mesh.messages.mailbox(each) for each in names} if names else await mesh.messages.mailboxes()
+        if as_json:
+            print_json([{"name": each, **box._asdict(), "waiting": box.waiting} for each, box in found.items()])
+            return
+        rows = [
+            (each, *(box.lanes[priority] for priority in PRIORITIES), box.waiting, "yes" if box.listened else "never")
+            for each, box in found.items()
+        ]
+        console().print(table(("name", *PRIORITIES, "waiting", "listened"), rows, right=(*PRIORITIES, "waiting")))
+
+    execute(work, as_json=as_json)
 
 
 def listen(
@@ -224,4 +257,5 @@ def as_dict(message: Any) -> dict[str, Any]:
 def add_to(app: typer.Typer) -> None:
     app.command("send", epilog="""Example: mesh send qa-manager review '{"pr": 7}' --priority high""")(send)
     app.add_typer(schedules, name="schedules")
+    app.command("mailbox", epilog="Example: mesh mailbox qa-manager")(mailbox)
     app.command("listen", epilog="Example: mesh listen --name qa-manager")(listen)

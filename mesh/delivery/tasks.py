@@ -1,7 +1,8 @@
-"""Tasks with an owner, which is a receiver: their failures are told, and none outlives it."""
+"""Tasks with an owner: their failures are told, and none outlives it."""
 
 import asyncio
 import contextlib
+from collections.abc import Coroutine
 from typing import Any, Final, Self
 
 import structlog
@@ -21,8 +22,10 @@ class Tasks:
     async def __aexit__(self, *_: object) -> None:
         await self.end(0)
 
-    def start(self, work: Any, name: str) -> None:
-        task = asyncio.create_task(work, name=name)
+    def start(self, work: Coroutine[Any, Any, None], name: str) -> None:
+        self.own(asyncio.create_task(work, name=name))
+
+    def own(self, task: asyncio.Task[None]) -> None:
         self._tasks.add(task)
         task.add_done_callback(self._ended)
 
@@ -38,4 +41,4 @@ class Tasks:
     def _ended(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
-            _log.error("a subscription's task failed", task=task.get_name(), error=repr(error))
+            _log.error("a task failed", task=task.get_name(), error=repr(error))

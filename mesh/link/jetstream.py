@@ -97,6 +97,15 @@ class JetStream:
             ) from None
         return _answer(message.body)
 
+    async def consumer(self, stream: str, consumer: str) -> dict[str, Any] | None:
+        """What the broker says of a consumer; None where it is not there."""
+        try:
+            return await self.api(f"CONSUMER.INFO.{stream}.{consumer}")
+        except ApiError as error:
+            if error.err_code != CONSUMER_NOT_FOUND:
+                raise
+            return None
+
     async def publish(self, subject: str, body: bytes, *, headers: Mapping[str, str] | None = None, timeout: float | None = None) -> PubAck:
         """Publish once and wait for the ack. Where many are sent, or one must get through a restart, use WindowedPublisher.
 

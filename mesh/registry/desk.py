@@ -4,6 +4,7 @@
 |---------------|------------------|-----------------------------|----------------------------------------------------------------|
 | `mesh/reader` | `ReaderQuestion` | `{"consumer"}`, or a `Made` | to read a bucket, or the journal (`mesh.registry.readers`)     |
 | `mesh/lanes`  | `LanesQuestion`  | `{"lanes"}`                 | to receive messages (`mesh.broker.lanes`)                      |
+| `mesh/mailbox` | `MailboxQuestion` | `{"mailboxes"}`            | how much waits for a name (`mesh.broker.lanes`)                |
 | `mesh/schedule` | `make_schedule`'s | `{"id"}`                 | to send a message later (`mesh.broker.schedules`)              |
 | `mesh/schedules` | none          | `{"schedules"}`             | the asker's own                                                |
 | `mesh/unschedule` | `{"id"}`     | `{}`                        | to send one of them no more                                    |
@@ -20,9 +21,9 @@ A room answers its own questions: here stands who may ask them.
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final
 
-from mesh.broker.lanes import make_lanes
+from mesh.broker.lanes import make_lanes, measure, measure_all
 from mesh.broker.schedules import Schedules
-from mesh.errors import MalformedMessage
+from mesh.errors import Denied, MalformedMessage
 from mesh.events import Subscriptions
 from mesh.events.schema_desk import SchemaDesk
 from mesh.jobs import JobDesk
@@ -33,7 +34,15 @@ from mesh.registry.sight import Sight
 from mesh.streams import Flows
 from mesh.subjects import Subjects
 from mesh.topology import EVENTS, HANDLED, HEALTH, JOURNAL, REGISTRY, SCHEMAS, ConsumerSpec
-from mesh.wire.entries import LanesQuestion, ReaderQuestion, SubscribeQuestion, SubscriptionsQuestion, UnsubscribeQuestion, read
+from mesh.wire.entries import (
+    LanesQuestion,
+    MailboxQuestion,
+    ReaderQuestion,
+    SubscribeQuestion,
+    SubscriptionsQuestion,
+    UnsubscribeQuestion,
+    read,
+)
 from mesh.wire.reading import read_object
 
 Answer = Callable[[str, bytes], Awaitable[dict[str, Any]]]
@@ -51,6 +60,7 @@ class Desk:
         self.methods: Final[Mapping[str, Answer]] = {
             "mesh/reader": self._reader,
             "mesh/lanes": self._lanes,
+            "mesh/mailbox": self._mailbox,
             "mesh/subscribe": lambda caller, params: subscriptions.subscribe(caller, read(SubscribeQuestion, params)),
             "mesh/unsubscribe": lambda caller, params: subscriptions.unsubscribe(caller, read(UnsubscribeQuestion, params)),
             "mesh/subscriptions": lambda caller, params: subscriptions.describe(caller, read(SubscriptionsQuestion, params)),
@@ -89,6 +99,15 @@ class Desk:
         asked = read(LanesQuestion, params)
         self._sight.check_receives(caller, asked.target)
         return {"lanes": await make_lanes(self._js, self._subjects, asked.target, asked.wanted)}
+
+    async def _mailbox(self, caller: str, params: bytes) -> dict[str, Any]:
+        target = read(MailboxQuestion, params).target
+        if target:
+            self._sight.check_sends_or_receives(caller, target)
+            return {"mailboxes": [await measure(self._js, self._subjects, target)]}
+        if not self._sight.rules(caller):
+            raise Denied(f"{caller!r} may not see what waits for everybody", hint="say for whom: `mesh mailbox NAME`")
+        return {"mailboxes": await measure_all(self._js, self._subjects)}
 
     async def _schedule(self, caller: str, params: bytes) -> dict[str, Any]:
         return await self._schedules.add(caller, read_object(params, "a schedule"))

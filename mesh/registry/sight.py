@@ -49,6 +49,13 @@ class Sight:
                 subject=subject,
             )
 
+    def check_sends_or_receives(self, caller: str, target: str) -> None:
+        """Raises Denied where `caller` may neither send messages to `target` nor pull those that are sent there."""
+        try:
+            self.check_receives(caller, target)
+        except Denied:
+            self.check_sends(caller, target, "normal")
+
     def is_operator(self, caller: str) -> bool:
         """Whether `caller` may read and change what the broker keeps of others. Where nobody's rights are known: who is called so."""
         if self._rights_of is None:

@@ -149,6 +149,15 @@ ATTACKS: Final = (
         ("answer_a_message_in_anothers_place", "agent, host", BROKER, UNHELD),
     ),
     *_family(
+        "delivery",
+        ("see_what_waits_for_others", "agent, host", RECEIVER, DOUBLE),
+        ("say_what_another_has_done", "agent, host", BROKER, UNHELD),
+        ("read_what_another_has_done", "agent, host", BROKER, UNHELD),
+        ("write_anothers_dead_letter_of_events_or_jobs", "agent, host", BROKER, UNHELD),
+        ("name_anothers_job_in_ones_own_dead_letter", "agent, host", RECEIVER, DOUBLE),
+        ("name_anothers_event_in_ones_own_dead_letter", "agent", RECEIVER, "sent again it is for the writer alone: ONLY in mesh.events.reading"),
+    ),
+    *_family(
         "schemas",
         ("write_the_bucket", "agent, host", BROKER, UNHELD),
         ("register_for_a_topic_that_one_may_not_publish_on", "agent", RECEIVER, DOUBLE),
