@@ -1,55 +1,22 @@
 """Durable streams: at the broker, through the end of both ends."""
 
 import asyncio
-import json
-import sys
-from pathlib import Path
+from contextlib import suppress
 from typing import Any
 
 import pytest
 
 from mesh import Mesh
-from mesh.errors import RemoteError, StreamCancelled, StreamLost
+from mesh.errors import RemoteError, StreamCancelled, StreamIdle, StreamLost
 from mesh.link.jetstream import JetStream
+from mesh.policy.stream_flow import WINDOW
 from mesh.streams import DurableStream
+from mesh.streams.flows import ABANDONED
 from mesh.topology import STREAM_WINDOW, STREAMS
 from tests.helpers import CUT_WARNINGS
 from tests.test_streams import two, until
 
 pytestmark = CUT_WARNINGS
-
-END = """
-import asyncio, json, sys
-from pathlib import Path
-from mesh import Mesh
-
-async def serve(url, path):
-    async def notes(stream):
-        with Path(path).open("a") as file:
-            async for message in stream:
-                if stream.taken > len(Path(path).read_text().splitlines()):
-                    file.write(json.dumps(message) + "\\n")
-                    file.flush()
-    async with Mesh(name="notes", broker=url) as mesh, mesh.streams.serve({"notes": notes}):
-        print("ready", flush=True)
-        await asyncio.Event().wait()
-
-async def say(url, path):
-    known = int(Path(path).read_text() or 0) if Path(path).exists() else 0
-    async with Mesh(name="writer", broker=url, roles=("host",)) as mesh:
-        async with await mesh.streams.open_durable("notes", "notes", id="book", sent=known) as stream:
-            print("ready", flush=True)
-            while stream.sent < 3000:
-                await stream.send(stream.sent + 1)
-                if stream.sent % 50 == 0:
-                    Path(path).write_text(str(stream.sent))
-            await stream.end()
-            async for _ in stream:
-                pass
-            print("done", flush=True)
-
-asyncio.run({"serve": serve, "say": say}[sys.argv[1]](*sys.argv[2:]))
-"""
 
 
 async def echo(stream: DurableStream) -> None:
@@ -105,7 +72,9 @@ async def test_errors_and_cancelling(plane: str) -> None:
         assert "not wanted" in str(reasons[0])
 
 
-async def test_a_full_queue_holds_the_sender_up(plane: str) -> None:
+async def test_a_full_queue_holds_the_sender_up(plane: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mesh.streams.outflow.GROUP_BYTES", 0)  # each message is a write
+    most = STREAM_WINDOW + WINDOW
     go = asyncio.Event()
     read: list[Any] = []
 
@@ -117,18 +86,18 @@ async def test_a_full_queue_holds_the_sender_up(plane: str) -> None:
     async with two(plane, "d-slow", slow=slow) as (_, mesh), await mesh.streams.open_durable("d-slow", "slow") as stream:
 
         async def flood() -> None:
-            for number in range(STREAM_WINDOW + 50):
+            for number in range(most + 50):
                 await stream.send(number)
             await stream.end()
 
         flooding = asyncio.create_task(flood())
-        await until(lambda: stream.sent == STREAM_WINDOW)
+        await until(lambda: stream.sent == most)
         done, _ = await asyncio.wait((flooding,), timeout=0.3)
         assert not done
         go.set()
         await flooding
-        await until(lambda: len(read) == STREAM_WINDOW + 50)
-        assert read == list(range(STREAM_WINDOW + 50))
+        await until(lambda: len(read) == most + 50)
+        assert read == list(range(most + 50))
 
 
 async def test_who_goes_on_takes_over_and_the_one_before_is_told(plane: str) -> None:
@@ -145,32 +114,83 @@ async def test_who_goes_on_takes_over_and_the_one_before_is_told(plane: str) -> 
                 await anext(second)
 
 
-async def test_both_ends_are_killed_and_go_on_and_nothing_is_lost_or_doubled(plane: str, tmp_path: Path) -> None:
-    script, notes, known = tmp_path / "end.py", tmp_path / "notes", tmp_path / "known"
-    script.write_text(END)
-    notes.touch()
+async def test_a_reading_that_is_given_up_loses_nothing(plane: str) -> None:
+    async with two(plane, "d-up", echo=echo) as (_, mesh), await mesh.create_stream("d-up", "echo", durable=True) as stream:
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.3):
+                await stream.receive()
+        for number in range(50):
+            await stream.send(number)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(0.001):
+                    await stream.send(-1 - number)  # taken up, or not at all
+        await stream.end()
+        heard = [message async for message in stream]
+        assert [message for message in heard if message >= 0] == list(range(50))
+        assert len(set(heard)) == len(heard)
 
-    async def started(what: str, path: Path) -> asyncio.subprocess.Process:
-        pipe = asyncio.subprocess.PIPE
-        process = await asyncio.create_subprocess_exec(sys.executable, str(script), what, plane, str(path), stdout=pipe, cwd=Path.cwd())
-        assert process.stdout is not None
-        assert await process.stdout.readline() == b"ready\n"
-        return process
 
-    async with asyncio.timeout(55):
-        for lines in (300, 900):
-            server = await started("serve", notes)
-            writer = await started("say", known)
-            while len(notes.read_text().splitlines()) < lines:  # noqa: ASYNC110
-                await asyncio.sleep(0.01)
-            for process in (server, writer):
-                process.kill()
-                await process.communicate()
-        server = await started("serve", notes)
-        writer = await started("say", known)
-        assert writer.stdout is not None
-        assert await writer.stdout.readline() == b"done\n"
-        await writer.wait()
-        server.kill()
-        await server.communicate()
-    assert [json.loads(line) for line in notes.read_text().splitlines()] == list(range(1, 3001))
+async def test_who_goes_on_is_told_how_far_it_was(plane: str) -> None:
+    """By the queue, while nobody reads it, and by the one who reads, when it is empty."""
+    go, known = asyncio.Event(), dict[str, Any](id="far", durable=True)
+
+    async def waits(stream: DurableStream) -> None:
+        await go.wait()
+        async for message in stream:
+            await stream.send(message)
+
+    async with two(plane, "d-far", waits=waits) as (_, mesh):
+        async with await mesh.create_stream("d-far", "waits", **known) as stream:
+            for number in range(1, 8):
+                await stream.send(number)
+        assert stream.sent == 7
+        async with await mesh.create_stream("d-far", "waits", **known) as stream:
+            assert stream.sent == 7
+            await stream.send(8)
+            go.set()
+            assert [await stream.receive() for _ in range(8)] == list(range(1, 9))
+        async with await mesh.create_stream("d-far", "waits", **known, taken=8) as stream:
+            assert stream.sent == 8
+            await stream.send(9)
+            await stream.end()
+            assert [message async for message in stream] == [9]
+
+
+async def test_what_cannot_be_stored_is_told_when_the_stream_is_left(plane: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def silent(stream: DurableStream) -> None:
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr("mesh.streams.outflow.GROUP_BYTES", 0)
+    async with two(plane, "d-full", silent=silent) as (_, mesh):
+        stream = await mesh.create_stream("d-full", "silent", durable=True)
+        for number in range(STREAM_WINDOW + 2):
+            await stream.send(number)
+        with pytest.raises(StreamLost, match="not stored"):
+            await stream.close(0.2)
+
+
+async def test_a_stream_on_which_nobody_speaks_is_not_served_for_ever(plane: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mesh.streams.inflow.LOOK_SECONDS", 0.05)
+    monkeypatch.setattr("mesh.streams.inflow.ABANDONED", 0.2)
+    ended: asyncio.Future[BaseException] = asyncio.get_running_loop().create_future()
+
+    async def hears(stream: DurableStream) -> None:
+        try:
+            await stream.receive()
+        except StreamIdle as problem:
+            ended.set_result(problem)
+            raise
+
+    async with two(plane, "d-idle", hears=hears) as (_, mesh), await mesh.create_stream("d-idle", "hears", durable=True):
+        assert "nothing was said" in str(await ended)
+
+
+async def test_a_consumer_that_nobody_pulls_from_is_swept(plane: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the broker, after a day; what lies there goes with the age of its stream."""
+    async with Mesh(name="opener", broker=plane, roles=("host",)) as mesh, Mesh(name="operator", broker=plane) as looking:
+        js = JetStream(looking.connection)
+        name = (await mesh.request("mesh", "mesh/flow", {"from": "nobody", "stream": "swept"}))["consumer"]
+        config = (await js.api(f"CONSUMER.INFO.{STREAMS}.{name}"))["config"]
+        assert config["inactive_threshold"] == ABANDONED * 1e9
+        assert (await js.api(f"STREAM.INFO.{STREAMS}"))["config"]["max_age"] == 7 * 86_400 * 10**9
+        await mesh.request("mesh", "mesh/flow", {"from": "nobody", "stream": "swept", "end": True})

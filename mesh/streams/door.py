@@ -15,7 +15,8 @@ from mesh.streams.durable import DurableStream
 from mesh.streams.ends import Ends
 from mesh.streams.serving import Serving, StreamHandler
 from mesh.streams.stream import Stream
-from mesh.wire.stream import LARGEST_WINDOW, LARGEST_WINDOW_BYTES, LONGEST_IDLE, OPEN, StreamAsked, StreamGranted, read_granted
+from mesh.subjects import CONTROL_PLANE
+from mesh.wire.stream import LARGEST_WINDOW, LARGEST_WINDOW_BYTES, LONGEST_ID, LONGEST_IDLE, OPEN, StreamAsked, StreamGranted, read_granted
 
 OPEN_SECONDS: Final = 10.0
 
@@ -38,7 +39,7 @@ class DurableOptions(TypedDict, total=False):
 
     id: str | None
     content: Any
-    sent: int
+    sent: int | None
     taken: int
     timeout: float
 
@@ -123,41 +124,54 @@ class Streams:
         *,
         id: str | None = None,
         content: Any = None,
-        sent: int = 0,
+        sent: int | None = None,
         taken: int = 0,
         timeout: float = OPEN_SECONDS,
     ) -> DurableStream:
         """Open a durable stream to an agent, or go on with the one of that `id`, which both ends may have left in any way.
 
-        Who goes on says how many messages it knows the broker to have (`sent`, as the stream counted them), and sends the later ones again:
-        what is there already is dropped. `taken`: the number of the last message that it is done with. Raises as `open`.
+        Who goes on finds in the stream's `sent` how many of its messages the broker has had. That is known while something lies there, or
+        the one who reads it lives; where all was read and both ends were away it is 0, unless it is given as `sent`. To say a message again
+        under its number does no harm. `taken`: the number of the last message that this end is done with. A stream to a role stays with the
+        member who took it (`peer`), and that one is asked to go on. Raises as `open`.
         """
-        if not type or sent < 0 or taken < 0:
-            raise ConfigError("a durable stream needs a type, and goes on at a number that is not below 0")
+        if not type or (sent or 0) < 0 or taken < 0 or (id is not None and not 0 < len(id) <= LONGEST_ID):
+            raise ConfigError(f"a durable stream needs a type, counts from 0, and has an id of up to {LONGEST_ID} characters")
         await self.ends.open()
         stream_id = id or secrets.token_hex(16)
-        asked = StreamAsked(
-            type=type,
-            stream=stream_id,
-            end=self.ends.end,
-            window=WINDOW,
-            window_bytes=WINDOW_BYTES,
-            idle=IDLE,
-            durable=True,
-            content=content,
-        )
 
-        async def serve() -> StreamGranted:
-            return read_granted(await self._ask(to, OPEN, asked.params(), timeout=timeout))
+        async def serve(by: str, said: int) -> StreamGranted:
+            asked = StreamAsked(
+                type=type,
+                stream=stream_id,
+                end=self.ends.end,
+                window=WINDOW,
+                window_bytes=WINDOW_BYTES,
+                idle=IDLE,
+                durable=True,
+                sent=said,
+                content=content,
+            )
+            return read_granted(await self._ask(by, OPEN, asked.params(), timeout=timeout))
+
+        async def stored(way: str, peer: str) -> int:
+            asked = {way: peer, "stream": stream_id, "stored": True}
+            return int((await self._ask(CONTROL_PLANE, "mesh/flow", asked, timeout=timeout))["stored"])
+
+        said = taken if id is None else max(taken, await stored("from", to))
+        granted = await serve(to, said)
+        peer = granted.agent
+        if sent is None:
+            # The queue first: where it is empty, who reads it has taken all of it by the time that he is asked.
+            sent = 0 if id is None else await stored("to", peer) or (await serve(peer, said)).taken
+        stream = self._durable(stream_id, peer, type, content, sent=sent, taken=taken)
 
         async def again() -> str:
-            return (await serve()).end
+            return (await serve(peer, max(await stored("from", peer), stream.taken))).end
 
-        granted = await serve()
-        stream = self._durable(stream_id, granted.agent, type, content, sent=sent, taken=taken)
         await stream.listen()
         keeping = asyncio.create_task(
-            stream.keep_served(again, lambda end: self._subjects.stream_frame(granted.agent, end, self._name, stream_id), granted.end),
+            stream.keep_served(again, lambda end: self._subjects.stream_frame(peer, end, self._name, stream_id), granted.end),
             name=f"who serves {stream_id}",
         )
 

@@ -1,38 +1,37 @@
 """A durable stream: each direction is a queue at the broker, which outlives both ends.
 
-A message is `D`, its number from 1 (8 bytes, big-endian), its kind (1 byte) and its body, on `flow.{to}.{from}.{stream}`. `send` returns
-once the broker has it, and waits while the subject is full: that is the backpressure. A message is acknowledged when its reader asks for
-the next one, so a reader that dies gets it again. Numbers make it once: a sender that goes on says how many it knows to be stored (`sent`),
-and sends from there, where the broker and the reader drop what they have; a reader that goes on says how many it is done with (`taken`).
+What is said together is one message of the queue (`mesh.streams.outflow`), on `flow.{to}.{from}.{stream}`; a queue that is full holds the
+sender up. It is acknowledged when its reader asks for what follows it, so a reader that dies gets it again: up to a window of messages,
+where that much was written at once. Messages are numbered from 1, and numbers make each come once: to a reader that lives, and to one that
+has noted how far it was (`taken`).
 
-Who opened the stream sees to it that somebody serves it: as long as the server's process is gone, it is asked for again.
+A sender that goes on begins where the broker's queue ends, or where the reader is that has emptied it. So each end asks: the opener the
+control plane and the one who serves, and who serves is told with `streams/open`.
+
+Who opened the stream sees to it that it is served: as long as the server's process is gone, it is asked for again. Where a role was asked,
+the stream stays with the member who took it.
 """
 
 import asyncio
-import random
-import struct
-from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import AsyncExitStack, suppress
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Any, Final, Self
 
-import structlog
-
-from mesh.delivery import NO_ROOM, Ask, Store
-from mesh.errors import ApiError, CallError, ConfigError, MalformedMessage, MeshError, NoResponders, StreamCancelled, StreamLost, TooLarge
-from mesh.link.connection import Connection, Message
-from mesh.link.jetstream import CONSUMER_NOT_FOUND, JetStream
-from mesh.link.pull import PullLoop
-from mesh.policy.retry import Backoff
-from mesh.policy.stream_flow import Item, Kind
+from mesh.delivery import Store
+from mesh.errors import CallError, ConfigError, MalformedMessage, MeshError, NoResponders, StreamCancelled, StreamLost, TooLarge
+from mesh.link.connection import Connection
+from mesh.policy.stream_flow import OVERHEAD, Item, Kind
+from mesh.streams.inflow import Inflow
 from mesh.streams.messages import decode, decode_error, encode, encode_error
+from mesh.streams.outflow import Outflow
+from mesh.streams.stream import DRAIN_SECONDS, RemoteEnd
 from mesh.subjects import CONTROL_PLANE, Subjects
-from mesh.topology import STREAMS
 from mesh.wire.letter import ROOM
 
 FLOW_SECONDS: Final = 5.0
-BATCH: Final = 64
-LOOK_SECONDS: Final = 5.0
-"""Between two looks of a reader that hears nothing: is the consumer still its own?"""
+
+LEAVE_SECONDS: Final = 2.0
+"""For the broker to take what was said, when a stream is left by an exception."""
 
 SERVED_SECONDS: Final = 2.0
 """Between two looks of who opened it: does anybody serve it?"""
@@ -40,11 +39,7 @@ SERVED_SECONDS: Final = 2.0
 THERE: Final = b"?"
 """On the subject of a stream's frames: asks the broker whether anybody listens, and nobody answers."""
 
-_HEAD: Final = struct.Struct(">cQB")
-_KINDS: Final = {kind.value: kind for kind in Kind}
-_FULL: Final = Backoff(first=0.02, longest=1.0)
-
-_log = structlog.get_logger("mesh.streams")
+Ask = Callable[..., Awaitable[dict[str, Any]]]
 
 
 class DurableStream:
@@ -69,116 +64,114 @@ class DurableStream:
         self.peer = peer
         self.type = type
         self.content = content
-        self.sent = sent
-        """Messages that the broker has had from us."""
-        self.taken = taken
-        """The number of the last message that was taken."""
-        self._me = me
-        self._connection = connection
-        self._store = store
-        self._ask = ask
-        self._out = subjects.flow(peer, me, id)
-        self._in = subjects.flow(me, peer, id)
-        self._saying = asyncio.Lock()
-        self._ended = False
-        self._heard_end = False
-        self._messages: AsyncGenerator[tuple[Message, Item, int], None] | None = None
-        self._held: Message | None = None
-        self._stack = AsyncExitStack()
-        self._consumer = ""
         self.on_close: Callable[[], Awaitable[None]] | None = None
+        self._connection = connection
+        self._ask = ask
+        self._out = Outflow(store, subjects.flow(peer, me, id), f"stream {peer}", sent=sent)
+        self._in = Inflow(connection, id, subjects.flow(me, peer, id), self._consumer, taken=taken)
+        self._read_end: RemoteEnd | None = None
 
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(self, *_: object) -> None:
-        await self.close()
+    async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None:
+            await self.close()
+        else:
+            with suppress(MeshError):
+                await self.close(LEAVE_SECONDS)
+
+    @property
+    def sent(self) -> int:
+        """Messages that this end has said, those before a restart among them: where to go on. The broker has them all after `stored`."""
+        return self._out.sent
+
+    @property
+    def taken(self) -> int:
+        """The number of the last message that was taken. A handler that has noted it sets it before it reads."""
+        return self._in.taken
+
+    @taken.setter
+    def taken(self, number: int) -> None:
+        self._in.taken = number
+
+    @property
+    def over(self) -> bool:
+        """Whether both directions have ended."""
+        return self._out.ended and self._read_end is not None
 
     @property
     def longest(self) -> int:
         """Bytes of the longest message that can be sent."""
-        return self._connection.max_payload - ROOM - _HEAD.size
+        return self._connection.max_payload - ROOM - OVERHEAD
 
     async def send(self, message: Any) -> None:
-        """Say bytes, text or JSON; returns once the broker has it. Waits while the other end has not read what was said before.
+        """Say bytes, text or JSON. It is written from then on, in the order of saying; `stored` says when the broker has it. Waits while a
+        window of messages is not written, as the queue is full or the broker away.
 
-        Raises Denied, TooLarge, ConfigError, and BrokerUnavailable: it may be stored or not; `send` the same again, and it is stored once.
+        Raises TooLarge, ConfigError, and what a write before has failed with: Denied, NotAdmitted, ApiError.
         """
         item = encode(message)
         if len(item.body) > self.longest:
             raise TooLarge(f"the message has {len(item.body)} bytes", limit=self.longest)
-        await self._say(item)
+        self._in.touch()
+        await self._out.say(item)
+
+    async def stored(self) -> None:
+        """Wait until the broker has all that was said: then it outlives us. Raises as `send`."""
+        await self._out.stored()
 
     async def end(self) -> None:
-        """Half close: we say nothing more."""
-        await self._say(Item(Kind.END, b""))
+        """Half close: we say nothing more. Returns once the broker has it."""
+        await self._out.say(Item(Kind.END, b""))
+        await self._out.stored()
 
     async def fail(self, message: str, data: Any = None) -> None:
         """As `end`, and tell why."""
-        await self._say(Item(Kind.ERROR, encode_error(message, data)))
+        await self._out.say(Item(Kind.ERROR, encode_error(message, data)))
+        await self._out.stored()
 
     async def cancel(self, reason: str = "") -> None:
-        """End our direction with StreamCancelled for the other end, and throw away what it has said."""
-        with suppress(ConfigError):
-            await self.fail(reason, {"mesh": StreamCancelled.code})
-        await self._finish()
+        """End our direction with StreamCancelled for the other end, and throw away what it has said. Raises StreamLost where the
+        queue is so full that it cannot be told."""
+        try:
+            async with asyncio.timeout(DRAIN_SECONDS):
+                with suppress(ConfigError):
+                    await self.fail(reason, {"mesh": StreamCancelled.code})
+        except TimeoutError:
+            raise StreamLost(f"{self.peer!r} does not read, and so is not told that the stream is cancelled", stream=self.id) from None
+        finally:
+            self._read_end = self._read_end or RemoteEnd(None)
+            await self._forget()
 
-    async def close(self) -> None:
-        """Leave: what is at the broker stays there, for whoever goes on with the stream's id."""
+    async def close(self, timeout: float = DRAIN_SECONDS) -> None:
+        """Leave: what is at the broker stays there, for whoever goes on with the stream's id. Raises StreamLost where the broker does not
+        have all that was said within `timeout` seconds, and as `send`."""
         if self.on_close is not None:
             on_close, self.on_close = self.on_close, None
             await on_close()
-        if self._messages is not None:
-            await self._messages.aclose()
-        await self._stack.aclose()
-
-    async def _say(self, item: Item) -> None:
-        async with self._saying:
-            if self._ended:
-                raise ConfigError("nothing can be said on a stream after its end()")
-            number = self.sent + 1
-            body = _HEAD.pack(b"D", number, item.kind.value) + item.body
-            for attempt in range(1, 1 << 30):
-                try:
-                    await self._store.put(self._out, body, id=str(number), action=f"stream {self.peer}")
-                    break
-                except ApiError as error:
-                    if error.err_code != NO_ROOM:
-                        raise
-                await asyncio.sleep(_FULL.wait(attempt, random.random()))
-            self.sent = number
-            self._ended = item.kind in (Kind.END, Kind.ERROR)
+        try:
+            await self._out.close(timeout)
+        finally:
+            await self._in.close()
 
     async def listen(self) -> None:
         """Be the one who reads, in the place of whoever did before. Reading does it too, when it begins. Raises CallError."""
-        if not self._consumer:
-            asked = {"from": self.peer, "stream": self.id}
-            self._consumer = str((await self._ask(CONTROL_PLANE, "mesh/flow", asked, timeout=FLOW_SECONDS))["consumer"])
+        await self._in.listen()
 
     def __aiter__(self) -> Self:
         return self
 
     async def __anext__(self) -> Any:
-        if self._held is not None:
-            held, self._held = self._held, None
-            await self._connection.publish(held.reply, b"+ACK")
-        if self._heard_end:
-            raise StopAsyncIteration
-        if self._messages is None:
-            self._messages = self._read()
-        message, item, number = await anext(self._messages)
-        self.taken = number
-        if item.kind not in (Kind.END, Kind.ERROR):
-            self._held = message
-            return decode(item)
-        self._heard_end = True
-        await self._connection.publish(message.reply, b"+ACK")
-        await self._finish()
-        if item.kind is Kind.ERROR:
-            error = decode_error(item.body)
-            if isinstance(error.data, dict) and error.data.get("mesh") == StreamCancelled.code:
-                raise StreamCancelled(f"the stream with {self.peer!r} is over: {error.message}", stream=self.id)
-            raise error
+        if self._read_end is None:
+            item = await self._in.next()
+            if item.kind not in (Kind.END, Kind.ERROR):
+                return decode(item)
+            self._read_end = RemoteEnd(self._error(item.body) if item.kind is Kind.ERROR else None)
+            await self._in.done()
+            await self._forget()
+        if self._read_end.error is not None:
+            raise self._read_end.error
         raise StopAsyncIteration
 
     async def receive(self) -> Any:
@@ -188,45 +181,10 @@ class DurableStream:
         except StopAsyncIteration:
             raise StreamLost("the other end has said all that it had to say") from None
 
-    async def _read(self) -> AsyncGenerator[tuple[Message, Item, int], None]:
-        await self.listen()
-        pulls = await self._stack.enter_async_context(PullLoop(self._connection, STREAMS, self._consumer, batch=BATCH))
-        while True:
-            try:
-                async with asyncio.timeout(LOOK_SECONDS):
-                    messages = await pulls.take()
-            except TimeoutError:
-                await self._look()
-                continue
-            for message in messages:
-                item, number = self._open(message)
-                if item is None or number <= self.taken:
-                    await self._connection.publish(message.reply, b"+ACK")  # not the peer's, or taken before it came again
-                    continue
-                yield message, item, number
-
-    async def _look(self) -> None:
-        """Whether the consumer is still ours. Raises StreamLost."""
-        try:
-            await JetStream(self._connection).api(f"CONSUMER.INFO.{STREAMS}.{self._consumer}")
-        except ApiError as error:
-            if error.err_code == CONSUMER_NOT_FOUND:
-                raise StreamLost("somebody else goes on with this stream, or it was abandoned for too long", stream=self.id) from None
-        except MeshError as problem:
-            _log.debug("the broker does not say whether a stream goes on", stream=self.id, why=problem.message)
-
-    def _open(self, message: Message) -> tuple[Item | None, int]:
-        """What was said, and its number; None for what the peer did not say: an answer of the broker's own, put there by somebody."""
-        if message.subject == self._in and len(message.body) >= _HEAD.size:
-            start, number, kind = _HEAD.unpack_from(message.body)
-            if start == b"D" and kind in _KINDS:
-                return Item(_KINDS[kind], message.body[_HEAD.size :]), number
-        _log.info("no message of a durable stream", subject=message.subject)
-        return None, 0
-
     async def keep_served(self, open: Callable[[], Awaitable[str]], frame: Callable[[str], str], end: str) -> None:
-        """Have it served, for as long as it is open: `open` asks for that and returns which end does, `frame` says where it listens."""
-        while True:
+        """Have it served, until both directions have ended: `open` asks for that and returns which end does, `frame` says where it
+        listens."""
+        while not self.over:
             await asyncio.sleep(SERVED_SECONDS)
             try:
                 await self._connection.request(frame(end), THERE, timeout=1.0)
@@ -236,9 +194,18 @@ class DurableStream:
             except MeshError:
                 continue  # it is there, and answers nothing
 
-    async def _finish(self) -> None:
+    def _error(self, body: bytes) -> CallError:
+        error = decode_error(body)
+        if isinstance(error.data, dict) and error.data.get("mesh") == StreamCancelled.code:
+            return StreamCancelled(f"the stream with {self.peer!r} is over: {error.message}", stream=self.id)
+        return error
+
+    async def _consumer(self) -> str:
+        asked = {"from": self.peer, "stream": self.id}
+        return str((await self._ask(CONTROL_PLANE, "mesh/flow", asked, timeout=FLOW_SECONDS))["consumer"])
+
+    async def _forget(self) -> None:
         """The direction towards us is over: nothing of it is kept."""
-        self._heard_end = True
         asked = {"from": self.peer, "stream": self.id, "end": True}
         with suppress(CallError, MalformedMessage):  # who cannot say it leaves it to the broker's sweep
             await self._ask(CONTROL_PLANE, "mesh/flow", asked, timeout=FLOW_SECONDS)

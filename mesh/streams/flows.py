@@ -1,4 +1,5 @@
-"""Consumers of durable streams: made, found and removed for those who receive (`mesh/flow`). The control plane's side.
+"""Consumers of durable streams: made, found and removed for those who receive (`mesh/flow`), and how far a queue goes. The control plane's
+side.
 
 A consumer belongs to one direction of one stream, and its name ends in 128 secret bits. Who asks gets what is sent to its own name, and
 nothing else. Asking again makes a new consumer in the place of the old one, whose holder can read no more: so there is one reader, and what
@@ -6,15 +7,19 @@ it had not acknowledged comes to the new one. One that nobody pulls from for a d
 its stream's `max_age`.
 """
 
+import base64
 import hashlib
 import secrets
+from contextlib import suppress
 from typing import Any, Final
 
-from mesh.errors import ApiError, Busy
-from mesh.link.jetstream import CONSUMER_NOT_FOUND, JetStream
+from mesh.errors import ApiError, Busy, MalformedMessage, TooLarge
+from mesh.link.jetstream import CONSUMER_NOT_FOUND, NO_MESSAGE, JetStream
 from mesh.link.reconcile import ensure
+from mesh.streams.messages import unpack
 from mesh.subjects import Subjects
 from mesh.topology import STREAMS, ConsumerSpec
+from mesh.wire.entries import LONGEST_FILTER
 from mesh.wire.reading import read_object, read_text
 
 MOST_FLOWS: Final = 200
@@ -35,15 +40,23 @@ class Flows:
         self._subjects = subjects
 
     async def answer(self, caller: str, params: bytes) -> dict[str, Any]:
-        """`{"from", "stream", "end"?}`: `{"consumer": NAME}`; with `end` the direction is over, and what lies there goes. Raises
-        MalformedMessage, Busy."""
+        """`{"from", "stream", "end"?}`: `{"consumer": NAME}`; with `end` the direction is over, and what lies there goes.
+        `{"from" | "to", "stream", "stored": true}`: `{"stored": N}`, the number of the last message that lies there; 0 where none does.
+        Raises MalformedMessage, TooLarge, Busy."""
         asked = read_object(params, "a durable stream")
-        sender, stream = (read_text(asked, key, params, "a durable stream") for key in ("from", "stream"))
+        stream = read_text(asked, "stream", params, "a durable stream")
+        if asked.get("stored") is True:
+            ours = "to" in asked
+            other = read_text(asked, "to" if ours else "from", params, "a durable stream")
+            return {"stored": await self._stored(*((other, caller) if ours else (caller, other)), stream)}
+        sender = read_text(asked, "from", params, "a durable stream")
         owner = _digest(caller)
         mark = f"{owner}-{_digest(sender, stream)}-"
         mine = [name for name in await self._names() if name.startswith(f"{owner}-")]
         await self._remove([name for name in mine if name.startswith(mark)])
         subject = self._subjects.flow(caller, sender, stream)
+        if len(subject) > LONGEST_FILTER:
+            raise TooLarge("the stream's name is too long for a subject", limit=LONGEST_FILTER)
         if asked.get("end") is True:
             await self._js.api(f"STREAM.PURGE.{STREAMS}", {"filter": subject})
             return {}
@@ -60,6 +73,22 @@ class Flows:
                     raise
                 await self._remove([each for each in await self._names() if each.startswith(mark)])
         raise AssertionError("unreachable")
+
+    async def _stored(self, to: str, sender: str, stream: str) -> int:
+        """What is no message, somebody had the broker say there; its reader would pass it over too, so it goes."""
+        while True:
+            try:
+                said = await self._js.api(f"STREAM.MSG.GET.{STREAMS}", {"last_by_subj": self._subjects.flow(to, sender, stream)})
+            except ApiError as error:
+                if error.err_code == NO_MESSAGE:
+                    return 0
+                raise
+            try:
+                first, items = unpack(base64.b64decode(said["message"].get("data", "")))
+                return first + len(items) - 1
+            except MalformedMessage:
+                with suppress(ApiError):  # its reader was faster
+                    await self._js.api(f"STREAM.MSG.DELETE.{STREAMS}", {"seq": said["message"]["seq"], "no_erase": True})
 
     async def _names(self) -> list[str]:
         names: list[str] = []

@@ -3,6 +3,9 @@
 Asked: `{"type", "stream", "end", "window", "window_bytes", "idle", "durable"?, "content"?}`, where `stream` is an id that the caller made
 up and `end` the token of its connection. Granted: `{"agent", "end", "window", "window_bytes"}`, the numbers at most what was asked for.
 Both windows hold in both directions.
+
+Of a durable stream each says how far the other one is: asked with `sent`, the number of the last message that who serves it has said
+before; granted with `taken`, that of the last one that it has taken.
 """
 
 from collections.abc import Mapping
@@ -16,6 +19,7 @@ OPEN: Final = "streams/open"
 LONGEST_ID: Final = 64
 LARGEST_WINDOW: Final = 4_096
 LARGEST_WINDOW_BYTES: Final = 16 * 1024 * 1024
+LARGEST_COUNT: Final = 1 << 53
 LONGEST_IDLE: Final = 86_400.0
 """What may be asked for at most. Who serves may grant less."""
 
@@ -29,6 +33,7 @@ class StreamAsked:
     window_bytes: int
     idle: float
     durable: bool = False
+    sent: int = 0
     content: Any = None
 
     def params(self) -> dict[str, Any]:
@@ -40,7 +45,8 @@ class StreamAsked:
             "window_bytes": self.window_bytes,
             "idle": self.idle,
         }
-        return {**said, **({"durable": True} if self.durable else {}), **({} if self.content is None else {"content": self.content})}
+        durable = {"durable": True, "sent": self.sent} if self.durable else {}
+        return {**said, **durable, **({} if self.content is None else {"content": self.content})}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,9 +55,11 @@ class StreamGranted:
     end: str
     window: int
     window_bytes: int
+    taken: int = 0
 
     def result(self) -> dict[str, Any]:
-        return {"agent": self.agent, "end": self.end, "window": self.window, "window_bytes": self.window_bytes}
+        said = {"agent": self.agent, "end": self.end, "window": self.window, "window_bytes": self.window_bytes}
+        return {**said, **({"taken": self.taken} if self.taken else {})}
 
 
 def read_asked(params: object) -> StreamAsked:
@@ -68,6 +76,7 @@ def read_asked(params: object) -> StreamAsked:
         window_bytes=_number(said, "window_bytes", LARGEST_WINDOW_BYTES),
         idle=float(idle),
         durable=durable,
+        sent=_count(said, "sent"),
         content=said.get("content"),
     )
 
@@ -80,6 +89,7 @@ def read_granted(result: object) -> StreamGranted:
         end=_text(said, "end", LONGEST_ID),
         window=_number(said, "window", LARGEST_WINDOW),
         window_bytes=_number(said, "window_bytes", LARGEST_WINDOW_BYTES),
+        taken=_count(said, "taken"),
     )
 
 
@@ -93,6 +103,13 @@ def _text(said: Mapping[str, Any], key: str, longest: int) -> str:
     value = said.get(key)
     if not isinstance(value, str) or not 0 < len(value) <= longest:
         raise MalformedMessage(f"a stream's {key} is a text of up to {longest} characters")
+    return value
+
+
+def _count(said: Mapping[str, Any], key: str) -> int:
+    value = said.get(key, 0)
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < LARGEST_COUNT:
+        raise MalformedMessage(f"a stream's {key} is a number from 0")
     return value
 
 
