@@ -91,7 +91,7 @@ class Doing:
         """Somebody has written a record."""
         record = said.record
         attempt = self._live.get((record.target, record.caller, record.nonce))
-        if attempt is not None and said.revision > attempt.revision and (record.state == "cancelled" or record.worker != self._token):
+        if attempt is not None and said.revision > attempt.revision and (record.over or record.worker != self._token):
             attempt.lose(said)
 
     def check(self) -> None:

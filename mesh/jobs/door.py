@@ -116,9 +116,17 @@ class Jobs:
         """How it stands. Raises NoSuchJob, also for what is another's, and CallError where no control plane answers."""
         return record_of((await self._ask("get", {"id": id}))["job"])
 
-    async def list(self, *, all: bool = False) -> list[JobRecord]:
-        """Ours, the oldest first, without their results; with `all` everybody's, for operators. Raises Denied."""
-        return [record_of(each) for each in (await self._ask("list", {"all": True} if all else {}))["jobs"]]
+    async def list(self, *, all: bool = False, most: int = 1_000) -> list[JobRecord]:
+        """Ours, the newest first, without their results; with `all` everybody's, for operators. Raises Denied, and CallError where no
+        control plane answers."""
+        jobs: list[JobRecord] = []
+        more = True
+        while more and len(jobs) < most:
+            params = {"all": all, "most": most - len(jobs), **({"before": read_id(jobs[-1].id)[0]} if jobs else {})}
+            said = await self._ask("list", params)
+            jobs += map(record_of, said["jobs"])
+            more = said["more"] is True and bool(said["jobs"])
+        return jobs
 
     async def cancel(self, id: str) -> JobRecord:
         """End it, unless it is over. Who works on it is told, and stops. Returns how it stands then."""

@@ -6,6 +6,7 @@ from typing import Any, Final, Protocol
 from mesh.broker.schedules import Schedules
 from mesh.delivery import keep_given_up, keep_unread
 from mesh.events import keep_room
+from mesh.jobs import end_old
 from mesh.link.jetstream import JetStream
 from mesh.registry.sight import Sight
 from mesh.registry.strays import keep_clean
@@ -37,9 +38,14 @@ async def _keep_clean(js: JetStream, subjects: Subjects, _: Sight) -> None:
     await keep_clean(js, subjects)
 
 
+async def _end_old(js: JetStream, subjects: Subjects, _: Sight) -> None:
+    await end_old(js, subjects)
+
+
 DUTIES: Final[Mapping[str, Duty]] = {
     "what the broker gave up": _keep_given_up,
     "messages that nobody reads": _keep_unread,
+    "jobs that nobody does": _end_old,
     "room for events": keep_room,
     "what strayed into streams": _keep_clean,
     "messages that are due": _send_what_is_due,
