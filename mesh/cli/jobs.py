@@ -74,20 +74,21 @@ def submit(
 
 def list_jobs(
     everybody: Annotated[bool, typer.Option("--all", help="Those of everybody; for operators (--name operator).")] = False,
+    most: Annotated[int, typer.Option("--most", min=1, metavar="N", help="Show so many.")] = 100,
     state_dir: options.StateDir = None,
     broker: options.Broker = None,
     name: options.Name = None,
     credentials: options.Credentials = None,
     as_json: options.Json = False,
 ) -> None:
-    """Show your jobs, the oldest first, as long as they are kept."""
+    """Show your jobs, the newest first, as long as they are kept."""
 
     async def work() -> None:
         from mesh import clock
         from mesh.cli.render import plain, print_json, print_text
 
         async with joined(state_dir, broker, name, credentials, quiet=as_json) as mesh:
-            jobs = await mesh.jobs.list(all=everybody)
+            jobs = await mesh.jobs.list(all=everybody, most=most)
         if as_json:
             print_json([job.as_dict() for job in jobs])
             return
@@ -192,8 +193,7 @@ async def _wait(jobs: "Jobs", id: str, timeout: float | None, as_json: bool) -> 
         raise CallTimeout(f"the job {id} was not over within {timeout:g} s", hint=f"it goes on; `mesh jobs wait {id}`") from None
     except asyncio.CancelledError:
         bar.clear()
-        if not as_json:
-            print_text(f"the job goes on; come back with: mesh jobs wait {plain(id)}", stderr=True)
+        print_text(f"the job goes on; come back with: mesh jobs wait {plain(id)}", stderr=True)
         raise
     finally:
         bar.clear()
