@@ -9,17 +9,14 @@ ambiguous where many are heard at once: ids and progress tokens of an agent's ow
 `resources/updated`. And an error says whose it is, as does the logger of a log message.
 
 A host of the handshake era gets its `initialize` answered here; each agent gets the same `initialize` when the host needs it first. A
-log level and subscriptions are the host's: they are said again in each session that is opened anew. An agent's own list_changed is not
-passed on: the registry hears of it too, and the host is told when the lists here have changed.
+log level and subscriptions are the host's: they are said again in each session that is opened anew (`bridge.gathered.said`). An agent's own
+list_changed is not passed on: the registry hears of it too, and the host is told when the lists here have changed.
 
 What the mesh itself offers, its tools and the inbox, is done here too (`bridge.gathered.own`).
-
-This module is long because all that passes between a host and its agents is told apart here.
 """
 
 import asyncio
 import contextlib
-import json
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from functools import partial
@@ -28,7 +25,7 @@ from typing import Any, Final
 import structlog
 
 from bridge.connect import MOST_OPEN
-from bridge.eras.words import LEVELS, LOG
+from bridge.eras.words import LEVELS
 from bridge.gathered import answers, desk
 from bridge.gathered.agent_link import AgentLink, MakeRoom
 from bridge.gathered.answers import id_of, read_params
@@ -39,11 +36,11 @@ from bridge.gathered.names import Pair
 from bridge.gathered.own import INBOX, Own
 from bridge.gathered.roster import Roster
 from bridge.gathered.routing import Routed, route
-from bridge.tasks.words import REVISION
+from bridge.gathered.said import Said
 from bridge.visible import Sink
 from mesh.errors import MalformedMessage, MeshError
 from mesh.wire import control
-from mesh.wire.jsonrpc import Frame, Kind, dumps, error, locate, scan
+from mesh.wire.jsonrpc import Frame, Kind, dumps, error, scan
 
 FAN_OUT: Final = 2.0
 """Seconds that something said to all agents waits for the slowest of them."""
@@ -79,15 +76,16 @@ class Gathered:
         self._send = send
         self._to_host: Sink = lambda raw, _: send(raw)
         self._only_find = only_find
+        self._said = Said()
         self._new_link = partial(
-            AgentLink, roster.mesh, hear=self._on_stray, on_open=self._on_open, on_over=self._on_over, timeout=timeout, make_room=make_room
+            AgentLink,
+            roster.mesh,
+            hear=self._on_stray,
+            on_open=self._said.repeat,
+            on_over=self._on_over,
+            timeout=timeout,
+            make_room=make_room,
         )
-        self._greeting: bytes | None = None
-        self._tasked = False
-        """Whether the host's revision has tasks, which stand in front of this (`bridge.tasks`)."""
-        self._level: dict[str, Any] | None = None
-        self._subscribed: dict[Pair, str] = {}
-        """An agent's resource → the host's URI for it."""
         self._links: dict[str, AgentLink] = {}
         self._pending: dict[str | int, Pending] = {}
         self._backward = Backward()
@@ -136,7 +134,7 @@ class Gathered:
             to(refuse(control.MESH_ERROR, f"{MOST_OPEN} requests are under way", mesh="busy", retry_after=0.5), True)
         elif frame.era is not None and frame.era not in answers.MODERN_VERSIONS:
             to(answers.unsupported(frame), True)
-        elif (answer := desk.answer(frame, roster, only_find=self._only_find, tasks=self._tasked)) is not None:
+        elif (answer := desk.answer(frame, roster, only_find=self._only_find, tasks=self._said.tasked)) is not None:
             if method == "initialize":
                 self._greet(frame)
             to(answer, True)
@@ -166,8 +164,7 @@ class Gathered:
         links, self._links = self._links, {}
         for link in links.values():
             self._spawn(link.close(), f"end of a session with {link.agent}")
-        self._greeting, self._level, self._subscribed = frame.raw, None, {}
-        self._tasked = answers.agreed(read_params(frame.raw).get("protocolVersion")) == REVISION
+        self._said.greet(frame)
 
     def _set_level(self, frame: Frame, to: Sink) -> None:
         params = read_params(frame.raw)
@@ -175,9 +172,9 @@ class Gathered:
             to(answers.refusal(frame, control.INVALID_PARAMS, "Invalid log level"), True)
             return
         assert frame.id is not None
-        self._level = {"level": params["level"]}
+        self._said.level = {"level": params["level"]}
         self._pending[frame.id] = Pending()
-        self._spawn(self._tell_level(frame, to, self._level), "log level")
+        self._spawn(self._tell_level(frame, to, self._said.level), "log level")
 
     async def _tell_level(self, frame: Frame, to: Sink, params: dict[str, Any]) -> None:
         """To all agents that there is a session with. Who has no logs refuses it, and who is slow hears it all the same."""
@@ -220,7 +217,7 @@ class Gathered:
     def _link(self, agent: str) -> AgentLink:
         link = self._links.get(agent)
         if link is None:
-            link = self._links[agent] = self._new_link(agent, self._greeting)
+            link = self._links[agent] = self._new_link(agent, self._said.greeting)
         return link
 
     def _on_notification(self, frame: Frame) -> None:
@@ -249,10 +246,8 @@ class Gathered:
         self._pending.pop(routed.frame.id, None)
         if b'"error"' in raw and (frame := scan(raw)).kind is Kind.ERROR:
             raw = answers.named(frame, link.agent)
-        elif routed.frame.method == "resources/subscribe":
-            self._subscribed[routed.agent, routed.own] = routed.name
-        elif routed.frame.method == "resources/unsubscribe":
-            self._subscribed.pop((routed.agent, routed.own), None)
+        else:
+            self._said.answered(routed)
         to(raw, True)
 
     def _on_stray(self, link: AgentLink, raw: bytes) -> None:
@@ -262,40 +257,15 @@ class Gathered:
     def _from_agent(self, link: AgentLink, raw: bytes) -> bytes | None:
         """What an agent says in the middle of a request, or of a session, as the host is to hear it; None: not at all."""
         try:
-            return self._translate(link, raw)
+            return self._said.translate(link, raw, self._backward, self._roster.catalog)
         except MalformedMessage as problem:
             _log.warning("a message of an agent was dropped", agent=link.agent, why=problem.message)
             return None
 
-    def _translate(self, link: AgentLink, raw: bytes) -> bytes | None:
-        frame = scan(raw)
-        if frame.kind is Kind.REQUEST:
-            return self._backward.ask(link, frame)
-        if frame.method == "notifications/cancelled":
-            return self._backward.cancel(link, frame)
-        if frame.method in answers.CHANGED.values():
-            return None
-        if frame.method == LOG:
-            return answers.logged(frame, link.agent)
-        if frame.method == "notifications/resources/updated" and (span := locate(raw, "params", "uri")) is not None:
-            own = json.loads(raw[slice(*span)])
-            if isinstance(own, str):
-                uri = self._subscribed.get((link.agent, own)) or self._roster.catalog.uri_of(link.agent, own)
-                return frame.splice([(span, dumps(uri))])
-        return raw
-
-    def _on_open(self, link: AgentLink) -> None:
-        """A new session with an agent: it hears what the host has said to earlier ones."""
-        if self._level is not None:
-            link.post("logging/setLevel", self._level)
-        for agent, own in self._subscribed:
-            if agent == link.agent:
-                link.post("resources/subscribe", {"uri": own})
-
     def _on_over(self, link: AgentLink) -> None:
         for said in self._backward.forget(link):
             self._send(said)
-        if any(agent == link.agent for agent, _ in self._subscribed):
+        if self._said.subscribed_at(link.agent):
             self._spawn(self._restore(link), f"subscriptions at {link.agent}")
 
     async def _restore(self, link: AgentLink) -> None:
@@ -311,7 +281,7 @@ class Gathered:
         """The lists have changed."""
         if self._only_find:
             kinds -= {TOOLS}
-        if self._greeting is not None:
+        if self._said.greeting is not None:
             for method in answers.changed(kinds):
                 self._send(dumps({"jsonrpc": "2.0", "method": method}))
         for pending in list(self._pending.values()):
