@@ -9,7 +9,7 @@ from mesh import Mesh
 from mesh.broker import AgentMessage
 from mesh.errors import ConfigError, MailboxFull
 from mesh.link.jetstream import JetStream
-from tests.message_world import AT_ONCE, Inbox, joined, letters, receiving, until_gone, waiting
+from tests.message_world import AT_ONCE, Inbox, joined, letters, receiving, until, until_gone, waiting
 
 TRACE = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
 
@@ -170,3 +170,41 @@ async def test_the_order_of_one_sender_holds_over_senders_and_restarts_of_the_re
     for sender in ("one", "two"):
         first_seen = list(dict.fromkeys(each.content for each in seen if each.sender == sender))
         assert first_seen == list(range(total))
+
+
+@pytest.mark.parametrize("stored_twice", [False, True])
+async def test_what_comes_again_while_it_is_being_done_is_done_once(
+    plane: str, monkeypatch: pytest.MonkeyPatch, stored_twice: bool
+) -> None:
+    """Delivered again, as the broker did not hear that somebody is at it; or stored again, as it forgot that it has it."""
+    monkeypatch.setattr("mesh.delivery.handling.TWICE", 0.05)
+    name = "busy-twice" if stored_twice else "busy"
+    begun: list[AgentMessage] = []
+    release, came_again = asyncio.Event(), asyncio.Event()
+
+    async def handle(message: AgentMessage) -> None:
+        begun.append(message)
+        await release.wait()
+
+    async with joined(plane) as sender, receiving(plane, name, handle, workers=2) as taking:
+        handling = taking.receiver.handling
+        again = handling._again
+
+        async def note(running: Any, held: Any) -> None:
+            await again(running, held)
+            came_again.set()
+
+        monkeypatch.setattr(handling, "_again", note)
+        await sender.messages.publish_message(name, "t", id="1")
+        await until(lambda: begun)
+        [held] = handling._running.values()
+        if stored_twice:
+            await JetStream(sender.connection).publish(sender.subjects.message(name, "sender", "normal"), begun[0].encode())
+        else:
+            await handling._js.nak(held.message)
+        async with asyncio.timeout(10):
+            await came_again.wait()
+        assert held.delivery.deliveries == (1 if stored_twice else 2)  # what becomes of it is said of the newest
+        release.set()
+        await until_gone(plane, name)
+    assert len(begun) == 1
