@@ -30,8 +30,8 @@ MOST_EACH: Final = 64
 """Of these, those that one caller has opened here: it leaves room for the others."""
 
 MOST_UNREAD: Final = 256 * 1024 * 1024
-"""Bytes that all streams together hold unread. Over it frames are dropped, which are sent again later. One caller's streams have a quarter
-of it at most: 64 windows of 1 MiB."""
+"""Bytes that all streams together hold unread. Over it frames of streams on which something waits are dropped, and sent again later. One
+caller's streams have half of it at most: 64 windows of 1 MiB, each with one message of 1 MiB that crosses it."""
 
 AWAY: Final = 60.0
 """Seconds without a broker after which streams are lost."""

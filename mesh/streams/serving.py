@@ -24,8 +24,8 @@ StreamHandler = Callable[[Any], Awaitable[None]]
 and is told."""
 
 LEFT_SECONDS: Final = 30.0
-"""For a handler to read what was said by an end that has left in order. Of one that cancelled, or is lost, the handler is cancelled at
-once."""
+"""For a handler to read on, from message to message, what was said by an end that has left in order, and to finish its work. Of one that
+cancelled, or is lost, the handler is cancelled at once."""
 
 END_SECONDS: Final = 5.0
 """For handlers to end when serving does."""
@@ -156,10 +156,10 @@ class Serving:
         work = asyncio.ensure_future(handler(stream))
         timer: asyncio.TimerHandle | None = None
 
-        def over() -> None:
+        def over(taken: int = -1) -> None:
             nonlocal timer
-            if stream.flow.abort is not None and stream.flow.abort.code == LEFT:  # what was said is still to be read
-                timer = asyncio.get_running_loop().call_later(LEFT_SECONDS, work.cancel)
+            if stream.flow.abort is not None and stream.flow.abort.code == LEFT and stream.flow.taken > taken:
+                timer = asyncio.get_running_loop().call_later(LEFT_SECONDS, over, stream.flow.taken)  # what was said is still being read
             else:
                 work.cancel()
 
