@@ -56,6 +56,12 @@ def test_the_same_seed_makes_the_same_plan() -> None:
         ({"effects": Counter(["b"]), "dead": Counter(["a", "a"])}, "dead letters twice"),
         ({"acked": {"answer": {"a"}}, "effects": Counter(), "dead": Counter(["a"])}, "answer: acknowledged and lost"),
         ({"limbo": ("MESSAGES_LOW holds 2 messages, 1 of them to be delivered",)}, "in limbo"),
+        ({"acked": {"job": {"a", "b"}}, "jobs": {"a": "done", "b": "failed"}}, "jobs whose state is not what became of them"),
+        (
+            {"acked": {"job": {"a", "b"}}, "jobs": {"a": "done", "b": "done"}, "dead": Counter(["b"])},
+            "jobs whose state is not what became of them",
+        ),
+        ({"acked": {"job": {"a", "b"}}, "jobs": {"a": "done"}}, "jobs whose state is not what became of them"),
         ({"stuck": ("caller-0",)}, "did not end when asked to"),
         ({"awaits": [Await("p", 1, "call", 0.0, 1.0, 3.1, "ok", 3.1, False)]}, "awaits that outlived their deadline"),
     ],

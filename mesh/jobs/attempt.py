@@ -55,6 +55,11 @@ class Work:
     """The JSON-RPC request, as the caller wrote it."""
     _report: Callable[[float, float | None, str | None], None]
 
+    @property
+    def nonce(self) -> str:
+        """What the job is: the same at each attempt, and for the same submission. For who must do it once."""
+        return self.id.partition("-")[2]
+
     def progress(self, progress: float, total: float | None = None, message: str | None = None) -> None:
         """Say how far it is, as MCP's progress notification does. Four times a second it is written."""
         self._report(progress, total, message)

@@ -11,6 +11,9 @@ GRACE: Final = 2.0
 
 SHOWN: Final = 5
 
+DONE: Final = frozenset({"answer", "collection"})
+"""Families whose acknowledgement says that it was done: an answer, and a job that somebody else of one name collected."""
+
 
 @dataclass(frozen=True, slots=True)
 class Await:
@@ -38,6 +41,8 @@ class Evidence:
     dead: Counter[str] = field(default_factory=Counter)
     waiting: set[str] = field(default_factory=set)
     """What the broker still holds, to be delivered."""
+    jobs: Mapping[str, str] = field(default_factory=dict)
+    """The state of each, as the control plane tells it."""
     limbo: Sequence[str] = ()
     """What the broker holds and delivers to nobody, in words."""
     awaits: Sequence[Await] = ()
@@ -63,16 +68,28 @@ def findings(evidence: Evidence, *, settled: bool) -> list[Finding]:
     known = evidence.effects.keys() | evidence.dead.keys() | evidence.waiting
     found: dict[str, list[str]] = defaultdict(list)
     for family, keys in evidence.acked.items():
-        there = evidence.effects.keys() if family == "answer" else known  # an answer says that it was done
+        there = evidence.effects.keys() if family in DONE else known
         found[f"{family}: acknowledged and lost"] += sorted(keys - there)
     found["effects twice"] += [f"{key} {count} times" for key, count in sorted(evidence.effects.items()) if count > 1]
     found["dead letters twice"] += [f"{key} {count} times" for key, count in sorted(evidence.dead.items()) if count > 1]
+    found["jobs whose state is not what became of them"] += sorted(_contradictions(evidence))
     found["in limbo"] += evidence.limbo
     if settled:
         found["waits, and nobody is at it"] += sorted(evidence.waiting)
     found["awaits that outlived their deadline"] += late(evidence)
     found["did not end when asked to"] += evidence.stuck
     return [Finding(kind, len(each), tuple(each[:SHOWN])) for kind, each in found.items() if each]
+
+
+def _contradictions(evidence: Evidence) -> Iterator[str]:
+    """A job that is done has had its effect, and one that is not tried again is a dead letter, and nothing else is one."""
+    for key, state in evidence.jobs.items():
+        if state == "done" and key not in evidence.effects:
+            yield f"{key} is done and had no effect"
+        if (key in evidence.dead) != (state in ("failed", "expired")):
+            yield f"{key} is {state} with {evidence.dead[key]} dead letters"
+    for key in evidence.acked.get("job", set()) - evidence.jobs.keys():
+        yield f"{key} is known to nobody"
 
 
 def late(evidence: Evidence) -> Iterator[str]:

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from mesh import Mesh
 from mesh.clock import monotonic
-from mesh.errors import ApiError, NoSuchJob
+from mesh.errors import ApiError
 from mesh.link.jetstream import CONSUMER_NOT_FOUND, NO_MESSAGE, JetStream
 from mesh.subjects import Event as EventSubject
 from mesh.subjects import Job, Msg
@@ -22,6 +22,9 @@ from tests.faulting.parts import HAND, HEARD, WORKER
 
 QUEUES: Final = {**dict.fromkeys(LANES.values(), WORKER), JOBS: HAND}
 """Streams, and whose consumer takes from each."""
+
+MOST_JOBS: Final = 100_000
+"""More than a run makes."""
 
 LIMBO_SECONDS: Final = 5.0
 """For the control plane to take away what was delivered for the last time."""
@@ -83,24 +86,18 @@ async def collect(
     for said in notes:
         if said["what"] == "acked":
             acked[said["family"]].add(said["key"])
-    letters = [each for each in await operator.messages.dead_letters.find() if not isinstance(each.sent, Job)]
+    letters = await operator.messages.dead_letters.find()
     dead = Counter(_key(each.sent, each.letter.body) for each in letters)
     waiting = {key for stream in LANES.values() for key in await _held(mesh, stream)} | {key async for key in _unheard(mesh)}
-    for key in acked["job"]:
-        try:
-            job = await operator.jobs.get(key.rpartition(" ")[2])
-        except NoSuchJob:
-            continue
-        if not job.over:
-            waiting.add(key)
-        elif job.state != "done":
-            dead[key] += 1
+    states = {f"{job.target} {job.caller} {job.nonce}": job.state for job in await operator.jobs.list(all=True, most=MOST_JOBS)}
+    waiting |= {key for key, state in states.items() if state in ("queued", "running")}
     return Evidence(
         acked=acked,
         effects=_effects(directory),
         dead=dead,
         waiting=waiting,
         limbo=limbo,
+        jobs=states,
         awaits=list(awaits(notes)),
         pauses=pauses,
         starved=[(said["pid"], said["begun"], said["at"], said["seconds"]) for said in notes if said["what"] == "starved"],
@@ -147,5 +144,7 @@ def _key(sent: object, body: bytes) -> str:
     id = json.loads(body)["id"]
     if isinstance(sent, EventSubject):
         return f"{HEARD} {sent.publisher} {id}"
+    if isinstance(sent, Job):
+        return f"{sent.target} {sent.caller} {id}"
     assert isinstance(sent, Msg)
     return f"{sent.target} {sent.sender} {id}"

@@ -12,10 +12,10 @@ import secrets
 import sqlite3
 import sys
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from mesh import Mesh, MeshError
 from mesh.broker import AgentMessage, Reject
@@ -42,6 +42,9 @@ PUBLISH_LIMIT: Final = 20.0
 
 PACE: Final = 0.03
 """Seconds between two messages, or calls, of one task."""
+
+COLLECTING: Final = 6.0
+"""Seconds that a caller waits for a job of the one before it."""
 
 AT_ONCE: Final = 4
 BACKOFF: Final = Backoff(first=0.1, longest=1.0)
@@ -144,7 +147,7 @@ async def hand(broker: str, directory: Path, notes: Notes) -> AsyncIterator[None
     effects, obey = Effects(directory), Obedience()
 
     async def do(work: Work) -> str:
-        key = (HAND, work.caller, work.id)
+        key = (HAND, work.caller, work.nonce)
         obey(key, work.arguments["deed"])
         with contextlib.suppress(AlreadyHandled):  # an attempt before this one got so far
             await effects.do(key)
@@ -191,8 +194,15 @@ async def sender(broker: str, directory: Path, notes: Notes, part: str) -> Async
 def _unknown(directory: Path, part: str) -> list[dict[str, str]]:
     """What somebody of our name tried to send, and did not learn the fate of. The last ones of the one before us."""
     notes = list(read_notes(sorted(directory.glob(f"{part}.*.jsonl"), key=lambda path: path.stat().st_mtime)[-2:]))
-    acked = {said["key"].rpartition(" ")[2] for said in notes if said["what"] == "acked"}
+    acked = {said.get("id", said["key"].rpartition(" ")[2]) for said in notes if said["what"] == "acked"}
     return [said for said in notes if said["what"] == "try" and said["id"] not in acked][-20:]
+
+
+def _uncollected(directory: Path, part: str) -> list[dict[str, str]]:
+    """Jobs that somebody of our name submitted, and did not wait for to the end."""
+    notes = list(read_notes(directory.glob(f"{part}.*.jsonl")))
+    collected = {said["job"] for said in notes if said["what"] == "collected"}
+    return [said for said in notes if said["what"] == "acked" and said["family"] == "job" and said["job"] not in collected][-20:]
 
 
 async def caller(broker: str, directory: Path, notes: Notes, part: str) -> AsyncIterator[None]:
@@ -200,15 +210,26 @@ async def caller(broker: str, directory: Path, notes: Notes, part: str) -> Async
     run, chance = secrets.token_hex(3), random.Random()
     async with Mesh(name=part, broker=broker) as mesh:
 
-        async def job(limit: float, deed: str) -> None:
-            submitted = await notes.within("submit", PUBLISH_LIMIT, mesh.jobs.submit(HAND, "work", {"deed": deed}))
-            if submitted is None:
-                return
-            key = f"{HAND} {part} {submitted.id}"
-            notes.write("acked", family="job", key=key)
-            ended = await notes.within("wait", limit, mesh.jobs.wait(submitted.id, limit))
-            if ended is not None and ended.state == "done":
-                notes.write("acked", family="answer", key=key)
+        async def job(id: str, deed: str, limit: float) -> None:
+            notes.write("try", family="job", id=id, deed=deed)
+            submitted = await notes.within("submit", PUBLISH_LIMIT, mesh.jobs.submit(HAND, "work", {"deed": deed}, key=id))
+            if submitted is not None:
+                key = f"{HAND} {part} {submitted.nonce}"
+                notes.write("acked", family="job", key=key, id=id, job=submitted.id)
+                await collect(submitted.id, key, limit, "answer")
+
+        async def collect(id: str, key: str, limit: float, family: str) -> None:
+            ended = await notes.within("wait", limit, mesh.jobs.wait(id, limit))
+            if ended is not None:
+                notes.write("collected", job=id)
+                if ended.state == "done":
+                    notes.write("acked", family=family, key=key)
+
+        async def take_over() -> None:
+            """The jobs of the one before us: submitted again where it never learnt their fate, and waited for."""
+            again = [job(said["id"], said["deed"], COLLECTING) for said in _unknown(directory, part)]
+            wait = [collect(said["job"], said["key"], COLLECTING, "collection") for said in _uncollected(directory, part)]
+            await asyncio.gather(*again, *wait)
 
         async def one(number: int) -> None:
             limit = chance.uniform(0.5, 6.0)
@@ -216,19 +237,19 @@ async def caller(broker: str, directory: Path, notes: Notes, part: str) -> Async
                 await notes.within("call", limit, mesh.call(TOOL, "echo", {"text": "x"}, timeout=limit))
                 return
             if number % 4 == 0:
-                await job(limit, chance.choice(DEEDS))
+                await job(f"{run}-{number}", chance.choice(DEEDS), limit)
                 return
             id = f"{run}-{number}"
             work = mesh.messages.send_message(WORKER, "work", {"deed": "fine"}, id=id, timeout=limit)
             if await notes.within("send_message", limit, work) == id:
                 notes.write("acked", family="answer", key=f"{WORKER} {part} {id}")
 
-        async with _many(one):
+        async with _many(one, take_over()):
             yield
 
 
 @asynccontextmanager
-async def _many(one: Callable[[int], Awaitable[None]]) -> AsyncIterator[None]:
+async def _many(one: Callable[[int], Awaitable[None]], *first: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
     """Do it again and again, a few at once. At the end of the block what runs may end, and nothing begins."""
     leaving = asyncio.Event()
     numbers = iter(range(10**9))
@@ -239,6 +260,8 @@ async def _many(one: Callable[[int], Awaitable[None]]) -> AsyncIterator[None]:
             await asyncio.sleep(PACE)
 
     async with asyncio.TaskGroup() as group:
+        for each in first:
+            group.create_task(each)
         for _ in range(AT_ONCE):
             group.create_task(again())
         yield
