@@ -4,6 +4,7 @@ import asyncio
 import json
 import signal
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,10 +12,10 @@ import pytest
 from tests.test_streams import echo, serving
 
 
-async def started(url: str, *words: str) -> asyncio.subprocess.Process:
+async def started(url: str, *words: str, stdin: Any = asyncio.subprocess.PIPE) -> asyncio.subprocess.Process:
     pipe = asyncio.subprocess.PIPE
     command = (sys.executable, "-m", "mesh", "stream", *words, "--broker", url)
-    return await asyncio.create_subprocess_exec(*command, stdin=pipe, stdout=pipe, stderr=pipe)
+    return await asyncio.create_subprocess_exec(*command, stdin=stdin, stdout=pipe, stderr=pipe)
 
 
 async def upper(stream: Any) -> None:
@@ -27,6 +28,24 @@ async def test_lines_go_out_and_messages_are_printed(plane: str) -> None:
         command = await started(plane, "cli-upper", "upper")
         out, err = await command.communicate(b"one\ntwo\n")
         assert (command.returncode, out, err) == (0, b"ONE\nTWO\n", b"")
+
+
+async def test_a_file_is_sent_too(plane: str, tmp_path: Path) -> None:
+    (tmp_path / "lines").write_text("one\ntwo\n")
+    async with asyncio.timeout(40), serving(plane, "cli-file", upper=upper):
+        with (tmp_path / "lines").open() as file:
+            command = await started(plane, "cli-file", "upper", stdin=file)
+            out, err = await command.communicate()
+        assert (command.returncode, out, err) == (0, b"ONE\nTWO\n", b"")
+
+
+@pytest.mark.parametrize("line", [b"\xff\xfe", b"x" * 1_100_000])
+async def test_a_line_that_cannot_be_sent_ends_the_stream_and_is_told(plane: str, line: bytes) -> None:
+    async with asyncio.timeout(40), serving(plane, "cli-bad", upper=upper):
+        command = await started(plane, "cli-bad", "upper", "--json")
+        _, err = await command.communicate(b'"fine"\n' + line + b"\n")
+        assert command.returncode == 1
+        assert "cannot be sent" in json.loads(err)["message"]
 
 
 async def test_with_json_each_line_is_json(plane: str) -> None:

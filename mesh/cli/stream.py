@@ -2,7 +2,10 @@
 
 import asyncio
 import json
+import os
+import stat
 import sys
+from collections.abc import AsyncIterator
 from typing import Annotated, Any
 
 import typer
@@ -10,6 +13,7 @@ import typer
 from mesh.cli import options
 from mesh.cli.messages import read_content
 from mesh.cli.running import execute, joined
+from mesh.errors import TooLarge
 
 
 def stream(
@@ -33,12 +37,13 @@ def stream(
         from mesh.streams import Stream
 
         async def say(stream: Stream) -> None:
-            lines = asyncio.StreamReader(limit=stream.longest)
-            await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(lines), sys.stdin)
-            async for line in lines:
-                text = line.decode().rstrip("\r\n")
-                await stream.send(read_content(text) if as_json else text)
-            stream.end()
+            try:
+                async for line in _lines(stream.longest):
+                    text = line.decode().rstrip("\r\n")
+                    await stream.send(read_content(text) if as_json else text)
+                stream.end()
+            except (ValueError, TooLarge) as problem:  # a line too long, or no text: nothing of what follows would be in its place
+                stream.cancel(f"a line of stdin cannot be sent: {problem}")
 
         async with (
             joined(state_dir, broker, name, credentials, quiet=as_json) as mesh,
@@ -53,6 +58,20 @@ def stream(
                 await asyncio.gather(saying, return_exceptions=True)
 
     execute(work, as_json=as_json)
+
+
+async def _lines(longest: int) -> AsyncIterator[bytes]:
+    """Of stdin. Raises ValueError for a line of more than `longest` bytes."""
+    if stat.S_ISREG(os.fstat(sys.stdin.fileno()).st_mode):  # asyncio reads no files; they keep nobody waiting
+        while line := sys.stdin.buffer.readline(longest + 1):
+            if len(line) > longest:
+                raise ValueError(f"it has more than {longest} bytes")
+            yield line
+        return
+    lines = asyncio.StreamReader(limit=longest)
+    await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(lines), sys.stdin)
+    async for line in lines:
+        yield line
 
 
 def show(message: Any, as_json: bool) -> None:
