@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -10,7 +11,13 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from mesh import Mesh
+from mesh.crypto import bearer
+from mesh.crypto.creds import read_credentials
+from mesh.identity.push import push
+from mesh.identity.tokens import make_token
 from mesh.streams import Stream
+from tests.auth_world import issue
+from tests.conftest import Broker
 from tests.helpers import Background
 from tests.web_world import front
 
@@ -116,3 +123,38 @@ async def test_the_end_of_the_client_is_the_end_of_its_direction(url: str) -> No
         while not told_of:  # noqa: ASYNC110
             await asyncio.sleep(0.01)
     assert told_of == [["last words"]]
+
+
+@asynccontextmanager
+async def mine(broker: Broker, url: str, name: str, **spec: Any) -> AsyncIterator[ClientConnection]:
+    """A stream of this user, with a token of two seconds or `lifetime`."""
+    path = broker.authority.credentials(name)
+    assert path is not None
+    token = make_token(read_credentials(path), url, spec.get("lifetime", timedelta(seconds=2)))[0]
+    address = f"ws{url.removeprefix('http')}/agents/streamer/streams/echo"
+    async with connect(address, additional_headers={"Authorization": f"Bearer {token}"}) as socket:
+        yield socket
+
+
+async def test_a_stream_ends_with_its_token(broker: Broker, plane: str, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bearer, "LEEWAY", 0)
+    await issue(broker, "walter", "agent", "host")
+    async with asyncio.timeout(20), front(plane, auth="token") as own, mine(broker, own, "walter") as socket:
+        await socket.send("in time")
+        assert await socket.recv() == "in time"
+        with pytest.raises(ConnectionClosed) as closed:
+            await socket.recv()
+        assert closed.value.rcvd is not None
+        assert (closed.value.rcvd.code, "expired" in closed.value.rcvd.reason) == (1008, True)
+
+
+async def test_a_revoked_user_is_out_at_once_of_its_streams_too(broker: Broker, plane: str, url: str) -> None:
+    await issue(broker, "wanda", "agent", "host")
+    async with asyncio.timeout(20), front(plane, auth="token") as own, mine(broker, own, "wanda", lifetime=timedelta(hours=1)) as socket:
+        await socket.send("in time")
+        assert await socket.recv() == "in time"
+        async with asyncio.timeout(4):
+            broker.authority.revoke("wanda")
+            await push(broker.authority, broker.url)
+            with pytest.raises(ConnectionClosed):
+                await socket.recv()

@@ -25,6 +25,7 @@ Source: RFC 6455, section 7.4; ASGI WebSocket 2.4.
 import asyncio
 import json
 import math
+from contextlib import suppress
 from typing import Any, Final
 from urllib.parse import parse_qs
 
@@ -162,5 +163,8 @@ async def _tell(stream: Stream, asked: Asked) -> None:
 
 
 async def _close(asked: Asked, code: int, reason: str) -> None:
+    """A client that does not read, or is gone, is not waited for."""
     said = reason.encode()[:LONGEST_REASON].decode("utf-8", "ignore")
-    await asked.send({"type": "websocket.close", "code": code, "reason": said})
+    with suppress(TimeoutError, OSError):
+        async with asyncio.timeout(STALL):
+            await asked.send({"type": "websocket.close", "code": code, "reason": said})
