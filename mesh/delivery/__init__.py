@@ -16,16 +16,17 @@
 from mesh.delivery.dead import letter_subject, write_letter
 from mesh.delivery.family import Family, Lane, Source
 from mesh.delivery.given_up import OWNER, SUBSCRIPTION, keep, keep_given_up
-from mesh.delivery.handled import AlreadyHandled, Handled, Key, Recently
+from mesh.delivery.handled import Handled, Key, Recently
 from mesh.delivery.handled_bucket import HandledInBucket
 from mesh.delivery.handled_sqlite import HandledInSqlite
-from mesh.delivery.handling import Handler, Handling, Reject, Retry
+from mesh.delivery.handling import Handler, Handling
 from mesh.delivery.letters import Again, DeadLetters, Kept, LetterFamily, Told, as_dict
 from mesh.delivery.participant import Ask, Participant
 from mesh.delivery.receiver import Receiver, ReceiverOptions, consumer_config
 from mesh.delivery.storing import NO_ROOM, PER_SUBJECT, Store, secret_of
 from mesh.delivery.tasks import Tasks
 from mesh.delivery.unread import keep_older, keep_unread
+from mesh.delivery.verdicts import AlreadyHandled, Reject, Retry
 
 __all__ = [
     "NO_ROOM", "OWNER", "PER_SUBJECT", "SUBSCRIPTION", "Again", "AlreadyHandled", "Ask", "DeadLetters", "Family", "Handled",

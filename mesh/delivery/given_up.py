@@ -13,7 +13,6 @@ from typing import Any, Final
 import structlog
 
 from mesh.delivery.dead import letter_subject, write_letter
-from mesh.delivery.receiver import consumer_config
 from mesh.errors import MeshError, Refused
 from mesh.link.connection import Message
 from mesh.link.jetstream import JetStream
@@ -84,8 +83,8 @@ async def _owner(js: JetStream, subjects: Subjects, subject: str, stream: str, c
         return None
     if isinstance(sent, Msg | Job):
         return (sent.target, "") if escape(sent.target) == consumer else None
-    metadata = (await consumer_config(js, stream, consumer) or {}).get("metadata")
-    if not isinstance(metadata, dict) or not metadata.get(OWNER) or not metadata.get(SUBSCRIPTION):
+    metadata = (await js.consumer(stream, consumer) or {"config": {}})["config"].get("metadata") or {}
+    if not metadata.get(OWNER) or not metadata.get(SUBSCRIPTION):
         return None
     return str(metadata[OWNER]), str(metadata[SUBSCRIPTION])
 

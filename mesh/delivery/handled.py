@@ -18,10 +18,6 @@ Key = tuple[str, str, str]
 """Who has it to do, who sent it, and its id: each sender chooses its own ids."""
 
 
-class AlreadyHandled(Exception):
-    """Raised by a handler: it was done before, as it turned out. Nothing is done, and it ends as done."""
-
-
 class Handled(Protocol):
     """Where it is remembered what was done."""
 

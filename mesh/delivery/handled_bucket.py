@@ -24,7 +24,7 @@ Traps answered:
 import asyncio
 import hashlib
 import secrets
-from collections.abc import Awaitable, Callable, Generator, Mapping
+from collections.abc import Awaitable, Generator
 from contextlib import AsyncExitStack
 from functools import lru_cache, partial
 from typing import Any, Final, Self
@@ -32,10 +32,11 @@ from typing import Any, Final, Self
 import structlog
 
 from mesh.delivery.handled import Key
+from mesh.delivery.participant import Ask
 from mesh.delivery.tasks import Tasks
-from mesh.errors import ApiError, BrokerUnavailable, MeshError, OutcomeUnknown
+from mesh.errors import BrokerUnavailable, MeshError, OutcomeUnknown
 from mesh.link.connection import Connection, Message
-from mesh.link.jetstream import CONSUMER_NOT_FOUND, JetStream, parse_delivery
+from mesh.link.jetstream import JetStream, parse_delivery
 from mesh.link.publisher import WindowedPublisher
 from mesh.link.pull import PullLoop
 from mesh.policy.retry import Backoff
@@ -60,9 +61,6 @@ _READER_SECONDS: Final = 5.0
 _LEAVE_SECONDS: Final = 5.0
 _WINDOW: Final = 512
 _FIRST_DELAY: Final = 0.2
-
-Ask = Callable[..., Awaitable[Mapping[str, Any]]]
-"""`Mesh.request`."""
 
 _log: Final = structlog.get_logger("mesh.delivery")
 
@@ -264,13 +262,8 @@ class HandledInBucket:
 
     async def _find_reader(self) -> None:
         """Have one made where there is none: it expired, or the broker was restarted."""
-        if self._reader:
-            try:
-                await self._js.api(f"CONSUMER.INFO.{self._stream}.{self._reader}")
-                return
-            except ApiError as error:
-                if error.err_code != CONSUMER_NOT_FOUND:
-                    raise
+        if self._reader and await self._js.consumer(self._stream, self._reader) is not None:
+            return
         answer = await self._ask(CONTROL_PLANE, "mesh/reader", {"bucket": HANDLED}, timeout=_READER_SECONDS)
         self._reader = str(answer["consumer"])
 

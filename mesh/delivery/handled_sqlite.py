@@ -24,7 +24,8 @@ from pathlib import Path
 from typing import Any, Final, Protocol, Self
 
 from mesh import clock
-from mesh.delivery.handled import AlreadyHandled, Key
+from mesh.delivery.handled import Key
+from mesh.delivery.verdicts import AlreadyHandled
 from mesh.errors import ConfigError
 
 KEEP: Final = 8 * 86_400.0

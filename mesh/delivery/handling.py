@@ -27,7 +27,8 @@ import structlog
 from mesh import clock
 from mesh.delivery.dead import letter_subject, write_letter
 from mesh.delivery.family import Family, Lane
-from mesh.delivery.handled import AlreadyHandled, Handled, Key
+from mesh.delivery.handled import Handled, Key
+from mesh.delivery.verdicts import AlreadyHandled, Reject, Retry
 from mesh.errors import MalformedMessage, MeshError, Refused
 from mesh.link.connection import Message
 from mesh.link.jetstream import Delivery, JetStream, parse_delivery
@@ -50,22 +51,6 @@ TWICE: Final = 1.0
 """Seconds until something is looked at again that was stored twice, and is being done."""
 
 _log: Final = structlog.get_logger("mesh.delivery")
-
-
-class Retry(Exception):
-    """Raised by a handler: try again, after `after` seconds if given. It counts as an attempt."""
-
-    def __init__(self, why: str = "", *, after: float | None = None) -> None:
-        super().__init__(why)
-        self.after = after
-
-
-class Reject(Exception):
-    """Raised by a handler: never try again. The message becomes a dead letter with this reason, and this code."""
-
-    def __init__(self, why: str = "", *, code: str = "rejected") -> None:
-        super().__init__(why)
-        self.code = code
 
 
 class Held(Generic[T]):

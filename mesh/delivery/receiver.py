@@ -26,9 +26,9 @@ from mesh.delivery.family import Family, Lane, Source
 from mesh.delivery.handled import Handled, Recently
 from mesh.delivery.handling import HANDLER_SECONDS, Handler, Handling, Held
 from mesh.delivery.tasks import Tasks
-from mesh.errors import ApiError, BrokerError, BrokerUnavailable, ConfigError, MeshError
+from mesh.errors import BrokerError, BrokerUnavailable, ConfigError, MeshError
 from mesh.link.connection import Message
-from mesh.link.jetstream import CONSUMER_NOT_FOUND, JetStream
+from mesh.link.jetstream import JetStream
 from mesh.link.pull import PullLoop
 from mesh.policy.lanes import SHARES, Lanes
 from mesh.policy.retry import Backoff
@@ -74,12 +74,8 @@ class ReceiverOptions(TypedDict, total=False):
 
 async def consumer_config(js: JetStream, stream: str, consumer: str) -> dict[str, object] | None:
     """The settings of a consumer, as the broker has them; None where it is not there."""
-    try:
-        return dict((await js.api(f"CONSUMER.INFO.{stream}.{consumer}"))["config"])
-    except ApiError as error:
-        if error.err_code != CONSUMER_NOT_FOUND:
-            raise
-        return None
+    said = await js.consumer(stream, consumer)
+    return None if said is None else dict(said["config"])
 
 
 class _Pulled:

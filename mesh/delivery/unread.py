@@ -11,7 +11,7 @@ import structlog
 from mesh import clock
 from mesh.delivery.given_up import keep
 from mesh.errors import ApiError, MeshError, Refused
-from mesh.link.jetstream import CONSUMER_NOT_FOUND, NO_MESSAGE, JetStream
+from mesh.link.jetstream import NO_MESSAGE, JetStream
 from mesh.link.reader import read_message_at
 from mesh.subjects import Msg, Subjects, escape
 from mesh.topology import LANES
@@ -68,9 +68,5 @@ async def keep_older(js: JetStream, subjects: Subjects, stream: str, before_ns: 
 
 async def _reached(js: JetStream, stream: str, consumer: str) -> int:
     """Up to where a lane's messages were handed out."""
-    try:
-        return int((await js.api(f"CONSUMER.INFO.{stream}.{consumer}"))["delivered"]["stream_seq"])
-    except ApiError as error:
-        if error.err_code != CONSUMER_NOT_FOUND:
-            raise
-        return 0
+    said = await js.consumer(stream, consumer)
+    return 0 if said is None else int(said["delivered"]["stream_seq"])
