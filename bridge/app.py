@@ -25,7 +25,7 @@ from bridge.http_spec import mistake
 from bridge.inbox import delivered
 from bridge.jobs import JobRuns, at_once
 from bridge.ports.base import PortFactory
-from bridge.ports.child import ChildPort
+from bridge.ports.child import ChildPort, Children
 from mesh import Mesh, clock
 from mesh.errors import ConfigError, MeshError
 from mesh.link.heart import Heart
@@ -71,10 +71,10 @@ async def expose(
         presence.state = "up" if kind == "ready" else "degraded"
         on_event(kind, spec.name, detail)
 
-    instance = new_instance()
+    instance, children = new_instance(), Children(make_port)
     exposed = Exposed(
         spec.name,
-        make_port,
+        children,
         instance=instance,
         on_event=on_server,
         connected=lambda: mesh.connection.connected,
@@ -108,6 +108,7 @@ async def expose(
             mesh.jobs.work(JobRuns(exposed), roles=spec.roles, workers=at_once(spec.at_once)),
             delivered(mesh, exposed, facts, spec, at_once(spec.at_once)),
         ):
+            presence.count(children.pids)
             on_event("ready", spec.name, f"{len(facts.tools)} tools")
             yield presence
     finally:

@@ -12,6 +12,7 @@ from bridge.gathered.own import INBOX
 from bridge.mesh_tools.topics import MOST_OF_EACH, MOST_OPEN
 from mesh import Mesh
 from tests.conftest import Broker
+from tests.gather_world import hosted
 from tests.test_mesh_tools import ERAS, called, failed
 
 pytestmark = pytest.mark.filterwarnings("ignore::mcp.MCPDeprecationWarning")
@@ -164,6 +165,9 @@ async def test_who_may_hear_no_topic_is_offered_no_such_tool_and_who_may_not_ans
         names = {tool.name for tool in (await client.list_tools()).tools}
         assert "check_messages" in names
         assert not names & {"subscribe_events", "unsubscribe_events"}
+    async with Mesh(name="deaf", broker=plane) as mesh, hosted(mesh) as host:
+        await host.greet()
+        assert "error" in await host.ask(1, "tools/call", name="subscribe_events", arguments={"topic": ">"})
     broker.authority.issue("listener", ("host",))
     async with (
         Mesh(name="listener", broker=plane) as mesh,

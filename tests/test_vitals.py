@@ -1,13 +1,15 @@
 """Events on `agent.health`: on by default, with figures, at each change of state, and not for long."""
 
 import asyncio
+import sys
 from typing import Any
 
+from bridge.app import expose, make_spec, port_factory
 from mesh import Mesh
 from mesh.link.jetstream import JetStream
 from mesh.settings import make_settings
 from mesh.topology import EVENTS
-from tests.helpers import CUT_WARNINGS, Proxy, Recorder, Signals, serving
+from tests.helpers import CUT_WARNINGS, ROOT, Proxy, Recorder, Signals, serving
 
 pytestmark = CUT_WARNINGS
 
@@ -130,3 +132,23 @@ async def test_who_leaves_in_order_is_no_loss(plane: str) -> None:
             await heard.signals.until(lambda: heard.said)
         await heard.signals.until(lambda: heard.statuses[-1] == "stopped")
     assert not any("lost" in each for each in heard.said)
+
+
+async def test_a_server_in_processes_of_its_own_is_counted_with_what_it_has_started(plane: str) -> None:
+    """A child that a shell has started for us: both are the server's."""
+    heard = Heard("child")
+    script = f"{sys.executable} {ROOT / 'examples/notes.py'}; exit 0"
+    spec = make_spec(name="child", command=("/bin/sh", "-c", script))
+    async with (
+        Mesh(name="doctor", broker=plane) as doctor,
+        doctor.events.subscribe("agent.health", heard),
+        port_factory(spec) as make_port,
+        fast(plane, "child") as mesh,
+        expose(mesh, spec, make_port),
+    ):
+        await heard.signals.until(lambda: any("server" in each["metrics"] for each in heard.said), 20)
+    found = next(each for each in heard.said if "server" in each["metrics"])["metrics"]["server"]
+    assert found["processes"] == 2
+    assert found["memoryBytes"] > 10_000_000, "of the interpreter, not of the shell alone"
+    assert 0 < found["memory"] < 1
+    assert found["cpu"] >= 0

@@ -14,12 +14,13 @@ import signal
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, cast
+from weakref import WeakSet
 
 import structlog
 
 from bridge.errors import ServerUnreachable
 from bridge.lines import Lines, as_line, beginning
-from bridge.ports.base import OnEnd, OnFrame
+from bridge.ports.base import OnEnd, OnFrame, PortFactory, ServerPort
 from mesh.errors import Busy, MalformedMessage
 from mesh.wire.jsonrpc import Frame, peek_final, scan
 
@@ -55,6 +56,10 @@ class ChildPort:
     @property
     def pid(self) -> int | None:
         return self._transport.get_pid() if self._transport is not None else None
+
+    @property
+    def alive(self) -> bool:
+        return self._transport is not None and not self._ended.is_set()
 
     async def open(self, on_frame: OnFrame, on_end: OnEnd) -> None:
         """Start the child. Raises ServerUnreachable where the command cannot be run."""
@@ -104,6 +109,23 @@ class ChildPort:
         if (pid := self.pid) is not None:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(pid, number)
+
+
+class Children:
+    """A factory of ports that knows the processes behind those that it has made."""
+
+    def __init__(self, make: PortFactory) -> None:
+        self._make = make
+        self._made: WeakSet[ServerPort] = WeakSet()
+
+    def __call__(self) -> ServerPort:
+        port = self._make()
+        self._made.add(port)
+        return port
+
+    def pids(self) -> list[int]:
+        """Of those that live. A server that is reached in another way has none."""
+        return [port.pid for port in self._made if isinstance(port, ChildPort) and port.alive and port.pid is not None]
 
 
 class _Protocol(asyncio.SubprocessProtocol):

@@ -5,7 +5,7 @@ When the broker was away, the health bucket (memory) may be empty and this conne
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Final, Literal
 
 import structlog
@@ -73,6 +73,11 @@ class Presence:
         self._state = state
         if self._vitals is not None:
             self._vitals.changed(state)
+
+    def count(self, processes: Callable[[], Collection[int]]) -> None:
+        """Tell in events on `agent.health` what these use, which are the server's own."""
+        if self._vitals is not None:
+            self._vitals.processes = processes
 
     async def enter(self) -> None:
         """Be there. Raises BrokerError where the buckets are missing (`mesh topology apply`, or no control plane has run yet)."""

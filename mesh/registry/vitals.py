@@ -5,7 +5,8 @@ and, of an instance that was lost, `{"agentId", "instance", "status", "metrics":
 
 `status` is `healthy`, `unhealthy` (its server is being started anew) or `stopped` (it leaves); `calls`, `errors` and `latency`
 (milliseconds) are since the last event, `cpu` and `memory` those of its process (shares of one processor and of the machine's memory),
-which may serve several agents. A server that is a child has a process of its own, and is not counted.
+which may serve several agents. Where its server has processes of its own, `metrics` has `"server": {"cpu", "memory", "memoryBytes",
+"processes"}`, of those and of what they have started.
 
 They are told to whoever listens, and not kept for long: each lives for `KEPT` periods, so a thousand agents have four thousand events of
 some 500 bytes at the broker. No answer is waited for: one that is lost is followed by the next.
@@ -20,7 +21,7 @@ import contextlib
 import os
 import random
 import secrets
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -29,6 +30,7 @@ from mesh.errors import MeshError
 from mesh.link.connection import Connection
 from mesh.link.responder import Responder
 from mesh.policy.rights.compile import HEALTH_TOPIC
+from mesh.registry.usage import Use, spent, use_of
 from mesh.subjects import CONTROL_PLANE, Subjects
 from mesh.wire.entries import Health, InstanceEntry
 from mesh.wire.event import encode, new_event
@@ -52,6 +54,10 @@ class Vitals:
         self._name = name
         self._responder = responder
         self._period = period
+        self.processes: Callable[[], Collection[int]] = tuple
+        """The server's own, by their numbers."""
+        self._used: dict[int, Use] = {}
+        """What those had used at the last event."""
         self._last = clock.monotonic(), _processor_seconds(), 0, 0
         self._status = "healthy"
         self._task: asyncio.Task[None] | None = None
@@ -100,18 +106,22 @@ class Vitals:
         took = sorted(responder.took)
         responder.took.clear()
         resident = _resident_bytes()
+        used_before, self._used = self._used, use_of(self.processes())
+        elapsed = max(now - then, 0.001)
+        server = _server(self._used, spent(self._used, used_before) / elapsed)
         return {
             "agentId": responder.agent,
             "instance": responder.instance,
             "status": self._status,
             "metrics": {
-                "cpu": round((seconds - used) / max(now - then, 0.001), 3),
+                "cpu": round((seconds - used) / elapsed, 3),
                 "memory": round(resident / _machine_bytes(), 4),
                 "memoryBytes": resident,
                 "calls": responder.served - served,
                 "errors": responder.failed - failed,
                 "running": responder.running,
                 "latency": {"p50": _quantile(took, 0.5), "p99": _quantile(took, 0.99)},
+                **server,
             },
         }
 
@@ -147,6 +157,14 @@ class Losses:
         said = encode(event)
         with contextlib.suppress(MeshError):  # no connection now: the registry says it all the same
             self._connection.send(self._subject, said.body, headers={**said.headers, "Nats-TTL": f"{LOST_SECONDS}s"})
+
+
+def _server(used: dict[int, Use], cpu: float) -> dict[str, Any]:
+    if not used:
+        return {}
+    resident = sum(each.resident for each in used.values())
+    memory = {"memory": round(resident / _machine_bytes(), 4), "memoryBytes": resident}
+    return {"server": {"cpu": round(cpu, 3), **memory, "processes": len(used)}}
 
 
 def _quantile(took: Sequence[int], share: float) -> float | None:
