@@ -4,6 +4,8 @@ import asyncio
 import signal
 from pathlib import Path
 
+import pytest
+
 from mesh.cli.jobs import bar_text
 from mesh.jobs import JobRecord, Reject
 from tests.cli_helpers import mesh, started
@@ -45,6 +47,8 @@ async def test_submitted_listed_shown_and_waited_for(broker: Broker, plane: str,
         assert "not mine" in failed.err
     shown = await mesh("jobs", "show", id, "--json", *broker.options, cwd=tmp_path)
     assert (shown.json["state"], shown.json["result"]["content"][0]["text"]) == ("done", "made")
+    listed = await mesh("jobs", "list", "--most", "2", "--json", *broker.options, cwd=tmp_path)
+    assert [each["state"] for each in listed.json] == ["failed", "done"]
     unknown = await mesh("jobs", "show", "7-aaaa", *broker.options, cwd=tmp_path)
     assert unknown.code == 1
     theirs = await mesh("jobs", "list", "--all", "--json", "--name", "operator", *broker.options, cwd=tmp_path)
@@ -52,10 +56,11 @@ async def test_submitted_listed_shown_and_waited_for(broker: Broker, plane: str,
     assert (await mesh("jobs", "list", "--all", *broker.options, cwd=tmp_path)).code == 1
 
 
-async def test_ctrl_c_leaves_and_the_job_goes_on(broker: Broker, plane: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("options", [(), ("--json",)])
+async def test_ctrl_c_leaves_and_the_job_goes_on(broker: Broker, plane: str, tmp_path: Path, options: tuple[str, ...]) -> None:
     hands = Hands(forever)
     async with worker(broker.url, "busy", hands):
-        async with started("jobs", "submit", "busy", "t", "--wait", *broker.options, cwd=tmp_path) as waiting:
+        async with started("jobs", "submit", "busy", "t", "--wait", *options, *broker.options, cwd=tmp_path) as waiting:
             await hands.until(lambda h: h.got)
             waiting.send_signal(signal.SIGINT)
             async with asyncio.timeout(10):

@@ -3,7 +3,9 @@
 | module | what |
 |---|---|
 | plan.py | which faults come when: pure, out of a seed |
-| parts.py | the programs that run: those who send, work, call, and the control plane |
+| parts.py | the programs that run: those who work, and the control plane |
+| askers.py | those who send and call |
+| names.py | who there is, and what they are asked for |
 | notes.py | what each of them notes as it goes; a kill takes nothing of it away |
 | world.py | the broker and the processes: started, disturbed, started again, ended |
 | evidence.py | what is read at the end: notes, effects, dead letters, and what the broker still holds |

@@ -17,8 +17,8 @@ from mesh.subjects import Event as EventSubject
 from mesh.subjects import Job, Msg
 from mesh.topology import EVENTS, JOBS, LANES
 from tests.faulting.check import Evidence, awaits
+from tests.faulting.names import HAND, HEARD, WORKER
 from tests.faulting.notes import read_notes
-from tests.faulting.parts import HAND, HEARD, WORKER
 
 QUEUES: Final = {**dict.fromkeys(LANES.values(), WORKER), JOBS: HAND}
 """Streams, and whose consumer takes from each."""

@@ -19,7 +19,7 @@ from mesh.identity.authority import Authority
 from mesh.identity.finding import roles_of
 from mesh.identity.serving import server_trust
 from mesh.link.server import EmbeddedServer
-from tests.faulting.parts import HAND, LISTENER, TOOL, WORKER
+from tests.faulting.names import HAND, LISTENER, TOOL, WORKER
 from tests.faulting.plan import Fault
 from tests.processes import ROOT
 from tests.proxy import Proxy
