@@ -88,3 +88,9 @@ async def letters(url: str, target: str, count: int = 1, timeout: float = 15.0) 
             if len(found) >= count:
                 return found
             await asyncio.sleep(0.02)
+
+
+async def again(mesh: Mesh, target: str, message: AgentMessage) -> None:
+    """Store it once more, as a sender does whose broker forgot that it has it: without a deduplication id."""
+    subject = mesh.subjects.message(target, "sender", message.priority)
+    await JetStream(mesh.connection).publish(subject, message.encode())
