@@ -1,4 +1,4 @@
-"""What was asked for of messages and sessions, as a list: each behaviour with its place in the specification and what proves it.
+"""What was asked for of messages, sessions and jobs, as a list: each behaviour with its place in the specification and what proves it.
 
 A proof is a test's node id here, or `@pytest.mark.proves("key")` at the test. `tests/test_requirements.py` fails for a behaviour that
 nothing proves, and for a proof of a behaviour that is not here. What is known to be missing stands here with its reason. Pure data.
@@ -21,7 +21,7 @@ SERVER_NOTIFICATION: Final = "server notification"
 class Requirement:
     key: str
     place: str
-    """Section of the specification, or of JSON-RPC 2.0."""
+    """Section of the specification, of JSON-RPC 2.0, or of docs/binding.md."""
     proofs: tuple[str, ...] = ()
     """Node ids without parameters, beside those that a marker names."""
     gap: str = ""
@@ -199,4 +199,62 @@ _TASKS: Final = (
     )),
 )  # fmt: skip
 
-REQUIREMENTS: Final = (*_TABLE, *_LOGS, *_BYTES, *_SESSIONS, *_PEERS, *_TASKS)
+_JOBS: Final = (
+    Requirement("a job is submitted, left, and collected by another process of its caller", "binding, section 11", (
+        "tests/test_jobs.py::test_submitted_left_and_collected_by_another_process",
+    )),
+    Requirement("the same submission is one job", "binding, section 11", (
+        "tests/test_jobs.py::test_one_key_is_one_job",
+        "tests/test_jobs_faults.py::test_what_is_stored_twice_is_not_taken_from_who_does_it",
+    )),
+    Requirement("progress of a job", "binding, section 11", (
+        "tests/test_jobs.py::test_progress_is_seen",
+        "tests/test_jobs_faults.py::test_who_watches_is_told_and_does_not_ask",
+    )),
+    Requirement("a cancellation reaches the worker", "binding, section 11", (
+        "tests/test_jobs.py::test_a_cancellation_reaches_the_worker",
+        "tests/test_jobs_bridge.py::test_any_servers_tool_is_a_job",
+    )),
+    Requirement("a deadline ends a job, with and without a worker", "binding, section 11", (
+        "tests/test_jobs.py::test_past_its_deadline_the_work_is_stopped",
+        "tests/test_jobs.py::test_nobody_comes_before_the_deadline",
+    )),
+    Requirement("a job that nobody does for a week is expired", "binding, section 11", (
+        "tests/test_jobs_desk.py::test_what_nobody_does_for_a_week_is_expired",
+    )),
+    Requirement("a life cycle as a table", "binding, section 11", (
+        "tests/test_job_life.py::test_the_table_has_every_pair",
+    )),
+    Requirement("results are kept for a set time", "binding, section 11", (
+        "tests/test_jobs.py::test_a_role_does_jobs_and_results_go_when_they_are_not_kept",
+    )),
+    Requirement("a worker that dies is replaced, and attempts have a limit", "binding, section 11", (
+        "tests/test_jobs_bridge.py::test_a_killed_bridge_is_replaced_and_the_job_is_done",
+        "tests/test_jobs_bridge.py::test_a_job_that_kills_its_bridge_ends",
+    )),
+    Requirement("jobs outlive a killed broker", "binding, section 11", (
+        "tests/test_jobs_bridge.py::test_a_killed_broker_loses_no_job",
+        "tests/test_faults.py::test_nothing_is_lost_and_nothing_is_done_twice",
+    )),
+    Requirement("jobs are done and waited for while no control plane runs", "binding, section 11", (
+        "tests/test_jobs_faults.py::test_while_no_control_plane_runs_jobs_are_done_and_waited_for",
+    )),
+    Requirement("every MCP tool can be called as a job", "binding, section 11", (
+        "tests/test_jobs_bridge.py::test_any_servers_tool_is_a_job",
+    )),
+    Requirement("mesh jobs submit, list, show, wait, cancel", "binding, section 11", (
+        "tests/test_jobs_cli.py::test_submitted_listed_shown_and_waited_for",
+        "tests/test_jobs_cli.py::test_ctrl_c_leaves_and_the_job_goes_on",
+    )),
+    Requirement("request_response and subscribe_to_response", "binding, section 11", (
+        "tests/test_jobs.py::test_the_doors_of_the_message_broker",
+    )),
+    Requirement("jobs of others are neither seen nor ended", "binding, section 11", (
+        "tests/test_jobs.py::test_waiting_has_an_end_and_others_see_nothing",
+    )),
+    Requirement("who gets no job costs the broker no consumer", "binding, section 11", (
+        "tests/test_jobs_faults.py::test_an_idle_worker_has_no_consumer_at_the_broker",
+    )),
+)  # fmt: skip
+
+REQUIREMENTS: Final = (*_TABLE, *_LOGS, *_BYTES, *_SESSIONS, *_PEERS, *_TASKS, *_JOBS)
