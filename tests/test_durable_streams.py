@@ -156,6 +156,19 @@ async def test_who_goes_on_is_told_how_far_it_was(plane: str) -> None:
             assert [message async for message in stream] == [9]
 
 
+async def test_who_reads_an_end_that_is_closed_elsewhere_is_told_and_takes_nobody_s_place(
+    plane: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mesh.streams.inflow.LOOK_SECONDS", 0.2)
+    async with two(plane, "d-shut", echo=echo) as (_, mesh):
+        stream = await mesh.create_stream("d-shut", "echo", durable=True)
+        reading = asyncio.create_task(stream.receive())
+        await until(lambda: stream._in._pulls)
+        await stream.close()
+        with pytest.raises(StreamLost, match="closed"):
+            await reading
+
+
 async def test_what_cannot_be_stored_is_told_when_the_stream_is_left(plane: str, monkeypatch: pytest.MonkeyPatch) -> None:
     async def silent(stream: DurableStream) -> None:
         await asyncio.Event().wait()

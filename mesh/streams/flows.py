@@ -10,7 +10,6 @@ its stream's `max_age`.
 import base64
 import hashlib
 import secrets
-from contextlib import suppress
 from typing import Any, Final
 
 from mesh.errors import ApiError, Busy, MalformedMessage, TooLarge
@@ -87,8 +86,7 @@ class Flows:
                 first, items = unpack(base64.b64decode(said["message"].get("data", "")))
                 return first + len(items) - 1
             except MalformedMessage:
-                with suppress(ApiError):  # its reader was faster
-                    await self._js.api(f"STREAM.MSG.DELETE.{STREAMS}", {"seq": said["message"]["seq"], "no_erase": True})
+                await self._js.api(f"STREAM.MSG.DELETE.{STREAMS}", {"seq": said["message"]["seq"], "no_erase": True})
 
     async def _names(self) -> list[str]:
         names: list[str] = []

@@ -54,6 +54,7 @@ class Inflow:
         self._waiting: deque[tuple[int, Item, Message | None]] = deque()
         """Number, message, and what is to be acknowledged with it: the last one of those that were written together has that."""
         self._held: Message | None = None
+        self._closed = False
 
     async def listen(self) -> None:
         """Be the one who reads, in the place of whoever did before. Raises what `ask` does."""
@@ -83,7 +84,11 @@ class Inflow:
         await self._acknowledge(held)
 
     async def close(self) -> None:
-        """What was not taken comes to whoever reads next."""
+        """What was not taken comes to whoever reads next. A reading that still waits raises StreamLost."""
+        self._closed = True
+        await self._drop()
+
+    async def _drop(self) -> None:
         stack, self._stack = self._stack, AsyncExitStack()
         self._pulls, self._consumer = None, ""
         await stack.aclose()
@@ -94,6 +99,8 @@ class Inflow:
                 await self._connection.publish(message.reply, b"+ACK")
 
     async def _more(self) -> None:
+        if self._closed:
+            raise StreamLost("this end was closed", stream=self._id)
         if self._pulls is None:
             await self._begin()
         assert self._pulls is not None
@@ -108,7 +115,7 @@ class Inflow:
             number = parse_delivery(message.reply).consumer_seq
             if number != self._delivered + 1:
                 _log.info("deliveries of a durable stream were lost", stream=self._id, after=self._delivered, before=number)
-                await self.close()
+                await self._drop()
                 return
             self._delivered = number
             self._open(message)
@@ -126,6 +133,8 @@ class Inflow:
 
     async def _look(self) -> None:
         """Whether the consumer is still ours, and anybody speaks."""
+        if self._closed:
+            return
         if clock.monotonic() - self.quiet_since > ABANDONED:
             raise StreamIdle(f"nothing was said for {ABANDONED:g} s", stream=self._id)
         try:

@@ -154,6 +154,13 @@ async def test_another_asks_for_a_durable_stream_and_gets_its_own(world: World) 
     honest = await world.honest()
     async with Mesh(name=HOST, broker=world.url) as evil, await honest.streams.open_durable("victim", "slow", id="book") as stream:
         await stream.send("secret")
+        await stream.stored()
+        for asked in ({"to": "victim"}, {"from": "honest"}):
+            assert await evil.request("mesh", "mesh/flow", {**asked, "stream": "book", "stored": True}) == {"stored": 0}
+        broker = await world.unprotected()
+        await broker.publish(SUBJECTS.flow("victim", "honest", "book"), b'{"error": {}}')  # as the broker itself may be made to say there
+        await broker.settle()
+        assert await honest.request("mesh", "mesh/flow", {"to": "victim", "stream": "book", "stored": True}) == {"stored": 1}
         await evil.request("mesh", "mesh/flow", {"from": "honest", "stream": "book"})
         assert await evil.request("mesh", "mesh/flow", {"from": "honest", "stream": "book", "end": True}) == {}
         await stream.end()
