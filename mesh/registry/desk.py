@@ -13,7 +13,7 @@
 | `mesh/subscriptions` | `SubscriptionsQuestion` | `{"subscriptions"}` | which there are                                            |
 | `mesh/schema` | `SchemaQuestion` | by what is asked            | schemas of topics (`mesh.events.schema_desk`)                  |
 | `mesh/jobs/…`   | see `mesh.jobs.desk` |                           | jobs, for who asked for them and who does them                 |
-| `mesh/flow` | `{"from", "stream", "end"?}` | `{"consumer"}` | to read a durable stream to the asker (`mesh.streams.flows`)   |
+| `mesh/flow` | `Flows.answer`'s | `{"consumer"}`, or `{"stored"}` | to read a durable stream, or how far it is (`mesh.streams.flows`) |
 
 A room answers its own questions: here stands who may ask them.
 """
