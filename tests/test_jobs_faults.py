@@ -199,3 +199,24 @@ async def test_an_error_that_is_too_large_for_a_record_is_cut(broker: Broker) ->
         assert (failed.error or {})["code"] == -32000
         done = await boss.jobs.wait((await boss.jobs.submit("hal", "t")).id, 20)
         assert (done.state, done.attempts) == ("done", 2)
+
+
+async def test_past_its_deadline_work_is_stopped_though_the_broker_is_away(broker: Broker) -> None:
+    """Also in the middle of a report, whose outcome is not known until the broker is there again."""
+
+    async def reports(work: Work) -> str:
+        for step in range(10_000):
+            work.progress(step)
+            await asyncio.sleep(0.01)
+        return ""
+
+    hands = Hands(reports)
+    async with control_plane(broker.url), joined(broker.url) as boss, worker(broker.url, "ida", hands):
+        job = await boss.jobs.submit("ida", "t", deadline=2.0)
+        await until_begun(boss.jobs, job.id)
+        await asyncio.to_thread(broker.stop)
+        try:
+            await hands.until(lambda h: h.stopped)
+        finally:
+            await asyncio.to_thread(broker.start)
+        assert (await boss.jobs.wait(job.id, 30)).state == "expired"
