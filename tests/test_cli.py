@@ -126,16 +126,6 @@ async def test_a_result_is_text_for_people_and_an_object_for_programs(broker: Br
         assert json.loads(programs.json["content"][0]["text"]) == {"text": "a", "b": [1]}
 
 
-async def test_an_argument_that_the_tool_does_not_know(broker: Broker, tmp_path: Path) -> None:
-    """A person is told, and the call goes on: what the server makes of it is its own affair."""
-    async with a_mesh(broker):
-        people = await mesh("call", "echo", "echo", "txet=5", *broker.options, cwd=tmp_path)
-        assert people == Ended(0, '{"txet": "5"}\n', "WARNING: echo has no argument 'txet'; did you mean 'text'?\n")
-        given = await mesh("call", "echo", "echo", "--args", '{"txet": 5}', *broker.options, cwd=tmp_path)
-        assert "did you mean 'text'?" in given.err
-        assert (await mesh("call", "echo", "echo", "txet=5", "--json", *broker.options, cwd=tmp_path)).err == ""
-
-
 async def test_a_tool_that_failed(broker: Broker, tmp_path: Path) -> None:
     """A result is a result for a program, which reads `isError`; a person sees a command that failed."""
     async with a_mesh(broker):

@@ -171,6 +171,7 @@ async def test_events_and_jobs(plane: str, mode: Mode) -> None:
         assert done["result"]["content"][0]["text"] == "done"
         assert job["id"] in [each["id"] for each in (await called(client, "list_jobs"))["jobs"]]
         other = await called(client, "submit_job", agent=f"worker-{mode}", tool="t")
+        assert [each["id"] for each in (await called(client, "list_jobs", limit=1))["jobs"]] == [other["id"]]
         await called(client, "cancel_job", id=other["id"])
         assert (await called(client, "get_job", id=other["id"]))["state"] == "cancelled"
         assert "no_such_job" in await failed(client, "get_job", id="1-nothing")

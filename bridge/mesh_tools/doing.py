@@ -86,8 +86,8 @@ class Doing:
             return _job(await self.mesh.jobs.wait(asked.id, asked.wait))
         return _job(await self.mesh.jobs.get(asked.id))
 
-    async def list_jobs(self, _: shapes.Nothing) -> Mapping[str, Any]:
-        return {"jobs": [_job(each) for each in await self.mesh.jobs.list()]}
+    async def list_jobs(self, asked: shapes.ListJobs) -> Mapping[str, Any]:
+        return {"jobs": [_job(each) for each in await self.mesh.jobs.list(most=asked.limit)]}
 
     async def cancel_job(self, asked: shapes.JobId) -> Mapping[str, Any]:
         await self.mesh.jobs.cancel(asked.id)

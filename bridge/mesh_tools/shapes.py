@@ -151,6 +151,10 @@ class GetJob(Takes):
     wait: float = Field(0, ge=0, le=300, description="Seconds to wait until it has ended.")
 
 
+class ListJobs(Takes):
+    limit: int = Field(20, ge=1, le=200, description="Jobs to show, the newest first.")
+
+
 class JobId(Takes):
     id: str = Field(min_length=1, description="The job's id.")
 

@@ -161,8 +161,8 @@ _ALL: Final = (
     Tool(
         "list_jobs",
         "List jobs",
-        "The jobs that you have submitted, as long as they are kept.",
-        shapes.Nothing,
+        "The jobs that you have submitted, as long as they are kept, without their results.",
+        shapes.ListJobs,
         shapes.JobStates,
         Doing.list_jobs,
         allowed.calls,

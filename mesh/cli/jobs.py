@@ -54,12 +54,13 @@ def submit(
 
     async def work() -> int:
         from mesh.cli.arguments import build, needs_schema
-        from mesh.cli.call import tool_schema
+        from mesh.cli.call import tool_schema, warn_of_unknown
         from mesh.cli.render import print_json, print_text
 
         async with joined(state_dir, broker, name, credentials, quiet=as_json) as mesh:
-            schema = await tool_schema(mesh, agent, tool) if needs_schema(pairs) else None
+            schema = await tool_schema(mesh, agent, tool) if needs_schema(pairs) or start else None
             arguments = build(pairs, schema, start)
+            warn_of_unknown(tool, arguments, schema, quiet=as_json)
             job = await mesh.jobs.submit(agent, tool, arguments, key=key, deadline=deadline, attempts=attempts, keep=keep)
             if wait:
                 return await _wait(mesh.jobs, job.id, None, as_json)
