@@ -106,6 +106,19 @@ async def test_work_in_progress_is_not_delivered_again(js, stream) -> None:
         await js.ack(message)
 
 
+async def test_what_nobody_took_goes_to_others_at_once(js, stream) -> None:
+    """Also what comes while the loop is left: a receiver that ends holds up nothing for its `ack_wait`."""
+    config = (await js.api(f"CONSUMER.INFO.{stream}.c"))["config"] | {"ack_wait": 3600 * 10**9}
+    await js.api(f"CONSUMER.CREATE.{stream}.c", {"stream_name": stream, "config": config, "action": "update"})
+    async with PullLoop(js.connection, stream, "c", batch=50, holds=True) as pulls:
+        await fill(js, stream, 20)
+        [*first] = await pulls.take()
+        await fill(js, stream, 200, start=20)  # they are on their way
+    async with asyncio.timeout(20), PullLoop(js.connection, stream, "c", batch=1000) as others:
+        taken = await take(js, others, 220 - len(first))
+    assert {message.body for message in taken} == {b"%d" % number for number in range(220)} - {message.body for message in first}
+
+
 async def test_a_consumer_that_comes_later_is_pulled_from(js, stream) -> None:
     async with asyncio.timeout(10), PullLoop(js.connection, stream, "later", heartbeat=0.2) as pulls:
         await js.api(f"CONSUMER.DELETE.{stream}.c")

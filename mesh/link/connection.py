@@ -65,6 +65,8 @@ some 20 ms; after a restart of the broker in a second or two."""
 LOOK_SECONDS: Final = 0.1
 """Between two looks at the file of credentials while the broker does not take them."""
 
+DRAIN_SECONDS: Final = 1.0
+
 RIGHTS_SECONDS: Final = 1.0
 """How long to wait for the broker's word on our rights."""
 
@@ -105,8 +107,9 @@ class Subscription:
         """What the subject of each message begins with."""
         self._connection = connection
 
-    async def unsubscribe(self) -> None:
-        await self._connection._unsubscribe(self)
+    async def unsubscribe(self, *, drain: bool = False) -> None:
+        """`drain`: what is on its way is still handed over, as far as it comes within `DRAIN_SECONDS`."""
+        await self._connection._unsubscribe(self, drain)
 
 
 class Connection:
@@ -609,14 +612,20 @@ class Connection:
         self._handlers[made._id] = subscription
         self._subscriptions[subscription] = made._id
 
-    async def _unsubscribe(self, subscription: Subscription) -> None:
+    async def _unsubscribe(self, subscription: Subscription, drain: bool) -> None:
         sid = self._subscriptions.pop(subscription, None)
         if sid is None:
             return
-        self._handlers.pop(sid, None)
         made = self._client._subs.get(sid)
-        if made is not None and not self._client.is_closed:
-            await made.unsubscribe()
+        try:
+            if made is not None and not self._client.is_closed:
+                await made.unsubscribe()
+                if drain:
+                    with contextlib.suppress(BrokerUnavailable):
+                        await self.flush(DRAIN_SECONDS)
+        finally:
+            if self._handlers.get(sid) is subscription:  # another client counts anew
+                del self._handlers[sid]
 
 
 def _literal(subject: str) -> str:

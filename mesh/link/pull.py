@@ -32,6 +32,7 @@ Source: NATS ADR-37 (simplified consumers), ADR-9 (idle heartbeats), ADR-13 (pul
 """
 
 import asyncio
+import contextlib
 import json
 import random
 from collections.abc import AsyncIterator, Callable
@@ -129,13 +130,19 @@ class PullLoop:
         return self
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        """The server forgets pulls whose inbox nobody listens to. What is buffered and has acks comes again after its `ack_wait`."""
+        """The server forgets pulls whose inbox nobody listens to. With `holds` what nobody took may come to others at once, also what was
+        on its way; without, it comes again after its `ack_wait`."""
+        self._empty = True
         for detach in self._detach:
             detach()
         if self._timer is not None:
             self._timer.cancel()
         if self._subscription is not None:
-            await self._subscription.unsubscribe()
+            await self._subscription.unsubscribe(drain=self._holds)
+        if self._holds:
+            with contextlib.suppress(BrokerUnavailable):
+                for message in self._buffer:
+                    self._connection.send(message.reply, b"-NAK")
 
     def __aiter__(self) -> AsyncIterator[list[Message]]:
         return self
