@@ -1,4 +1,4 @@
-"""`mesh call` and what a tool does not know: said on stderr, to a person."""
+"""`mesh call`: an argument that the tool does not know, and a tool that failed, for a person and for a program."""
 
 from pathlib import Path
 
@@ -15,3 +15,11 @@ async def test_an_argument_that_the_tool_does_not_know(broker: Broker, tmp_path:
         given = await mesh("call", "echo", "echo", "--args", '{"txet": 5}', *broker.options, cwd=tmp_path)
         assert "did you mean 'text'?" in given.err
         assert (await mesh("call", "echo", "echo", "txet=5", "--json", *broker.options, cwd=tmp_path)).err == ""
+
+
+async def test_a_tool_that_failed(broker: Broker, tmp_path: Path) -> None:
+    """A result is a result for a program, which reads `isError`; a person sees a command that failed."""
+    async with a_mesh(broker):
+        assert await mesh("call", "echo", "broken", *broker.options, cwd=tmp_path) == Ended(1, "", "no such note\n")
+        programs = await mesh("call", "echo", "broken", *broker.options, "--json", cwd=tmp_path)
+        assert (programs.code, programs.json["isError"], programs.err) == (0, True, "")
