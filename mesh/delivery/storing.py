@@ -30,6 +30,10 @@ NO_ROOM: Final = 10077
 PER_SUBJECT: Final = "per subject"
 
 
+DIGEST_LENGTH: Final = 48
+"""Characters of a deduplication id."""
+
+
 def secret_of(credentials: Path | None) -> bytes:
     """What deduplication ids are made with: the same for as long as the credentials' key is; without credentials, as this process. Raises
     ConfigError."""
@@ -79,4 +83,4 @@ class Store:
 
     def digest(self, text: str) -> str:
         """Of a text, under our secret: nobody else can make it, and nobody can tell the text from it."""
-        return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), key=self._secret, digest_size=24).hexdigest()
+        return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), key=self._secret, digest_size=DIGEST_LENGTH // 2).hexdigest()

@@ -6,6 +6,7 @@
 | an answer of the broker's own                        | nothing: acknowledged, counted                          |
 | sent again for another subscription (`ONLY`)         | nothing                                                 |
 | no CloudEvent, or one that claims another source     | a dead letter `malformed`; left out of a replay         |
+| said long before it was stored (`check_fresh`)       | a dead letter `malformed`; a replay has it twice        |
 | not what its topic's schema says                     | a dead letter `invalid`; left out of a replay           |
 """
 
@@ -16,9 +17,11 @@ from typing import Final
 import structlog
 
 from mesh.delivery import Family, Key, Lane, Reject
+from mesh.delivery.storing import DIGEST_LENGTH
 from mesh.errors import InvalidEvent, MalformedMessage, Refused
 from mesh.link.connection import Message
 from mesh.link.jetstream import Delivery
+from mesh.link.publisher import MSG_ID
 from mesh.policy.lines import worth_a_line
 from mesh.subjects import Cast, Subjects
 from mesh.subjects import Event as EventSubject
@@ -29,6 +32,9 @@ Filter = Callable[[Event], bool]
 
 Transform = Callable[[Event], Event]
 """What becomes of an event before its handler sees it. It may raise Reject, or InvalidEvent: a dead letter `invalid`."""
+
+WINDOW: Final = 600
+"""Seconds for which the stream of events knows the ids that it has (`mesh.topology`)."""
 
 ONLY: Final = "Mesh-Only"
 """Header of an event that an operator sent again: `{agent} {subscription}`, as tokens. Nobody else gets it."""
@@ -87,6 +93,8 @@ class EventFamily(Family[Event]):
         if raw.headers is not None and raw.headers.get(ONLY, self._only) != self._only:
             return None
         event = self._reader.read(raw.subject, raw.body, raw.headers, delivery.seq, delivery.time_ns, delivery.deliveries)
+        if event is not None:
+            check_fresh(event, raw.headers)
         try:
             return None if event is None else choose(event, self._admit, self._filter, self._transform)
         except InvalidEvent as problem:
@@ -98,6 +106,18 @@ class EventFamily(Family[Event]):
     def trace(self, item: Event) -> str:
         said = item.attributes.get("traceparent")
         return said if isinstance(said, str) else ""
+
+
+def check_fresh(event: Event, headers: Mapping[str, str] | None) -> None:
+    """Raises Refused for an event that was stored again. Whoever pulls one chooses where the broker delivers it, and where that is a
+    subject of EVENTS the broker stores it anew, in its publisher's name. Its deduplication id prevents that for as long as the stream knows
+    it. After that its time tells, which we say when we publish: so only events with an id of ours (`mesh.delivery.Store`) are looked at, as
+    others may tell of what happened long ago. What an operator sent again is as old as it is."""
+    if not headers or len(headers.get(MSG_ID, "")) != DIGEST_LENGTH or ONLY in headers or (said_ns := event.time_ns) is None:
+        return
+    late = (event.stored_ns - said_ns) // 10**9
+    if late > WINDOW:
+        raise Refused(f"it was said {late} s before it was stored: somebody had it stored again, or a clock is wrong")
 
 
 def choose(event: Event, admit: Transform | None, filter: Filter | None, transform: Transform | None) -> Event | None:

@@ -24,7 +24,7 @@ import structlog
 from mesh.delivery import Handler, Lane, Receiver, ReceiverOptions, Reject
 from mesh.errors import InvalidEvent, MalformedMessage, MeshError, Refused
 from mesh.events.asking import when_there
-from mesh.events.reading import ONLY, EventFamily, EventReader, Filter, Transform, choose
+from mesh.events.reading import ONLY, EventFamily, EventReader, Filter, Transform, check_fresh, choose
 from mesh.link.connection import Connection
 from mesh.link.jetstream import JetStream
 from mesh.link.reader import MakeConsumer, read_stream
@@ -152,7 +152,9 @@ class EphemeralSubscription:
     def _event(self, subject: str, body: bytes, headers: dict[str, str] | None, seq: int, time_ns: int) -> Event:
         try:
             event = None if headers and ONLY in headers else self._reader.read(subject, body, headers, seq, time_ns)
-            event = None if event is None else choose(event, *self._choice)
+            if event is not None:
+                check_fresh(event, headers)
+                event = choose(event, *self._choice)
         except (Refused, MalformedMessage, InvalidEvent, Reject) as problem:
             self._note("what is no event is passed over", subject, problem)
             raise _NotWanted from None

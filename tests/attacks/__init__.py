@@ -207,7 +207,7 @@ ATTACKS: Final = (
         ("frames_under_ones_own_name_reach_no_stream_of_another", "host", RECEIVER, DOUBLE),
         ("the_id_of_a_stream_is_no_line_of_the_protocol", "host", ESCAPE, DOUBLE),
         ("a_peer_that_asks_again_and_again_is_sent_no_flood", "host", RECEIVER, "one question is answered"),
-        ("a_peer_that_ignores_its_credit_is_cut_off_and_fills_nothing", "host", RECEIVER, "a peer that keeps to it: tests/test_streams.py"),
+        ("a_peer_that_ignores_its_credit_is_cut_off_and_fills_nothing", "host", RECEIVER, DOUBLE),
         ("another_asks_for_a_durable_stream_and_gets_its_own", "host", RECEIVER, DOUBLE),
         ("who_asks_for_many_consumers_gets_no_more", "host", RECEIVER, "the bound is lowered for the test"),
     ),
@@ -221,6 +221,8 @@ ATTACKS: Final = (
         ("schedule_to_whom_one_may_not_send", "agent", RECEIVER, "whom one may: tests/test_schedules.py"),
         ("anothers_schedules_are_its_own", "host", RECEIVER, DOUBLE),
         ("an_answer_of_the_brokers_among_what_is_due", "host", RECEIVER, DOUBLE),
+        ("cancel_anothers_schedule_by_what_the_broker_answers", "agent, host", RECEIVER, "its sender can"),
+        ("empty_the_stream_of_schedules", "host", RECEIVER, "it is emptied, and the control plane puts back what lay there"),
     ),
     *_family(
         "redirect",
@@ -230,6 +232,10 @@ ATTACKS: Final = (
         ("say_what_another_is_by_a_message_of_ones_own", "host", RECEIVER, "with the check taken away: see the one before"),
         ("store_messages_where_they_do_not_belong", "host", RECEIVER, "they are stored, and the control plane takes them out"),
         ("fill_anothers_share_with_what_the_broker_answers", "agent", RECEIVER, "it is full, until the control plane takes them out"),
+        ("have_anothers_event_stored_again", "agent, host", RECEIVER, DOUBLE),
+        ("register_a_schema_for_what_every_agent_says", "agent, host", RECEIVER, "an operator may: SchemaDesk.answer"),
+        ("ask_for_what_is_too_long_to_keep", "host", RECEIVER, "shorter ones are taken: tests/test_events.py"),
+        ("convert_what_others_have_said", "host", RECEIVER, DOUBLE),
     ),
     *_family(
         "web",

@@ -7,11 +7,12 @@ import hashlib
 import pytest
 from structlog.testing import capture_logs
 
-from mesh import Mesh
-from mesh.errors import MailboxFull
+from mesh import Mesh, clock
+from mesh.errors import Denied, MailboxFull, MeshError
 from mesh.link.jetstream import JetStream
 from mesh.registry.strays import remove_strays, remove_words
 from mesh.topology import HANDLED, REGISTRY, SCHEMAS, SUBSCRIPTIONS, bucket_stream, bucket_subject
+from mesh.wire.event import encode, new_event
 from mesh.wire.jsonrpc import dumps
 from tests.attacks.world import AGENT, HOST, SUBJECTS, Attacker, World, stored, until
 from tests.event_world import Heard, hearing
@@ -151,3 +152,58 @@ async def test_fill_anothers_share_with_what_the_broker_answers(world: World) ->
         assert await stored(bare, lane, "MESSAGES_NORMAL") == 1
         await honest.messages.publish_message("absent", "t")
     await bare.ask("$JS.API.STREAM.PURGE.MESSAGES_NORMAL", dumps({"filter": lane}))
+
+
+async def test_have_anothers_event_stored_again(world: World) -> None:
+    """It is its publisher's, with its id, when the stream has forgotten that: nobody takes it for what happens now."""
+    heard, now, bare = Heard(), Heard(), await world.unprotected()
+    async with (
+        Mesh(name="honest", broker=world.url) as honest,
+        hearing(honest, "again.x", heard, "again"),
+        hearing(honest, "again.x", now),
+    ):
+        for seconds in (3600, 0):
+            event = new_event("honest", "again.x", seconds, id=str(seconds), type="t", time_ns=clock.wall_ns() - seconds * 10**9)
+            said = encode(event)
+            headers = {**said.headers, "Nats-Msg-Id": f"{seconds:048d}"}
+            assert "seq" in await bare.ask(SUBJECTS.event("honest", "normal", "again.x"), said.body, headers)
+        await heard.holds(1)
+        await now.holds(1)
+        assert (heard.data, now.data) == ([0], [0])
+        await honest.events.unsubscribe("again")
+
+
+async def test_register_a_schema_for_what_every_agent_says(world: World) -> None:
+    """Each may publish on `agent.health`, and so could have nobody else's events of it fit."""
+    for evil in (AGENT, HOST):
+        async with Mesh(name=evil, broker=world.url) as mesh:
+            with pytest.raises(Denied):
+                await mesh.events.schemas.register("agent.health", {"type": "null"})
+
+
+async def test_ask_for_what_is_too_long_to_keep(world: World) -> None:
+    """The control plane would store it, or the broker hold it in memory, once for each question."""
+    long = "t" * 300_000
+    questions = [
+        ("subscribe", {"name": "long", "topic": long}),
+        ("subscribe", {"name": "long", "topic": ".".join("t" * 600)}),
+        ("flow", {"from": long, "stream": "s"}),
+        ("flow", {"from": "x", "stream": long}),
+        ("reader", {"stream": "EVENTS", "filters": [f"mesh.v1.event.*.*.{long}"]}),
+        ("schedule", {"id": long, "to": "victim", "type": "t", "every": 60}),
+    ]
+    async with Mesh(name=HOST, broker=world.url) as mesh:
+        for question, params in questions:
+            with pytest.raises(MeshError):
+                await mesh.request("mesh", f"mesh/{question}", params, timeout=5)
+
+
+async def test_convert_what_others_have_said(world: World) -> None:
+    """Who may publish on a topic may add a version; what older events become only its owner says, also where its rule is none."""
+    async with Mesh(name="honest", broker=world.url) as owner, Mesh(name=HOST, broker=world.url) as evil:
+        await owner.events.schemas.register("said.x", ONE, compatibility="none")
+        changed = {**ONE, "description": "more"}
+        with pytest.raises(Denied):
+            await evil.events.schemas.register("said.x", changed, convert="{'pr': 666}")
+        assert await owner.events.schemas.register("said.x", changed, convert="{'pr': data.pr}") == 2
+        await owner.events.schemas.delete("said.x")
