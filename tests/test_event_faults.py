@@ -2,9 +2,11 @@
 
 import asyncio
 
+import pytest
+
 from mesh import Mesh
 from mesh.errors import Denied
-from mesh.events import Event, Reject, Subscriptions
+from mesh.events import Event, Reject, Subscriptions, retention
 from mesh.events.retention import tidy, trim
 from mesh.link.jetstream import JetStream
 from mesh.subjects import Subjects
@@ -96,6 +98,32 @@ async def test_room_is_made_of_what_all_have_acknowledged_and_of_nothing_else(pl
         async with hearing(mesh, "room.a", heard, "room"):
             await heard.holds(70)
         assert heard.data[50:] == list(range(20))
+
+
+async def test_room_is_made_of_a_publishers_crowd_on_one_topic_alone(plane: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(retention, "MOST_EVENTS", 50)
+    heard = Heard()
+    async with joined(plane) as mesh, Mesh(name="operator", broker=plane) as operator:
+        js = JetStream(operator.connection)
+        await js.api(f"STREAM.PURGE.{EVENTS}")
+        async with hearing(mesh, "crowd.a", heard, "crowd"):
+            for number in range(45):
+                await mesh.events.publish("crowd.a", number)
+                if number % 9 == 0:
+                    await mesh.events.publish("crowd.b", number)
+            await heard.holds(45)
+            await _acknowledged(plane, "crowd", 0)
+        assert await trim(js, Subscriptions(js, Subjects(), Everybody())) > 0
+        left = {subject.rpartition(".")[2]: count for subject, count in (await state(plane))["subjects"].items()}
+        assert left["b"] == 5
+        assert 25 <= left["a"] <= 35  # 30 are 0.6 of 50
+        for number in range(20):
+            await mesh.events.publish("crowd.a", number)
+        unread = Subscriptions(js, Subjects(), Everybody())
+        assert await trim(js, unread) > 0
+        async with hearing(mesh, "crowd.a", heard, "crowd"):
+            await heard.holds(65)
+        assert heard.data[45:] == list(range(20))
 
 
 async def test_what_waits_in_a_priority_that_was_never_read_stays_too(plane: str) -> None:

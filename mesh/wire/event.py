@@ -13,6 +13,8 @@ than its frame of NATS. So nothing here is lazy, and no event turns out to be br
 
 Trap answered: the broker can be made to write an answer of its own under any subject (`mesh.wire.message`). None has a `specversion`.
 
+This module is long because an event is written and read, in either mode, by the same rules for each attribute.
+
 Source: CloudEvents 1.0.2 (spec.md, formats/json-format.md, bindings/nats-protocol-binding.md).
 """
 

@@ -277,9 +277,10 @@ def _publishing(subjects: Subjects, topics: str | None) -> Entries:
 
 
 def _hearing(subjects: Subjects, topics: str | None) -> Entries:
-    yield from _subscribe(subjects.rights_hear(topics), subjects.rights_schemas(topics))
-    yield from _readers(bucket_stream(SCHEMAS))
+    yield from _subscribe(subjects.rights_hear(topics), subjects.rights_schemas(topics), subjects.rights_handled(ME))
+    yield from _readers(bucket_stream(SCHEMAS), bucket_stream(HANDLED))
     yield from _consumers(EVENTS)
+    yield from _publish(subjects.rights_dead(ME), bucket_subject(HANDLED, rights_key(ME)))
 
 
 def _readers(*streams: str) -> Entries:
