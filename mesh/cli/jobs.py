@@ -1,7 +1,8 @@
 """`mesh jobs`: calls that are stored, done when somebody is there, and collected later."""
 
 import sys
-from typing import TYPE_CHECKING, Annotated, Any
+from contextlib import suppress
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
@@ -9,7 +10,12 @@ from mesh.cli import options
 from mesh.cli.running import execute, joined
 
 if TYPE_CHECKING:
+    from collections.abc import Coroutine
+
     from mesh.jobs import JobRecord, Jobs
+
+LAST_WORD: Final = 2.0
+"""Seconds that Ctrl-C waits for the name of a job that was just submitted."""
 
 JobId = Annotated[str, typer.Argument(metavar="ID", help="The job, as `submit` and `list` name it.", show_default=False)]
 
@@ -61,7 +67,7 @@ def submit(
             schema = await tool_schema(mesh, agent, tool) if needs_schema(pairs) or start else None
             arguments = build(pairs, schema, start)
             warn_of_unknown(tool, arguments, schema, quiet=as_json)
-            job = await mesh.jobs.submit(agent, tool, arguments, key=key, deadline=deadline, attempts=attempts, keep=keep)
+            job = await _known(mesh.jobs.submit(agent, tool, arguments, key=key, deadline=deadline, attempts=attempts, keep=keep))
             if wait:
                 return await _wait(mesh.jobs, job.id, None, as_json)
         if as_json:
@@ -176,11 +182,33 @@ def cancel(
     execute(work, as_json=as_json)
 
 
+async def _known(submitting: "Coroutine[Any, Any, JobRecord]") -> "JobRecord":
+    """Ctrl-C while the broker is storing it: what it is called is told all the same."""
+    import asyncio
+
+    from mesh.errors import MeshError
+
+    task = asyncio.ensure_future(submitting)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        with suppress(MeshError, TimeoutError):
+            async with asyncio.timeout(LAST_WORD):
+                _tell_the_way_back((await task).id)
+        raise
+
+
+def _tell_the_way_back(id: str) -> None:
+    from mesh.cli.render import plain, print_text
+
+    print_text(f"the job goes on; come back with: mesh jobs wait {plain(id)}", stderr=True)
+
+
 async def _wait(jobs: "Jobs", id: str, timeout: float | None, as_json: bool) -> int:
     """0 for a result, 1 for a tool's failure and for what has no result, as `mesh call`."""
     import asyncio
 
-    from mesh.cli.render import content_text, plain, print_json, print_text
+    from mesh.cli.render import content_text, print_json, print_text
     from mesh.errors import CallTimeout
     from mesh.jobs.door import result_of
 
@@ -194,7 +222,7 @@ async def _wait(jobs: "Jobs", id: str, timeout: float | None, as_json: bool) -> 
         raise CallTimeout(f"the job {id} was not over within {timeout:g} s", hint=f"it goes on; `mesh jobs wait {id}`") from None
     except asyncio.CancelledError:
         bar.clear()
-        print_text(f"the job goes on; come back with: mesh jobs wait {plain(id)}", stderr=True)
+        _tell_the_way_back(id)
         raise
     finally:
         bar.clear()

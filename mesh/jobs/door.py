@@ -79,8 +79,8 @@ class Jobs:
     ) -> JobRecord:
         """Have a tool called, and return once the broker has the job. It is begun when somebody answers to the name, whenever that is.
 
-        Submitted again with the same `key`, it is the same job, for as long as that is kept. Past `deadline` seconds nobody works on it;
-        without one it waits for a week at most. It is begun `attempts` times at most; how it ended is kept for `keep` seconds.
+        Submitted again with the same `key`, it is the same job, for as long as that is kept and ten minutes. Past `deadline` seconds
+        nobody works on it; without one it has a week. It is begun `attempts` times at most; how it ended is kept for `keep` seconds.
 
         Raises Denied, MailboxFull (nothing was stored), TooLarge, and BrokerUnavailable where the broker did not answer: submitted again
         with the same key, it is stored once.
