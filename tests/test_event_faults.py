@@ -182,6 +182,18 @@ async def test_a_dead_letter_sent_again_reaches_its_subscription_alone(plane: st
     assert fine.data == now.data == ["body", "last"]
 
 
+async def test_who_only_hears_keeps_its_dead_letters(plane: str) -> None:
+    heard = Heard(Reject("never"))
+    async with Mesh(name="hearer", broker=plane, roles=("host",)) as mesh, hearing(mesh, "hearer.x", heard, "hearer"):
+        await mesh.events.publish("hearer.x", 1)
+        await heard.holds(1)
+        [letter] = await letters(plane, "hearer")
+        await mesh.events.publish("hearer.x", 2)
+        await heard.holds(2)
+    assert letter.type == "hearer.x"
+    assert heard.data == [1, 2]
+
+
 async def test_two_that_subscribe_at_once_get_the_same(plane: str) -> None:
     async with joined(plane, "twin") as one, joined(plane, "twin") as two:
         asked = {"name": "both", "topic": "both.>", "wanted": ["normal", "low"]}
