@@ -189,6 +189,7 @@ _TASKS: Final = (
         "tests/test_tasks.py::test_what_is_refused", "tests/test_tasks_link.py::test_everything_else_passes",
     )),
     Requirement("a task outlives its host and its bridges", "2026-07-28 extension tasks, task polling"),
+    Requirement("a task runs twice only where its tool says that it may", "2025-11-25 server/tools, tool annotations"),
     Requirement("a task is one identity's", "2025-11-25 basic/utilities/tasks, task isolation; 2026-07-28 extension tasks, auth binding"),
     Requirement("a server that must ask ends its task with the error that says so", "2026-07-28 extension tasks, error handling"),
     Requirement("input_required of a task", "2025-11-25 basic/utilities/tasks, input required status; 2026-07-28 extension tasks", gap=(

@@ -1,4 +1,4 @@
-"""What the SDK's client needs to know of tasks of the modern era, of which the SDK has no types."""
+"""Hosts that use tasks: what one of our own says, and what the SDK's client needs to know of those of the modern era, of which it has no types."""
 
 import asyncio
 from typing import Any, Literal
@@ -8,8 +8,32 @@ from mcp.client.extension import ClaimContext, ClientExtension, ResultClaim
 from pydantic import ConfigDict
 
 from bridge.tasks.words import EXTENSION
+from mesh.rpc import CLIENT_CAPABILITIES, MODERN, PROTOCOL_VERSION
+from tests.hosts import Host
 
 OVER = ("completed", "failed", "cancelled")
+META = {PROTOCOL_VERSION: MODERN, CLIENT_CAPABILITIES: {"extensions": {EXTENSION: {}}}}
+
+
+async def submit(host: Host, name: str, ttl: int | None = None, token: str | None = None, **arguments: Any) -> str:
+    """The id of a task of the handshake era."""
+    params = {"name": name, "arguments": arguments, "task": {} if ttl is None else {"ttl": ttl}}
+    made = await host.ask("tools/call", params if token is None else {**params, "_meta": {"progressToken": token}})
+    assert made["task"]["status"] == "working", made
+    return str(made["task"]["taskId"])
+
+
+async def modern(host: Host, method: str, **params: Any) -> Any:
+    return await host.ask(method, {**params, "_meta": META})
+
+
+async def over(host: Host, id: str) -> Any:
+    """A task of the modern era, once it is over."""
+    while True:
+        task = await modern(host, "tasks/get", taskId=id)
+        if task["status"] in OVER:
+            return task
+        await asyncio.sleep(0.05)  # a host polls
 
 
 class Created(mcp_types.Result):

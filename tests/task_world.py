@@ -10,10 +10,10 @@ from typing import Any
 from bridge.tasks import announce
 from bridge.tasks.link import Tasked
 from bridge.tasks.task import Task
-from bridge.tasks.whose import Called
+from bridge.tasks.whose import Called, Tool
 from bridge.tasks.words import EXTENSION
 from bridge.visible import Sink
-from mesh.errors import Denied, MeshError
+from mesh.errors import Denied, MailboxFull, MeshError, TooLarge
 from mesh.rpc import CLIENT_CAPABILITIES, MODERN, PROTOCOL_VERSION
 from mesh.wire.jsonrpc import Frame
 from tests.helpers import Signals
@@ -23,13 +23,16 @@ RELATED = {"io.modelcontextprotocol/related-task": {"taskId": "job-1"}}
 SAID = {"content": [{"type": "text", "text": "12"}]}
 
 
+REFUSED = {"denied": Denied("your roles do not allow it"), "full": MailboxFull("too many"), "large": TooLarge("too large")}
+
+
 class Door:
     """Stands for `bridge.tasks.desk`: jobs that a test moves."""
 
     def __init__(self, signals: Signals) -> None:
         self._signals = signals
         self.tasks: dict[str, Task] = {}
-        self.calls: list[tuple[Called, int]] = []
+        self.calls: list[tuple[Called, int, int]] = []
         self.given_up: list[str] = []
         self._changed = asyncio.Condition()
 
@@ -38,10 +41,10 @@ class Door:
             self.tasks[id] = replace(self.tasks[id], **fields)
             self._changed.notify_all()
 
-    async def submit(self, called: Called, keep: int) -> Task:
-        if called.tool == "denied":
-            raise Denied("your roles do not allow it")
-        self.calls.append((called, keep))
+    async def submit(self, called: Called, keep: int, attempts: int) -> Task:
+        if called.tool in REFUSED:
+            raise REFUSED[called.tool]
+        self.calls.append((called, keep, attempts))
         task = Task(f"job-{len(self.calls)}", called.agent, "working", f"2026-01-01T00:00:{len(self.calls):02}Z", "later", keep * 1000)
         self.tasks[task.id] = task
         self._signals.tell()
@@ -87,7 +90,12 @@ class Agent:
         self._signals = signals
         self.own = False
         self.capabilities: dict[str, Any] = {"tools": {}}
-        self.tools = {"never": "forbidden", "may": "optional"}
+        self.tools: dict[str, Tool | None] = {
+            "never": Tool("forbidden"),
+            "may": Tool("optional"),
+            "read": Tool(repeatable=True),
+            "unheard": None,
+        }
         self.taken: list[Frame] = []
         self.to: dict[Any, Sink | None] = {}
 
@@ -117,8 +125,8 @@ class Agent:
     def called(self, frame: Frame) -> Called | None:
         return Called("echo", frame.name or "", {}) if frame.name != "unknown" else None
 
-    async def support(self, called: Called) -> str:
-        return self.tools.get(called.tool, "")
+    async def tool(self, called: Called) -> Tool | None:
+        return self.tools.get(called.tool, Tool())
 
     def shows(self, task: Task) -> bool:
         return task.agent == "echo"

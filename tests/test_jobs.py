@@ -134,11 +134,23 @@ async def test_a_worker_that_leaves_hands_its_job_on(broker: Broker) -> None:
     first, second = Hands(forever), Hands()
     async with joined(broker.url) as boss:
         async with worker(broker.url, "jan", first):
-            job = await boss.jobs.submit("jan", "t", attempts=1)
+            job = await boss.jobs.submit("jan", "t", attempts=2)
             await first.until(lambda h: h.got)
         async with worker(broker.url, "jan", second):
             done = await boss.jobs.wait(job.id, 20)
     assert (done.state, done.attempts, first.stopped, len(second.got)) == ("done", 1, 1, 1)
+
+
+async def test_what_may_be_begun_once_is_not_handed_on(broker: Broker) -> None:
+    first, second = Hands(forever), Hands()
+    async with joined(broker.url) as boss:
+        async with worker(broker.url, "once", first):
+            job = await boss.jobs.submit("once", "t", attempts=1)
+            await first.until(lambda h: h.got)
+        async with worker(broker.url, "once", second):
+            failed = await boss.jobs.wait(job.id, 20)
+    assert (failed.state, first.stopped, second.got) == ("failed", 1, [])
+    assert (failed.error or {})["data"] == {"mesh": "undelivered"}
 
 
 async def test_a_dead_letter_sent_again_is_the_same_job(broker: Broker) -> None:

@@ -106,6 +106,7 @@ def test_a_call_is_searched_for_one_word() -> None:
     assert mentions(scan(handshake("tools/call", **CALL, task={})))
     assert not mentions(scan(modern("tools/call", {}, **CALL, task={})))
     assert mentions(scan(modern("tools/call", **CALL)))
+    assert mentions(scan(modern("tools/call", **CALL).replace(b"/", b"\\/")))  # as some writers of JSON have it
 
 
 # ---- told

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from bridge.tasks import link
+from bridge.tasks import follow, link
 from bridge.tasks.whose import Called
 from mesh.rpc import CLIENT_CAPABILITIES, MODERN, PROTOCOL_VERSION
 from tests.task_world import META, RELATED, SAID, Host
@@ -28,7 +28,7 @@ async def test_a_session_has_tasks_where_its_server_has_none(host: Host) -> None
     assert (await host.next())["result"]["tools"] == [{"name": "add", "execution": {"taskSupport": "optional"}}]
     made = (await host.ask("tools/call", name="add", task={"ttl": 120_000}))["task"]
     assert (made["taskId"], made["status"], made["ttl"]) == ("job-1", "working", 120_000)
-    assert host.door.calls == [(Called("echo", "add", {}), 120.0)]
+    assert host.door.calls == [(Called("echo", "add", {}), 120, 1)]
     assert (await host.ask("tasks/get", taskId="job-1"))["status"] == "working"
     host.say("tasks/result", "r", taskId="job-1")
     await host.door.set("job-1", status="completed", result=SAID)
@@ -93,6 +93,41 @@ async def test_a_client_that_can_be_asked_keeps_its_calls(host: Host) -> None:
     await host.passes("tools/call", name="add", _meta=meta)
     host.say("tools/call", 2, name="may", _meta=meta)
     await host.signals.until(lambda: host.door.calls)
+
+
+@pytest.mark.proves("a task runs twice only where its tool says that it may")
+async def test_only_a_tool_that_says_so_is_tried_again(host: Host) -> None:
+    """In both eras: who asks for a task wants to leave, and has not said that the work may be done twice."""
+    await host.begin()
+    for at, name in enumerate(("add", "read", "unheard")):
+        await host.ask("tools/call", at, name=name, task={})
+    host.say("tools/call", 5, name="add", _meta=META)
+    host.say("tools/call", 6, name="read", _meta=META)
+    await host.signals.until(lambda: len(host.door.calls) == 5)
+    assert [(called.tool, attempts) for called, _, attempts in host.door.calls] == [
+        ("add", 1), ("read", 3), ("unheard", 1), ("add", 1), ("read", 3),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["denied", "full", "large", "unheard"])
+async def test_what_cannot_be_a_job_is_a_call_where_nobody_asked_for_one(host: Host, name: str) -> None:
+    await host.passes("tools/call", name=name, _meta=META)
+    assert host.door.calls == []
+
+
+async def test_a_host_listens_to_so_many_tasks_and_no_more(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(link, "GRACE", 0.0)
+    monkeypatch.setattr(follow, "MOST_HEARD", 1)
+    await host.modern("tools/call", name="add")
+    host.say("subscriptions/listen", "l", notifications={"taskIds": ["job-1"]}, _meta=META)
+    assert (await host.next())["method"] == "notifications/subscriptions/acknowledged"
+    assert (await host.next())["method"] == "notifications/tasks"
+    assert (await host.modern("subscriptions/listen", "m", notifications={"taskIds": ["job-1"]}))["data"]["mesh"] == "busy"
+    host.say("notifications/cancelled", None, requestId="l")
+    said: dict[str, Any] = {}
+    while said.get("method") != "notifications/subscriptions/acknowledged":
+        host.say("subscriptions/listen", "n", notifications={"taskIds": ["job-1"]}, _meta=META)
+        said = await host.next()
 
 
 async def test_who_gives_up_before_it_knows_the_task_leaves_none(host: Host) -> None:

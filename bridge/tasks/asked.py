@@ -31,7 +31,9 @@ LISTEN: Final = "subscriptions/listen"
 MOST_IDS: Final = 1_000
 """Tasks of one listen."""
 
-_EXTENSION: Final = EXTENSION.encode()
+_SEARCHED: Final = EXTENSION[EXTENSION.index("/") :].encode() + b'"'
+"""The end of the extension's name: what is before the stroke may be an escape for it, as some writers of JSON have it."""
+
 _LACKING: Final[dict[str, Any]] = {"requiredCapabilities": {"extensions": {EXTENSION: {}}}}
 
 
@@ -73,7 +75,7 @@ Asked = Submit | About | Page | Listen
 
 def mentions(frame: Frame) -> bool:
     """Whether a call may be one for here: all that is looked at in the calls that are not."""
-    return (b'"task"' if frame.era is None else _EXTENSION) in frame.raw
+    return (b'"task"' if frame.era is None else _SEARCHED) in frame.raw
 
 
 def read(frame: Frame) -> Asked | bytes | None:

@@ -4,13 +4,14 @@ does after any restart.
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
 from typing import Any, Final
 
 from bridge.tasks.task import Task, task_of
 from bridge.tasks.whose import Called
 from mesh import Mesh
 from mesh.errors import CallTimeout, MeshError, NoSuchJob
+from mesh.jobs import JobRecord
 
 WAIT: Final = 60.0
 """Seconds of one wait for a result; there is another one as long as somebody waits."""
@@ -26,9 +27,16 @@ class Desk:
         self._mesh = mesh
         self._given_up: set[asyncio.Task[Any]] = set()
 
-    async def submit(self, called: Called, keep: int) -> Task:
-        """A job that is done within `keep` seconds, and whose result is kept for as long. Raises MeshError: there is none then."""
-        return task_of(await self._mesh.jobs.submit(called.agent, called.tool, called.arguments, keep=keep, deadline=keep))
+    async def submit(self, called: Called, keep: int, attempts: int) -> Task:
+        """A job that is done within `keep` seconds, and whose result is kept for as long. Raises MeshError: there is none then. Who is
+        cancelled meanwhile leaves none either."""
+        work = self._mesh.jobs.submit(called.agent, called.tool, called.arguments, keep=keep, deadline=keep, attempts=attempts)
+        submitting = asyncio.create_task(work, name=f"submit {called.agent}/{called.tool}")
+        try:
+            return task_of(await asyncio.shield(submitting))
+        except asyncio.CancelledError:
+            self._own(self._withdraw(submitting))
+            raise
 
     async def get(self, id: str) -> Task | None:
         """None for what is not there, and for what is another's, which operators could see."""
@@ -61,15 +69,24 @@ class Desk:
 
     def give_up(self, id: str) -> None:
         """Nobody learnt of it: cancel it, and wait for nothing."""
-        task = asyncio.create_task(self._cancel(id), name=f"cancel {id}")
-        self._given_up.add(task)
-        task.add_done_callback(self._given_up.discard)
+        self._own(self._cancel(id))
 
     async def close(self) -> None:
         if self._given_up:
             await asyncio.wait(self._given_up, timeout=GIVING_UP)
-        for task in list(self._given_up):
+        late = list(self._given_up)
+        for task in late:
             task.cancel()
+        await asyncio.gather(*late, return_exceptions=True)
+
+    def _own(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work, name="a task that nobody wants")
+        self._given_up.add(task)
+        task.add_done_callback(self._given_up.discard)
+
+    async def _withdraw(self, submitting: "asyncio.Task[JobRecord]") -> None:
+        with contextlib.suppress(MeshError):
+            await self.cancel((await submitting).id)
 
     async def _cancel(self, id: str) -> None:
         with contextlib.suppress(MeshError):

@@ -19,11 +19,14 @@ from bridge.tasks.asked import id_of
 from bridge.tasks.desk import Desk
 from bridge.tasks.task import Task
 from bridge.visible import Sink
-from mesh.errors import MeshError
+from mesh.errors import Busy, MeshError
 from mesh.wire.jsonrpc import Frame, dumps, scan
 
 MOST_FOLLOWED: Final = 100
 """Tasks of a session at once."""
+
+MOST_HEARD: Final = 1_000
+"""Tasks of all listens of a host at once; one more listen is refused as busy."""
 
 _log = structlog.get_logger("bridge.tasks")
 
@@ -35,6 +38,7 @@ class Follow:
         self._desk = desk
         self._send = send
         self._following: set[asyncio.Task[None]] = set()
+        self._heard = 0
 
     def created(self, task: Task, token: bytes | None) -> None:
         """A session of the handshake era has made it. `token` is the JSON text of the token that it wants progress under."""
@@ -44,7 +48,17 @@ class Follow:
             following.add_done_callback(self._following.discard)
 
     async def listen(self, frame: Frame, ids: list[str], sink: Sink, take: Callable[[Frame, Sink], None] | None) -> None:
-        """A listen of the modern era: until it is cancelled, or ends at the server that `take` leads to, for who wants to hear of more."""
+        """A listen of the modern era: until it is cancelled, or ends at the server that `take` leads to, for who wants to hear of more.
+        Raises Busy."""
+        if self._heard + len(ids) > MOST_HEARD:
+            raise Busy(f"{self._heard} tasks are listened to", retry_after=1.0)
+        self._heard += len(ids)
+        try:
+            await self._listen(frame, ids, sink, take)
+        finally:
+            self._heard -= len(ids)
+
+    async def _listen(self, frame: Frame, ids: list[str], sink: Sink, take: Callable[[Frame, Sink], None] | None) -> None:
         begun, ended = asyncio.Event(), asyncio.Event()
         if take is not None:
             take(scan(_without_ids(frame.raw)), partial(_on_listened, ids, begun, ended, sink))

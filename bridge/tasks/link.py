@@ -28,9 +28,9 @@ from bridge.tasks.desk import Desk
 from bridge.tasks.follow import Follow
 from bridge.tasks.task import CANCELLED, COMPLETED, Task
 from bridge.tasks.whose import Whose
-from bridge.tasks.words import FORBIDDEN, PAGE
+from bridge.tasks.words import ATTEMPTS, FORBIDDEN, PAGE
 from bridge.visible import Sink
-from mesh.errors import Busy, CallTimeout, MalformedMessage, MeshError
+from mesh.errors import Busy, CallTimeout, Denied, MailboxFull, MalformedMessage, MeshError, TooLarge
 from mesh.rpc import error_of
 from mesh.wire import control
 from mesh.wire.jsonrpc import Frame, Kind, error, scan
@@ -40,6 +40,9 @@ GRACE: Final = 1.0
 
 STOPPING: Final = 10.0
 """Seconds that a cancellation waits for the work to stop, in the handshake era, whose answer is the cancelled task."""
+
+NOT_STORED: Final = (Denied, MailboxFull, TooLarge)
+"""After these there is no job."""
 
 _log = structlog.get_logger("bridge.tasks")
 
@@ -176,12 +179,17 @@ class Tasked:
         called = self._whose.called(frame)
         if called is None:
             return None
-        support = await self._whose.support(called)
-        if support == FORBIDDEN:
+        tool = await self._whose.tool(called)
+        if tool is not None and tool.support == FORBIDDEN:
             return told.forbidden(id_of(frame), called.tool) if asked.must else None
-        if asked.askable and not support:
+        if not asked.must and (tool is None or (asked.askable and not tool.support)):
             return None
-        task = await self._desk.submit(called, asked.keep)
+        try:
+            task = await self._desk.submit(called, asked.keep, ATTEMPTS if tool is not None and tool.repeatable else 1)
+        except NOT_STORED:
+            if asked.must:
+                raise
+            return None  # nobody asked for a job, and a call may succeed
         try:
             if not asked.must:
                 task = await self._desk.wait(task.id, GRACE) or task

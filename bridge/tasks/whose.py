@@ -3,11 +3,13 @@
 At one agent the bridge announces tasks in what the server says, where the server does not so itself. All agents as one are the bridge's own
 server, and announce them by themselves (`bridge.gathered`), for every agent.
 
-A tool must not be a task where its definition says so, and where the journal must not hold its bodies: a job is stored.
+A tool must not be a task where its definition says so, and where the journal must not hold its bodies: a job is stored. It is tried a
+second time only where its definition says that this does no harm.
 """
 
 import asyncio
 import json
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple, Protocol
@@ -22,14 +24,21 @@ from bridge.tasks import announce
 from bridge.tasks.task import Task
 from bridge.tasks.words import EXTENSION, FORBIDDEN, REVISION
 from mesh import Mesh, clock
-from mesh.errors import MalformedMessage, MeshError
+from mesh.errors import Denied, MalformedMessage, MeshError, RemoteError
 from mesh.wire.jsonrpc import Frame
 
 FRESH: Final = 30.0
 """Seconds for which it is remembered what an agent says of tasks."""
 
 ASK_SECONDS: Final = 5.0
-"""For an agent to say it. One that does not has said nothing, and its tasks are the bridge's: they can be collected while it is away."""
+"""For an agent to say it. Of one that does not, what it said before holds; if that is nothing, its tasks are the bridge's, which can be
+collected while it is away."""
+
+ASK_AGAIN: Final = 1.0
+"""Seconds after which one that did not say it is asked again, if somebody wants to know."""
+
+MOST_KNOWN: Final = 1_000
+"""Agents of which it is remembered: over HTTP a host may name any."""
 
 MOST_PAGES: Final = 100
 
@@ -40,6 +49,15 @@ class Called(NamedTuple):
     agent: str
     tool: str
     arguments: dict[str, Any]
+
+
+class Tool(NamedTuple):
+    """What is known of a tool."""
+
+    support: str = ""
+    """`execution.taskSupport`, as it is or must be; "" where nothing is said."""
+    repeatable: bool = False
+    """Whether it says that a second run changes nothing more: `readOnlyHint` or `idempotentHint`. Who lies harms itself alone."""
 
 
 class Whose(Protocol):
@@ -63,8 +81,8 @@ class Whose(Protocol):
     def called(self, frame: Frame) -> Called | None:
         """What a `tools/call` calls; None: no tool that is known."""
 
-    async def support(self, called: Called) -> str:
-        """`execution.taskSupport` of a tool, as it is or must be; "" where nothing is said."""
+    async def tool(self, called: Called) -> Tool | None:
+        """None where nobody could say. Raises MeshError where nobody is there: a call is refused then, and no job waits for somebody."""
 
     def shows(self, task: Task) -> bool:
         """Whether a task of this participant is one of what the host talks to."""
@@ -72,11 +90,12 @@ class Whose(Protocol):
 
 @dataclass(slots=True)
 class Said:
-    """What an agent says of tasks. `tools`: each tool that says something itself."""
+    """What an agent says of tasks. `heard`: whether it ever did. `tools`: each tool that says something itself."""
 
-    until: float
+    until: float = 0.0
+    heard: bool = False
     own: bool = False
-    tools: dict[str, str] = field(default_factory=dict)
+    tools: dict[str, Tool] = field(default_factory=dict)
 
 
 class Known:
@@ -98,11 +117,8 @@ class Known:
         return await asyncio.shield(task)
 
     async def quiet(self, agent: str, tool: str) -> bool:
-        """Whether the bodies of its calls must not be stored."""
-        try:
-            return (await self._mesh.target(agent)).journal.mode("tools/call", tool) != "full"
-        except MeshError:
-            return False  # nobody is there who could say it; the call waits for somebody
+        """Whether the bodies of its calls must not be stored. Raises MeshError where nobody is there who could say it."""
+        return (await self._mesh.target(agent)).journal.mode("tools/call", tool) != "full"
 
     async def close(self) -> None:
         for task in list(self._asking.values()):
@@ -110,7 +126,21 @@ class Known:
         await asyncio.gather(*self._asking.values(), return_exceptions=True)
 
     async def _ask(self, agent: str) -> Said:
-        said = Said(clock.monotonic() + FRESH)
+        before = self._said.pop(agent, None) or Said()
+        try:
+            async with asyncio.timeout(ASK_SECONDS):
+                said = await self._hear(agent)
+            said.until = clock.monotonic() + FRESH
+        except (MeshError, TimeoutError):
+            said = before
+            said.until = clock.monotonic() + ASK_AGAIN
+        self._said[agent] = said
+        while len(self._said) > MOST_KNOWN:
+            del self._said[next(iter(self._said))]
+        return said
+
+    async def _hear(self, agent: str) -> Said:
+        said = Said(heard=True)
         try:
             found = await self._mesh.request(agent, "server/discover", timeout=ASK_SECONDS)
             capabilities = found.get("capabilities")
@@ -118,19 +148,18 @@ class Known:
             said.own = isinstance(extensions, dict) and EXTENSION in extensions
             if not said.own:
                 said.tools = await self._tools(agent)
-        except MeshError:
-            said.until = 0.0
-        self._said[agent] = said
+        except (RemoteError, Denied):
+            pass  # it has said that it does not say, or we may not ask
         return said
 
-    async def _tools(self, agent: str) -> dict[str, str]:
-        found: dict[str, str] = {}
+    async def _tools(self, agent: str) -> dict[str, Tool]:
+        found: dict[str, Tool] = {}
         cursor: dict[str, Any] = {}
         for _ in range(MOST_PAGES):
             page = await self._mesh.request(agent, "tools/list", cursor, timeout=ASK_SECONDS)
             tools = page.get("tools")
             for tool in tools if isinstance(tools, list) else ():
-                if said := said_by(tool):
+                if (said := said_by(tool)) != Tool():
                     found[str(tool.get("name"))] = said
             if not page.get("nextCursor"):
                 break
@@ -163,10 +192,11 @@ class One:
     def called(self, frame: Frame) -> Called | None:
         return _called(self._agent, frame)
 
-    async def support(self, called: Called) -> str:
+    async def tool(self, called: Called) -> Tool | None:
         if await self._known.quiet(called.agent, called.tool):
-            return FORBIDDEN
-        return (await self._known.of(called.agent)).tools.get(called.tool, "")
+            return Tool(FORBIDDEN)
+        said = await self._known.of(called.agent)
+        return said.tools.get(called.tool, Tool()) if said.heard else None
 
     def shows(self, task: Task) -> bool:
         return task.agent == self._agent
@@ -211,24 +241,34 @@ class All:
             return None
         return _called(routed.agent, routed.frame) if isinstance(routed, Routed) else None
 
-    async def support(self, called: Called) -> str:
+    async def tool(self, called: Called) -> Tool | None:
         if not called.agent or await self._known.quiet(called.agent, called.tool):
-            return FORBIDDEN
+            return Tool(FORBIDDEN)
         item = self._roster.catalog[TOOLS].by_pair.get((called.agent, called.tool))
-        return said_by(item.definition) if item is not None else ""
+        return said_by(item.definition) if item is not None else None
 
     def shows(self, task: Task) -> bool:
         return True
 
 
-def said_by(definition: Any) -> str:
-    """What a tool's definition says of tasks; "" where it says nothing."""
-    execution = definition.get("execution") if isinstance(definition, dict) else None
+def said_by(definition: Any) -> Tool:
+    """What a tool's definition says of tasks, and of a second run."""
+    execution, notes = (definition.get(key) for key in ("execution", "annotations")) if isinstance(definition, dict) else (None, None)
     said = execution.get("taskSupport") if isinstance(execution, dict) else None
-    return said if isinstance(said, str) else ""
+    hints = notes if isinstance(notes, dict) else {}
+    return Tool(said if isinstance(said, str) else "", any(hints.get(key) is True for key in ("readOnlyHint", "idempotentHint")))
 
 
 def _called(agent: str, frame: Frame) -> Called | None:
-    params = json.loads(frame.raw)["params"]
-    arguments = params.get("arguments", {})
+    try:
+        arguments = json.loads(frame.raw, parse_float=_finite)["params"].get("arguments", {})
+    except ValueError:
+        return None  # a job's request is written anew, and such a number cannot be
     return Called(agent, frame.name or "", arguments) if isinstance(arguments, dict) else None
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if math.isinf(number):
+        raise ValueError(text)
+    return number

@@ -38,5 +38,8 @@ SHORTEST_KEEP: Final = 60
 LONGEST_KEEP: Final = 7 * 86_400
 """What a host may ask for instead: what lies outside becomes the nearest."""
 
+ATTEMPTS: Final = 3
+"""Of a tool that says that a second run does no harm; any other is run once, as by a call."""
+
 PAGE: Final = 50
 """Tasks in a page of `tasks/list`."""

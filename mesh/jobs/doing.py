@@ -228,7 +228,10 @@ class Doing:
         raise Retry(str(error)[:LONGEST_TEXT], after=BACKOFF.wait(attempt.record.attempts, random.random()) if after is None else after)
 
     async def _leave(self, attempt: Attempt) -> None:
-        """We leave in order: another may begin at once, and this was no attempt."""
+        """We leave in order: another may begin at once, and this was no attempt. What may be begun once has been, and the next worker
+        says so."""
+        if attempt.record.most_attempts == 1:
+            return
         with contextlib.suppress(TimeoutError, MeshError):
             async with asyncio.timeout(_LEAVING):
                 await attempt.write(Event.RETRY, attempts=max(0, attempt.record.attempts - 1))
