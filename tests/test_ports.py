@@ -2,8 +2,11 @@
 
 import asyncio
 import contextlib
+import gc
 import json
 import os
+import sys
+import warnings
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
@@ -192,6 +195,20 @@ async def test_close_is_prompt_and_leaves_nothing(peer: Peer) -> None:
         with contextlib.suppress(ProcessLookupError):
             os.kill(port.pid or 0, 0)
             pytest.fail("the child is there still")
+
+
+async def test_nothing_is_left_of_a_child_that_ended_by_itself() -> None:
+    port = ChildPort("peer", [sys.executable, "-c", ""])
+    heard = Heard(port)
+    with warnings.catch_warnings(record=True) as left:
+        warnings.simplefilter("always")
+        await port.open(heard.on_frame, heard.on_end)
+        async with asyncio.timeout(10):
+            while port.alive or not heard.ends:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+        del port, heard
+        gc.collect()
+    assert not left
 
 
 @pytest.mark.parametrize("transport", able("unreachable"))

@@ -165,6 +165,11 @@ class _Protocol(asyncio.SubprocessProtocol):
         if not self._port._closing:
             self._on_end(f"it ended with {_describe(code)}")
 
+    def connection_lost(self, problem: Exception | None) -> None:
+        """It has ended, and all that it wrote was read. Where nobody asked it to, nobody else closes what is left of it."""
+        if self._transport is not None:
+            self._transport.close()
+
     def _on_nonsense(self, size: int, why: str, line: bytes) -> None:
         self._port.garbage += 1
         if self._port.garbage <= 10:

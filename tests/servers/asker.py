@@ -23,7 +23,7 @@ class Server(echo.Server):
             self.send(id=message["id"], result={**result, "serverInfo": {"name": "asker", "version": "1"}})
             return
         if "method" not in message and message.get("id") in self.asking:
-            self.finish(self.asking.pop(message["id"]), json.dumps(message["result"]))
+            self.finish(self.asking.pop(message["id"]), json.dumps(message.get("result", message.get("error"))))
             return
         super().take(line)
 
