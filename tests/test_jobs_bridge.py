@@ -5,11 +5,17 @@ import signal
 
 import pytest
 
-from mesh.jobs import JobRecord
+from mesh.jobs import JobRecord, desk
 from mesh.jobs.door import Jobs
 from tests.conftest import Broker
 from tests.helpers import bridges, control_plane
 from tests.job_world import joined
+
+
+@pytest.fixture
+def short(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The broker waits less for the word of a worker, of jobs of a name whose lane is made now."""
+    monkeypatch.setattr(desk, "ACK_WAIT", 3.0)
 
 
 async def until_running(jobs: Jobs, id: str) -> JobRecord:
@@ -52,7 +58,7 @@ async def test_a_server_that_dies_each_time_fails_the_job(plane: str) -> None:
     assert (failed.error or {})["data"]["mesh"] in ("server_died", "job_failed")
 
 
-async def test_a_killed_bridge_is_replaced_and_the_job_is_done(plane: str) -> None:
+async def test_a_killed_bridge_is_replaced_and_the_job_is_done(plane: str, short: None) -> None:
     async with joined(plane) as boss:
         with bridges(plane, ("mortal", "echo")) as [first]:
             job = await boss.jobs.submit("mortal", "slow", {"seconds": 2, "steps": 20})
@@ -63,7 +69,7 @@ async def test_a_killed_bridge_is_replaced_and_the_job_is_done(plane: str) -> No
     assert (done.state, done.attempts) == ("done", 2)
 
 
-async def test_a_job_that_kills_its_bridge_ends(plane: str) -> None:
+async def test_a_job_that_kills_its_bridge_ends(plane: str, short: None) -> None:
     """With one attempt it is failed by the next worker, which does not begin it."""
     async with joined(plane) as boss:
         with bridges(plane, ("poisoned", "echo")) as [first]:
