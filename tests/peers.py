@@ -5,6 +5,7 @@
 
 import asyncio
 import contextlib
+import copy
 import json
 import os
 import re
@@ -26,7 +27,8 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
 from websockets.typing import Subprotocol
 
-from tests.peer_servers import Step
+from bridge.tasks.words import CAPABILITY, EXTENSION
+from tests.peer_servers import MODERN, Step
 from tests.processes import ROOT
 
 Transport: TypeAlias = AbstractAsyncContextManager[Any]
@@ -112,6 +114,27 @@ class Record:
         """Without what one era only has, for a comparison over translation. Requests that only one has, have results without content."""
         answers = [found for each in self.answers if (found := _without(each, OF_AN_ERA))]
         return type(self)("", [], answers, self.progress, [], self.asked)
+
+
+def without_tasks(got: Record) -> Record:
+    """What a client heard, without what the mesh adds where a server has no tasks of its own: that any tool can be done as one. It must be
+    there: in the opening, and in the handshake era at each tool."""
+    got = copy.deepcopy(got)
+    modern = got.version == MODERN
+    (has,) = [opening["capabilities"] for opening in got.opening if "capabilities" in opening]
+    if modern:
+        assert has["extensions"].pop(EXTENSION) == {}
+        if not has["extensions"]:
+            del has["extensions"]
+    else:
+        assert has.pop("tasks") == CAPABILITY
+    for tool in (tool for each in got.answers for tool in each.get("tools", ()) if not modern):
+        assert tool.pop("execution") == {"taskSupport": "optional"}
+    return got
+
+
+def has_tasks(record: Record) -> bool:
+    return any("tasks" in opening.get("capabilities", {}) for opening in record.opening)
 
 
 def _without(found: Any, keys: Sequence[str]) -> Any:

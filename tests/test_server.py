@@ -176,7 +176,7 @@ async def test_the_server_runs_with_what_the_config_pins(server: EmbeddedServer,
     assert (varz["max_connections"], varz["write_deadline"]) == (4096, 10_000_000_000)
     assert varz["system_account"] == authority.system_account()
     assert varz["jetstream"]["config"]["max_memory"] == 512 * 2**20
-    assert varz["jetstream"]["config"]["max_storage"] == 10 * 2**30
+    assert varz["jetstream"]["config"]["max_storage"] == 16 * 2**30
     assert varz["jetstream"]["config"]["store_dir"] == str(server.state_dir.jetstream)
 
 
