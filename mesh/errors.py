@@ -166,7 +166,8 @@ class TooLarge(MeshError):
 
 class MailboxFull(MeshError):
     """The target has as many messages of this sender and priority waiting as there may be, or of all senders as is good for it (`over` of
-    MessageOptions), or the priority's stream is full. Nothing was stored. `details["limit"]` is the number of messages, where it is that."""
+    MessageOptions), or the priority's stream is full. Nothing was stored. `details["limit"]` is the number of messages, where it is
+    that."""
 
     code = "mailbox_full"
     retryable = True
@@ -186,14 +187,16 @@ class InvalidToken(MeshError):
 
 
 class InvalidEvent(MeshError):
-    """An event whose data does not fit the schema of its topic. It was not stored, or is not delivered. `details` name the `path` in the data,
+    """An event whose data does not fit the schema of its topic. It was not stored, or is not delivered. `details` name the `path` in the
+    data,
     the `topic`, the `version` of the schema and the `rule` in it that failed."""
 
     code = "invalid_event"
 
 
 class IncompatibleSchema(MeshError):
-    """A schema that cannot be registered: it is none, or none that we take, or its topic's rule refuses it after the versions that there are.
+    """A schema that cannot be registered: it is none, or none that we take, or its topic's rule refuses it after the versions that there
+    are.
     `details` name the `path` in the schema."""
 
     code = "incompatible_schema"

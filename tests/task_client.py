@@ -1,4 +1,4 @@
-"""Hosts that use tasks: what one of our own says, and what the SDK's client needs to know of those of the modern era, of which it has no types."""
+"""Hosts that use tasks: what one of our own says, and what the SDK's client needs to know of the modern era's, of which it has no types."""
 
 import asyncio
 from typing import Any, Literal

@@ -1,4 +1,7 @@
-"""mesh.policy.rights: what is compiled allows what the rules mean and nothing else, whatever the names are."""
+"""mesh.policy.rights: what is compiled allows what the rules mean and nothing else, whatever the names are.
+
+This module is long because what the rules mean is said here a second time, for every family.
+"""
 
 import re
 from collections.abc import Iterable

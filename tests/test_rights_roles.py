@@ -1,4 +1,7 @@
-"""mesh.policy.rights: what the ready-made roles may do, how rules are written, and why somebody may do something."""
+"""mesh.policy.rights: what the ready-made roles may do, how rules are written, and why somebody may do something.
+
+This module is long because there are many roles and ways to write rules, a few lines each.
+"""
 
 from collections.abc import Iterable
 

@@ -16,8 +16,9 @@ class Lines(Output):
     def __init__(self) -> None:
         self.said: list[str] = []
 
-    def write(self, text: str) -> None:
+    def write(self, text: str) -> int:
         self.said += text.splitlines()
+        return len(text)
 
 
 async def test_it_says_where_hosts_reach_it(tmp_path: Path) -> None:

@@ -155,7 +155,7 @@ ATTACKS: Final = (
         ("read_what_another_has_done", "agent, host", BROKER, UNHELD),
         ("write_anothers_dead_letter_of_events_or_jobs", "agent, host", BROKER, UNHELD),
         ("name_anothers_job_in_ones_own_dead_letter", "agent, host", RECEIVER, DOUBLE),
-        ("name_anothers_event_in_ones_own_dead_letter", "agent", RECEIVER, "sent again it is for the writer alone: ONLY in mesh.events.reading"),
+        ("name_anothers_event_in_ones_own_dead_letter", "agent", RECEIVER, "sent again it is for the writer alone: ONLY of events"),
     ),
     *_family(
         "schemas",
@@ -165,7 +165,7 @@ ATTACKS: Final = (
         ("schemas_that_reach_out_blow_up_or_never_end", "host", RECEIVER, "schemas that are taken: tests/test_compatibility.py"),
         ("schemas_that_are_hard_to_compare", "host", RECEIVER, DOUBLE),
         ("conversions_that_blow_up", "host", RECEIVER, "one that is taken: tests/test_event_schemas.py"),
-        ("what_is_asked_of_the_control_plane_is_read_strictly", "host", RECEIVER, "questions that are answered: tests/test_event_schemas.py"),
+        ("what_is_asked_of_the_control_plane_is_read_strictly", "host", RECEIVER, "what is answered: tests/test_event_schemas.py"),
         ("a_schema_under_anothers_key_counts_for_nobody", "host", RECEIVER, "one under its own key: tests/test_event_schemas.py"),
     ),
     *_family(

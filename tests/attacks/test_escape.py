@@ -44,8 +44,8 @@ async def test_a_tool_whose_name_is_a_wildcard(world: World) -> None:
     await recorder.signals.until(lambda: recorder.calls)
     assert recorder.calls[0].frame.name == ">"
     with pytest.MonkeyPatch.context() as naive:
-        naive.setattr("mesh.subjects.escape", unescaped)
-        naive.setattr("mesh.subjects.tail", lambda method, name: f"{method.replace('/', '.')}.{name}")
+        naive.setattr("mesh.subjects.rights.escape", unescaped)
+        naive.setattr("mesh.subjects.rights.tail", lambda method, name: f"{method.replace('/', '.')}.{name}")
         entry = Subjects().rights_call("victim", "picky", "tools/call", ">")[0]
     assert entry.endswith("tools.call.>"), "what the rule would have been without the escape"
 

@@ -3,6 +3,7 @@ stored oneself, with headers of one's own. Each attacker publishes only what it 
 
 import asyncio
 import hashlib
+from typing import Any
 
 import pytest
 from structlog.testing import capture_logs
@@ -184,7 +185,7 @@ async def test_register_a_schema_for_what_every_agent_says(world: World) -> None
 async def test_ask_for_what_is_too_long_to_keep(world: World) -> None:
     """The control plane would store it, or the broker hold it in memory, once for each question."""
     long = "t" * 300_000
-    questions = [
+    questions: list[tuple[str, dict[str, Any]]] = [
         ("subscribe", {"name": "long", "topic": long}),
         ("subscribe", {"name": "long", "topic": ".".join("t" * 600)}),
         ("flow", {"from": long, "stream": "s"}),
