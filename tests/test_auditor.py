@@ -188,6 +188,7 @@ async def test_the_command(broker: Broker, world: str, tmp_path: Path) -> None:
     found = broker.authority.credentials("ann")
     assert found is not None
     path.write_bytes(found.read_bytes())
+    path.chmod(0o600)
     elsewhere = ("--broker", world, "--state-dir", tmp_path / "nothing", "--credentials", path)
     filed = await command("journal", "--target", "calc", "--json", *elsewhere, cwd=tmp_path)
     assert (filed.code, filed.out, filed.err) == (0, every.out, "")
