@@ -7,7 +7,7 @@ from typing import Any, TypedDict
 
 from mesh import clock
 from mesh.broker.mailboxes import Over
-from mesh.delivery import NO_ROOM, PER_SUBJECT, Store
+from mesh.delivery import Store, what_is_full
 from mesh.errors import ApiError, ConfigError, MailboxFull
 from mesh.link.jetstream import PubAck
 from mesh.subjects import PRIORITIES, Subjects
@@ -68,14 +68,13 @@ async def submit(store: Store, subjects: Subjects, message: AgentMessage) -> asy
 
 
 def told(error: BaseException, message: AgentMessage) -> BaseException:
-    return full(error, message.target, message.priority) if isinstance(error, ApiError) else error
-
-
-def full(error: ApiError, target: str, priority: str) -> ApiError | MailboxFull:
     """What a sender is told."""
-    if error.err_code != NO_ROOM:
-        return error
     hint = "send it again later; `mesh listen` and the agents that answer to the name make room"
-    if PER_SUBJECT in error.description:
-        return MailboxFull(f"{target!r} has {MOST_WAITING:,} {priority} messages of this sender waiting", hint=hint, limit=MOST_WAITING)
-    return MailboxFull(f"the stream of {priority} messages is full: {error.description}", hint=hint)
+    match what_is_full(error):
+        case "subject":
+            waiting = f"{message.target!r} has {MOST_WAITING:,} {message.priority} messages of this sender waiting"
+            return MailboxFull(waiting, hint=hint, limit=MOST_WAITING)
+        case "stream":
+            return MailboxFull(f"the stream of {message.priority} messages is full: {error}", hint=hint)
+        case None:
+            return error

@@ -23,14 +23,14 @@ from mesh.delivery.handling import Handler, Handling
 from mesh.delivery.letters import Again, DeadLetters, Kept, LetterFamily, Told, as_dict
 from mesh.delivery.participant import Ask, Participant
 from mesh.delivery.receiver import Receiver, ReceiverOptions, consumer_config
-from mesh.delivery.storing import NO_ROOM, PER_SUBJECT, Store, secret_of
+from mesh.delivery.storing import Store, secret_of, what_is_full
 from mesh.delivery.tasks import Tasks
 from mesh.delivery.unread import keep_older, keep_unread
 from mesh.delivery.verdicts import AlreadyHandled, Reject, Retry
 
 __all__ = [
-    "NO_ROOM", "OWNER", "PER_SUBJECT", "SUBSCRIPTION", "Again", "AlreadyHandled", "Ask", "DeadLetters", "Family", "Handled",
-    "HandledInBucket", "HandledInSqlite", "Handler", "Handling", "Kept", "Key",
-    "Lane", "LetterFamily", "Participant", "Receiver", "ReceiverOptions", "Recently", "Reject", "Retry", "Source", "Store", "Tasks", "Told",
-    "as_dict", "consumer_config", "keep", "keep_given_up", "keep_older", "keep_unread", "letter_subject", "secret_of", "write_letter",
+    "OWNER", "SUBSCRIPTION", "Again", "AlreadyHandled", "Ask", "DeadLetters", "Family", "Handled", "HandledInBucket", "HandledInSqlite",
+    "Handler", "Handling", "Kept", "Key", "Lane", "LetterFamily", "Participant", "Receiver", "ReceiverOptions", "Recently", "Reject",
+    "Retry", "Source", "Store", "Tasks", "Told", "as_dict", "consumer_config", "keep", "keep_given_up", "keep_older", "keep_unread",
+    "letter_subject", "secret_of", "what_is_full", "write_letter",
 ]  # fmt: skip

@@ -11,7 +11,7 @@ from typing import Final
 
 import structlog
 
-from mesh.delivery.storing import NO_ROOM, PER_SUBJECT
+from mesh.delivery.storing import what_is_full
 from mesh.errors import ApiError
 from mesh.link.jetstream import JetStream
 from mesh.subjects import Subjects
@@ -40,7 +40,7 @@ async def write_letter(js: JetStream, subject: str, letter: DeadLetter) -> None:
     try:
         await js.publish(subject, letter.body, headers={**letter.headers, DEAD_HEADER: said})
     except ApiError as error:
-        if error.err_code != NO_ROOM or PER_SUBJECT not in error.description:
+        if what_is_full(error) != "subject":
             raise
     else:
         _log.warning("dead letter", subject=letter.subject, code=letter.code, why=letter.reason)

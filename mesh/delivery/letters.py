@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, Protocol
 
 from mesh import clock
 from mesh.delivery.dead import write_letter
-from mesh.delivery.storing import NO_ROOM, Store
+from mesh.delivery.storing import Store, what_is_full
 from mesh.errors import ApiError, ConfigError, MailboxFull, MalformedMessage, Refused
 from mesh.link.connection import Connection
 from mesh.link.jetstream import NO_MESSAGE, JetStream
@@ -117,7 +117,7 @@ class DeadLetters:
         try:
             await self._store.put(subject, body, id=f"dead letter {kept.number} of {kept.at_ns}", headers=headers, action=action)
         except ApiError as error:
-            if error.err_code != NO_ROOM:
+            if what_is_full(error) is None:
                 raise
             raise MailboxFull(f"{kept.target!r} has no room for it: {error.description}", hint="send it again later") from None
         await self.drop(kept)

@@ -12,10 +12,10 @@ import secrets
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
 from mesh.crypto.creds import read_credentials
-from mesh.errors import TooLarge
+from mesh.errors import ApiError, TooLarge
 from mesh.link.connection import Connection
 from mesh.link.denial import check
 from mesh.link.jetstream import PubAck
@@ -24,14 +24,18 @@ from mesh.wire.letter import ROOM
 
 WINDOW: Final = 256
 
-NO_ROOM: Final = 10077
+_NO_ROOM: Final = 10077
 """The stream, or the subject in it, is full (nats-server, errors.json: JSStreamStoreFailedF). The text says which."""
-
-PER_SUBJECT: Final = "per subject"
-
 
 DIGEST_LENGTH: Final = 48
 """Characters of a deduplication id."""
+
+
+def what_is_full(error: BaseException) -> Literal["subject", "stream"] | None:
+    """What had no room, where that is why the broker refused to store something."""
+    if not isinstance(error, ApiError) or error.err_code != _NO_ROOM:
+        return None
+    return "subject" if "per subject" in error.description else "stream"
 
 
 def secret_of(credentials: Path | None) -> bytes:
@@ -62,7 +66,7 @@ class Store:
         """Store it; put again with the same id on the same subject, it is stored once, and the answer is the first one's.
 
         `action` is what our roles have to allow, in the words of `mesh auth explain`. Raises Denied, TooLarge, ApiError where the stream
-        refuses it (`NO_ROOM`: it is full), NoResponders, BrokerUnavailable: it may be stored or not.
+        refuses it (`what_is_full` tells), NoResponders, BrokerUnavailable: it may be stored or not.
         """
         return await (await self.submit(subject, body, id=id, action=action, headers=headers))
 

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any, TypedDict
 
-from mesh.delivery import NO_ROOM, PER_SUBJECT, Participant
-from mesh.errors import ApiError, ConfigError, EventsFull
+from mesh.delivery import Participant, what_is_full
+from mesh.errors import ConfigError, EventsFull
 from mesh.events.schemas import Schemas
 from mesh.link.jetstream import PubAck
 from mesh.subjects import PRIORITIES
@@ -94,12 +94,8 @@ def _told(done: "asyncio.Future[str]", id: str, stored: "asyncio.Future[PubAck]"
     error = stored.exception() if not stored.cancelled() else asyncio.CancelledError()
     if error is None:
         done.set_result(id)
-    elif isinstance(error, ApiError) and error.err_code == NO_ROOM:
-        where = (
-            f"the topic has {MOST_EVENTS:,} events of this publisher"
-            if PER_SUBJECT in error.description
-            else "the stream of events is full"
-        )
+    elif full := what_is_full(error):
+        where = f"the topic has {MOST_EVENTS:,} events of this publisher" if full == "subject" else "the stream of events is full"
         done.set_exception(
             EventsFull(where, hint="`mesh events subscriptions list --all --name operator` shows who has not read what it holds")
         )

@@ -11,7 +11,7 @@ from contextlib import aclosing
 from typing import Any, Final, Self, TypedDict
 
 from mesh import clock
-from mesh.delivery import NO_ROOM, PER_SUBJECT, Participant
+from mesh.delivery import Participant, what_is_full
 from mesh.errors import ApiError, CallTimeout, ConfigError, JobCancelled, JobFailed, MailboxFull, MeshError
 from mesh.jobs.asking import FIRST_DELAY, asks, passing
 from mesh.jobs.desk import GRACE_NS
@@ -266,9 +266,11 @@ def _patience(record: JobRecord) -> float:
 
 
 def _full(error: ApiError, agent: str, tool: str) -> ApiError | MailboxFull:
-    if error.err_code != NO_ROOM:
-        return error
     hint = "submit it again later"
-    if PER_SUBJECT in error.description:
-        return MailboxFull(f"{agent!r} has {MOST_JOBS:,} jobs of this caller for {tool!r}", hint=hint, limit=MOST_JOBS)
-    return MailboxFull(f"the stream of jobs is full: {error.description}", hint=hint)
+    match what_is_full(error):
+        case "subject":
+            return MailboxFull(f"{agent!r} has {MOST_JOBS:,} jobs of this caller for {tool!r}", hint=hint, limit=MOST_JOBS)
+        case "stream":
+            return MailboxFull(f"the stream of jobs is full: {error.description}", hint=hint)
+        case None:
+            return error

@@ -43,11 +43,7 @@ class Sight:
         """Raises Denied where `caller` may not pull what is sent to `target`."""
         subject = rights_api(f"CONSUMER.MSG.NEXT.{LANES['normal']}.{escape(target)}")
         if self._rights_of is not None and not self._rights_of(caller).may_publish(subject):
-            raise Denied(
-                f"{caller!r} may not answer to {target!r}",
-                hint=f"`mesh auth explain {caller} 'answer {target}'` says which roles would",
-                subject=subject,
-            )
+            raise denied(subject, caller, f"answer {target}")
 
     def check_sends_or_receives(self, caller: str, target: str) -> None:
         """Raises Denied where `caller` may neither send messages to `target` nor pull those that are sent there."""
@@ -70,25 +66,14 @@ class Sight:
 
     def check_reads(self, caller: str, stream: str) -> None:
         """Raises Denied where `caller` may not pull from readers of a stream."""
-        if self._rights_of is None:
-            return
         subject = rights_api(f"CONSUMER.MSG.NEXT.{stream}.{EACH}")
-        if not self._rights_of(caller).may_publish(subject):
-            action = f"read {stream.lower()}"
-            raise Denied(
-                f"{caller!r} may not {action}: no rule of its roles allows it",
-                hint=f"`mesh auth explain {caller} '{action}'` says which roles would",
-                subject=subject,
-            )
+        if self._rights_of is not None and not self._rights_of(caller).may_publish(subject):
+            raise denied(subject, caller, f"read {stream.lower()}")
 
     def check_hears(self, caller: str, filter: str, what: str) -> None:
         """Raises Denied where `caller` may not hear every subject that `filter` takes. `what` as in `mesh auth explain`: `subscribe x`."""
         if self._rights_of is not None and not self._rights_of(caller).may_hear_all(filter):
-            raise Denied(
-                f"{caller!r} may not {what}: no rule of its roles allows it",
-                hint=f"`mesh auth explain {caller} '{what}'` says which roles would",
-                subject=filter,
-            )
+            raise denied(filter, caller, what)
 
     def check_publishes(self, caller: str, topic: str) -> None:
         """Raises Denied where `caller` may not publish on a topic."""

@@ -10,7 +10,7 @@ import random
 from collections import deque
 from typing import Final
 
-from mesh.delivery import NO_ROOM, Store
+from mesh.delivery import Store, what_is_full
 from mesh.errors import ApiError, BrokerUnavailable, ConfigError, MeshError, StreamLost
 from mesh.policy.retry import Backoff
 from mesh.policy.stream_flow import GROUP_BYTES, WINDOW, WINDOW_BYTES, Item, Kind
@@ -108,7 +108,7 @@ class Outflow:
                 await self._store.put(self._subject, body, id=id, action=self._action)
                 return
             except ApiError as problem:
-                if problem.err_code != NO_ROOM:
+                if what_is_full(problem) is None:
                     raise
             except BrokerUnavailable as problem:
                 if not problem.retryable:
