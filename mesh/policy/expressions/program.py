@@ -9,14 +9,16 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
-from cel_expr_python import cel
 from pydantic_core import to_json
 
 from mesh.errors import BadExpression
 from mesh.policy.expressions.cost import BUDGET, Cost, instructions
 from mesh.policy.expressions.tree import Tree, parse
+
+if TYPE_CHECKING:
+    from cel_expr_python import cel
 
 LONGEST: Final = 4096
 """Characters of an expression."""
@@ -47,7 +49,9 @@ class Variables:
 
 
 @lru_cache(maxsize=16)
-def _environment(variables: Variables) -> cel.Env:
+def _environment(variables: Variables) -> "cel.Env":
+    from cel_expr_python import cel  # with the first expression: few processes see one
+
     record = cel.Type.Map(cel.Type.STRING, cel.Type.DYN)
     types: dict[str, cel.Type] = dict.fromkeys(variables.data, cel.Type.DYN)
     types |= dict.fromkeys(variables.texts, cel.Type.STRING)
@@ -97,10 +101,11 @@ class Program:
             )
         try:
             value = self._compiled.eval(data=dict(values))
-            plain = value.plain_value() if value.type() != cel.Type.ERROR else None
+            failed = value.type().name() == "ERROR"
+            plain = None if failed else value.plain_value()
         except (RuntimeError, ValueError, TypeError) as problem:
             raise BadExpression(f"the expression failed: {_first(str(problem))}", hint=_ON_FAILURE) from None
-        if value.type() == cel.Type.ERROR:
+        if failed:
             raise BadExpression(f"the expression failed: {_first(str(value.value()))}", hint=_ON_FAILURE)
         if self._yields == "bool":
             if not isinstance(plain, bool):

@@ -27,10 +27,8 @@ from enum import StrEnum
 from functools import partial
 from typing import Any, Final
 
-import jsonschema_rs
-
 from mesh.errors import IncompatibleSchema
-from mesh.policy.schemas.document import PATTERNS, Document, pointer
+from mesh.policy.schemas.document import Document, patterns, pointer
 
 
 class Rule(StrEnum):
@@ -117,7 +115,9 @@ def same(one: Any, other: Any) -> bool:
 
 def covers(wide: Document, narrow: Document) -> str:
     """Whether `wide` allows all that `narrow` allows: `yes`, `no`, or `unknown`."""
-    as_canonical = partial(jsonschema_rs.canonicalize, draft=jsonschema_rs.Draft202012, pattern_options=PATTERNS, offline=True)
+    import jsonschema_rs
+
+    as_canonical = partial(jsonschema_rs.canonicalize, draft=jsonschema_rs.Draft202012, pattern_options=patterns(), offline=True)
     try:
         return str(as_canonical(wide).covers(as_canonical(narrow)))
     except Exception:  # its errors are classes that it does not export

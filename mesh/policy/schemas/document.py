@@ -16,12 +16,14 @@ Formats are annotations, as the specification has it.
 """
 
 from collections.abc import Iterator, Mapping
-from typing import Any, Final
-
-import jsonschema_rs
+from functools import cache
+from typing import TYPE_CHECKING, Any, Final
 
 from mesh.errors import BadExpression, IncompatibleSchema
 from mesh.policy.expressions import DEEPEST, measure
+
+if TYPE_CHECKING:
+    import jsonschema_rs
 
 DRAFT: Final = "https://json-schema.org/draft/2020-12/schema"
 
@@ -35,7 +37,6 @@ MOST_NODES: Final = 500
 """Schemas within a schema."""
 
 LONGEST_PATTERN: Final = 512
-PATTERNS: Final = jsonschema_rs.RegexOptions(size_limit=256 * 1024, dfa_size_limit=256 * 1024)
 
 _IN_PLACE: Final = {
     "allOf": "list", "anyOf": "list", "oneOf": "list", "not": "one", "if": "one", "then": "one", "else": "one", "dependentSchemas": "map",
@@ -79,8 +80,10 @@ class Schema:
     """A schema that was taken. `check(data)` raises Unfit."""
 
     def __init__(self, document: Document) -> None:
+        import jsonschema_rs  # with the first schema: few processes see one
+
         self.document = document
-        self._validator = jsonschema_rs.Draft202012Validator(document, offline=True, pattern_options=PATTERNS, validate_formats=False)
+        self._validator = jsonschema_rs.Draft202012Validator(document, offline=True, pattern_options=patterns(), validate_formats=False)
 
     def check(self, data: Any) -> None:
         if isinstance(data, bytes):
@@ -89,13 +92,12 @@ class Schema:
             measure(data)
             if self._validator.is_valid(data):
                 return
-            self._validator.validate(data)
+            misfit = next(self._validator.iter_errors(data))
         except BadExpression as problem:
             raise Unfit(problem.message) from None
-        except jsonschema_rs.ValidationError as problem:
-            raise Unfit(problem.message[:500], pointer(problem.instance_path), pointer(problem.schema_path)) from None
         except (ValueError, TypeError) as problem:  # half a character, or what is no JSON at all
             raise Unfit(f"the data is no JSON: {problem}") from None
+        raise Unfit(misfit.message[:500], pointer(misfit.instance_path), pointer(misfit.schema_path))
 
     def fits(self, data: Any) -> bool:
         try:
@@ -103,6 +105,14 @@ class Schema:
         except Unfit:
             return False
         return True
+
+
+@cache
+def patterns() -> "jsonschema_rs.RegexOptions":
+    """What patterns may cost."""
+    import jsonschema_rs
+
+    return jsonschema_rs.RegexOptions(size_limit=256 * 1024, dfa_size_limit=256 * 1024)
 
 
 def take(document: Any) -> Schema:
@@ -125,7 +135,7 @@ def take(document: Any) -> Schema:
         raise _refusal(why, visits.worst, "let it refer to itself once, not in each branch")
     try:
         return Schema(document)
-    except (jsonschema_rs.ValidationError, ValueError) as problem:
+    except ValueError as problem:  # what the library raises is one too
         path = pointer(getattr(problem, "instance_path", ()))
         why = str(getattr(problem, "message", problem)).partition("\n")[0][:300]
         pattern = "regex" in why or path.endswith("/pattern")
