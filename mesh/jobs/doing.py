@@ -27,9 +27,9 @@ import structlog
 
 from mesh import clock
 from mesh.delivery import Key, Reject, Retry
-from mesh.errors import MeshError
+from mesh.errors import MeshError, TooLarge
 from mesh.jobs.asking import FIRST_DELAY, LONGEST_DELAY, Asks, passing
-from mesh.jobs.attempt import Attempt, JobError, Superseded, Work, as_result, error_of, fitting, is_finite, size_of
+from mesh.jobs.attempt import Attempt, JobError, Superseded, Work, as_result, error_of, fitting, is_finite
 from mesh.jobs.family import Item
 from mesh.jobs.letters import arguments_of
 from mesh.jobs.records import Found, Records, stepped
@@ -38,6 +38,7 @@ from mesh.policy.job_life import Event
 from mesh.policy.retry import Backoff
 from mesh.wire.control import MESH_ERROR
 from mesh.wire.job import LONGEST_TEXT, JobRecord, record_of
+from mesh.wire.jsonrpc import dumps
 from mesh.wire.letter import ROOM
 
 BACKOFF: Final = Backoff(first=1.0, longest=60.0)
@@ -158,6 +159,10 @@ class Doing:
 
     async def _run(self, item: Item, attempt: Attempt) -> None:
         record = attempt.record
+        try:
+            arguments = arguments_of(item.body)
+        except (ValueError, RecursionError) as problem:
+            raise Reject(f"its arguments cannot be read: {problem}", code="malformed") from None
 
         def report(progress: float, total: float | None, message: str | None) -> None:
             if is_finite(progress):
@@ -170,7 +175,7 @@ class Doing:
             caller=record.caller,
             target=record.target,
             tool=record.name or "",
-            arguments=arguments_of(item.body),
+            arguments=arguments,
             attempt=record.attempts,
             request=item.body,
             _report=report,
@@ -204,15 +209,7 @@ class Doing:
     async def _end(self, item: Item, attempt: Attempt, running: "asyncio.Future[Any]") -> None:
         error = asyncio.CancelledError() if running.cancelled() else running.exception()
         if error is None:
-            result = as_result(running.result())
-            limit = self._connection.max_payload - ROOM
-            size = size_of(result)
-            if size is None or size > limit:
-                code = "too_large" if size else "malformed"
-                said = f"the result has {size:,} bytes, of at most {limit:,}" if size else "the result is no JSON"
-                item.error = {"code": MESH_ERROR, "message": said, "data": {"mesh": code}}
-                raise Reject(said, code=code)
-            await attempt.write(Event.FINISH, result=result, error=None, **(attempt.report or {}))
+            await self._finish(item, attempt, running.result())
             return
         if isinstance(error, JobError):
             item.error = error.error
@@ -226,6 +223,24 @@ class Doing:
         after = error.after if isinstance(error, Retry) else None
         await attempt.write(Event.RETRY, error=told)
         raise Retry(str(error)[:LONGEST_TEXT], after=BACKOFF.wait(attempt.record.attempts, random.random()) if after is None else after)
+
+    async def _finish(self, item: Item, attempt: Attempt, value: Any) -> None:
+        """Raises Reject for what is no result that a record can hold."""
+        limit = self._connection.max_payload - ROOM
+        try:
+            result = as_result(value)
+            size = len(dumps(result))
+        except (TypeError, ValueError, RecursionError):
+            code, said = "malformed", "the result is no JSON"
+        else:
+            code, said = "too_large", f"the result has {size:,} bytes, of at most {limit:,}"
+            # What was reported last may take more room than there is beside a result that fits.
+            for report in (attempt.report or {}, {"message": None}) if size <= limit else ():
+                with contextlib.suppress(TooLarge):
+                    await attempt.write(Event.FINISH, result=result, error=None, **report)
+                    return
+        item.error = {"code": MESH_ERROR, "message": said, "data": {"mesh": code}}
+        raise Reject(said, code=code)
 
     async def _leave(self, attempt: Attempt) -> None:
         """We leave in order: another may begin at once, and this was no attempt. What may be begun once has been, and the next worker

@@ -14,7 +14,7 @@ A record always has an `id`, which no answer of the broker's own has (`mesh.subj
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, Final
+from typing import Any, Final, TypeGuard
 
 from mesh import clock
 from mesh.errors import MalformedMessage, NoSuchJob
@@ -67,7 +67,7 @@ def read_options(headers: Mapping[str, str] | None) -> JobOptions:
     said = read_object(raw, "the header of a job")
     nonce, attempts, keep, deadline = read_text(said, "nonce", raw, "a job"), said.get("attempts"), said.get("keep"), said.get("deadline")
     again = said.get("again", "")
-    if not isinstance(attempts, int) or not isinstance(keep, int) or not (1 <= attempts <= MOST_TRIES and 1 <= keep <= LONGEST_KEPT):
+    if not (_is_count(attempts, MOST_TRIES) and _is_count(keep, LONGEST_KEPT)):
         raise MalformedMessage("a job has attempts, and a time for which it is kept", starts=raw[:200])
     if not (deadline is None or (isinstance(deadline, int | float) and 0 < deadline <= LONGEST_KEPT)) or not isinstance(again, str):
         raise MalformedMessage("a job's deadline is a number of seconds", starts=raw[:200])
@@ -183,6 +183,10 @@ def record_of(said: Mapping[str, Any], body: bytes = b"") -> JobRecord:
         error=error,
         again=again,
     )
+
+
+def _is_count(value: object, most: int) -> TypeGuard[int]:
+    return isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= most
 
 
 def content_of(result: Mapping[str, Any]) -> Any:

@@ -1,0 +1,73 @@
+"""Jobs at their limits: results that nearly fit, values that are no JSON, odd headers, and records that go before their message does."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+from mesh import Mesh
+from mesh.jobs import Work
+from mesh.link.jetstream import JetStream
+from mesh.rpc import build_request
+from mesh.wire.job import JOB_HEADER, job_id
+from mesh.wire.letter import ROOM
+from tests.conftest import Broker
+from tests.helpers import control_plane
+from tests.job_world import Hands, joined, worker
+
+
+@pytest.fixture(autouse=True)
+async def plane(broker: Broker) -> AsyncIterator[None]:
+    async with control_plane(broker.url):
+        yield
+
+
+async def test_a_result_that_fits_is_kept_whatever_was_reported_with_it(broker: Broker) -> None:
+    async def nearly(work: Work) -> Any:
+        work.progress(1, 1, "ü" * 1000)
+        room = mesh.connection.max_payload - ROOM
+        empty = len(b'{"content":[{"type":"text","text":""}]}')
+        return {"content": [{"type": "text", "text": "x" * (room - empty)}]}
+
+    hands = Hands(nearly)
+    async with worker(broker.url, "ada", hands), joined(broker.url) as mesh:
+        job = await mesh.jobs.wait((await mesh.jobs.submit("ada", "t" * 100)).id, 20)
+    assert (job.state, job.error, len(hands.got)) == ("done", None, 1)
+
+
+def circle() -> Any:
+    it: list[Any] = []
+    it.append(it)
+    return it
+
+
+@pytest.mark.parametrize("value", [{("a", 1): 2}, circle()])
+async def test_what_is_no_json_is_a_clear_failure_at_once(broker: Broker, value: Any) -> None:
+    hands = Hands(lambda _: asyncio.sleep(0, value))
+    async with worker(broker.url, "bea", hands), joined(broker.url) as boss:
+        job = await boss.jobs.wait((await boss.jobs.submit("bea", "t")).id, 10)
+    assert (job.state, job.attempts, job.error and job.error["data"]["mesh"]) == ("failed", 1, "malformed")
+
+
+async def test_arguments_that_cannot_be_read_are_not_tried_again(broker: Broker) -> None:
+    body = build_request("x", "tools/call", {"name": "t", "arguments": {"a": 1}}).replace(b"1}", b"[" * 3000 + b"]" * 3000 + b"}")
+    async with worker(broker.url, "deb", Hands()), joined(broker.url) as boss:
+        job = await boss.jobs.wait(await stored(boss, "deb", body, {"nonce": "abc", "attempts": 3, "keep": 100}), 10)
+    assert (job.state, job.attempts, job.error and job.error["data"]["mesh"]) == ("failed", 1, "malformed")
+
+
+@pytest.mark.parametrize("header", [{"nonce": "a", "attempts": True, "keep": 5}, {"nonce": "b", "attempts": 1, "keep": True}])
+async def test_a_job_that_says_odd_things_spoils_nobodys_list(broker: Broker, header: dict[str, Any]) -> None:
+    async with joined(broker.url, "mallory") as mallory, joined(broker.url, "operator") as operator:
+        await stored(mallory, "nobody", build_request("x", "tools/call", {"name": "t", "arguments": {}}), header)
+        assert header["nonce"] not in [job.nonce for job in await operator.jobs.list(all=True)]
+
+
+async def stored(mesh: Mesh, target: str, body: bytes, header: dict[str, Any]) -> str:
+    """The id of a job as somebody's own code may write it."""
+    js = JetStream(mesh.connection)
+    subject = mesh.subjects.job(target, mesh.name, "tools/call", "t")
+    ack = await js.publish(subject, body, headers={JOB_HEADER: json.dumps(header)})
+    return job_id(ack.seq, header["nonce"])
