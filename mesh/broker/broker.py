@@ -14,12 +14,13 @@ from datetime import datetime
 from typing import Any, Final, Self, Unpack
 
 from mesh import clock
+from mesh.background import Background
 from mesh.broker.family import MessageFamily, MessageLanes, MessageLetters
 from mesh.broker.mailboxes import Mailbox, Mailboxes, Over
 from mesh.broker.receiving import MessageSubscription, settle
 from mesh.broker.sending import MessageOptions, build, send, submit, told
 from mesh.broker.topics import ALL, as_message, event_options, role_of
-from mesh.delivery import DeadLetters, HandledInBucket, Handler, LetterFamily, Participant, Receiver, ReceiverOptions, Retry, Tasks
+from mesh.delivery import DeadLetters, HandledInBucket, Handler, LetterFamily, Participant, Receiver, ReceiverOptions, Retry
 from mesh.errors import CallTimeout, ConfigError, Disconnected, MailboxFull, RemoteError
 from mesh.events import Event as CloudEvent
 from mesh.events import EventBridge, EventLetters, EventOptions
@@ -57,8 +58,8 @@ class MessageBroker:
         self._ask = me.ask
         self._events = events
         self._jobs = jobs
-        self._tasks = Tasks()
-        self._mailboxes = Mailboxes(self.mailbox, target, self._tasks)
+        self._background = Background()
+        self._mailboxes = Mailboxes(self.mailbox, target, self._background)
         self._subscriptions: set[MessageSubscription] = set()
         self._store = me.store()
         letters = EventLetters(subjects)
@@ -75,7 +76,7 @@ class MessageBroker:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        await self._tasks.end(0)
+        await self._background.end()
         for future in self._answers.values():
             if not future.done():
                 future.set_exception(Disconnected("this process leaves the mesh"))
@@ -102,7 +103,7 @@ class MessageBroker:
                 await said
 
         task = asyncio.create_task(tell(), name=f"response of {id}")
-        self._tasks.own(task)
+        self._background.own(task)
         return task
 
     async def publish_message(

@@ -17,8 +17,8 @@ from typing import Any, Final, Literal, NamedTuple
 
 import structlog
 
+from mesh.background import Background
 from mesh.clock import monotonic
-from mesh.delivery import Tasks
 from mesh.errors import MailboxFull, MeshError, NoSuchAgent
 
 MOST: Final = 100_000
@@ -71,10 +71,10 @@ class _Known:
 class Mailboxes:
     """Those that one participant sends to. `target` raises NoSuchAgent where nobody has a name."""
 
-    def __init__(self, look: Callable[[str], Awaitable[Mailbox]], target: Callable[[str], Awaitable[Any]], tasks: Tasks) -> None:
+    def __init__(self, look: Callable[[str], Awaitable[Mailbox]], target: Callable[[str], Awaitable[Any]], background: Background) -> None:
         self._look_at = look
         self._target = target
-        self._tasks = tasks
+        self._background = background
         self._known: dict[str, _Known] = {}
 
     def sending(self, to: str, over: Over) -> Awaitable[None] | None:
@@ -118,7 +118,7 @@ class Mailboxes:
         if not known.looking:
             known.looking = True
             known.until_look = EVERY
-            self._tasks.start(self._learn(to, known), f"mailbox of {to}")
+            self._background.start(self._learn(to, known), f"mailbox of {to}")
 
     async def _learn(self, to: str, known: _Known) -> None:
         first, was_over = known.mailbox is None, known.over

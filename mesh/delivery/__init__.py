@@ -8,7 +8,6 @@
   `HandledInSqlite` in one transaction with the effect.
 - `Store`: stores something at the broker once, with a deduplication id that nobody else can make. A `Participant` is what the doors are
   given; `secret_of` its credentials.
-- `Tasks`: with an owner, whose end is theirs.
 - `DeadLetters`: looked through, mended, sent again, dropped; a `LetterFamily` says how. `letter_subject` and `write_letter` write one,
   `keep` in a receiver's place; the control plane has `keep_given_up` for what the broker gave up, and `keep_unread` for what nobody reads.
 """
@@ -24,13 +23,12 @@ from mesh.delivery.letters import Again, DeadLetters, Kept, LetterFamily, Told, 
 from mesh.delivery.participant import Ask, Participant
 from mesh.delivery.receiver import Receiver, ReceiverOptions, consumer_config
 from mesh.delivery.storing import Store, secret_of, what_is_full
-from mesh.delivery.tasks import Tasks
 from mesh.delivery.unread import keep_older, keep_unread
 from mesh.delivery.verdicts import AlreadyHandled, Reject, Retry
 
 __all__ = [
     "OWNER", "SUBSCRIPTION", "Again", "AlreadyHandled", "Ask", "DeadLetters", "Family", "Handled", "HandledInBucket", "HandledInSqlite",
     "Handler", "Handling", "Kept", "Key", "Lane", "LetterFamily", "Participant", "Receiver", "ReceiverOptions", "Recently", "Reject",
-    "Retry", "Source", "Store", "Tasks", "Told", "as_dict", "consumer_config", "keep", "keep_given_up", "keep_older", "keep_unread",
+    "Retry", "Source", "Store", "Told", "as_dict", "consumer_config", "keep", "keep_given_up", "keep_older", "keep_unread",
     "letter_subject", "secret_of", "what_is_full", "write_letter",
 ]  # fmt: skip

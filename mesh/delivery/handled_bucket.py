@@ -31,9 +31,9 @@ from typing import Any, Final, Self
 
 import structlog
 
+from mesh.background import Background
 from mesh.delivery.handled import Key
 from mesh.delivery.participant import Ask
-from mesh.delivery.tasks import Tasks
 from mesh.errors import BrokerUnavailable, MeshError, OutcomeUnknown
 from mesh.link.connection import Connection, Message
 from mesh.link.jetstream import JetStream, parse_delivery
@@ -98,7 +98,7 @@ class HandledInBucket:
         """What our own batches are called, with a number."""
         self._number = 0
         self._publisher = WindowedPublisher(connection, window=_WINDOW)
-        self._writing = Tasks()
+        self._writing = Background()
         self._backoff = Backoff(first=_FIRST_DELAY, longest=8.0)
         self._reader = ""
         self._position = 0
@@ -120,7 +120,7 @@ class HandledInBucket:
             stack.callback(self._js.connection.on_up(self._read_on))
             await self._find_reader()
             self._wanted.set()
-            reading = await stack.enter_async_context(Tasks())
+            reading = await stack.enter_async_context(Background())
             reading.start(self._follow(), "what was handled")
             self._stack = stack.pop_all()
         return self

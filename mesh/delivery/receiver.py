@@ -22,10 +22,10 @@ from typing import Any, Final, Generic, Literal, Self, TypedDict, TypeVar, Unpac
 
 import structlog
 
+from mesh.background import Background
 from mesh.delivery.family import Family, Lane, Source
 from mesh.delivery.handled import Handled, Recently
 from mesh.delivery.handling import HANDLER_SECONDS, Handler, Handling, Held
-from mesh.delivery.tasks import Tasks
 from mesh.errors import BrokerError, BrokerUnavailable, ConfigError, MeshError
 from mesh.link.connection import Message
 from mesh.link.jetstream import JetStream
@@ -132,8 +132,8 @@ class Receiver(Generic[T]):
     async def __aenter__(self) -> Self:
         async with AsyncExitStack() as stack:
             stack.callback(self._let_go)  # last, when nothing of ours is asked for any more
-            self._pullers = await stack.enter_async_context(Tasks())
-            self._handlers = await stack.enter_async_context(Tasks())
+            self._pullers = await stack.enter_async_context(Background())
+            self._handlers = await stack.enter_async_context(Background())
             stack.push_async_callback(self._leave)
             for subject, key in self._source.notices.items():
                 subscription = await self._js.connection.subscribe(subject, partial(self._notice, key))
