@@ -34,6 +34,8 @@ class Door:
         self.tasks: dict[str, Task] = {}
         self.calls: list[tuple[Called, int, int]] = []
         self.given_up: list[str] = []
+        self.away: MeshError | None = None
+        """What who waits is told, where nobody can say how a job stands."""
         self._changed = asyncio.Condition()
 
     async def set(self, id: str, **fields: Any) -> None:
@@ -57,6 +59,8 @@ class Door:
         return list(self.tasks.values())
 
     async def wait(self, id: str, seconds: float = 5.0) -> Task | None:
+        if self.away is not None:
+            raise self.away
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds), self._changed:
                 await self._changed.wait_for(lambda: self.tasks[id].over)

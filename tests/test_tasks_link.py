@@ -10,6 +10,7 @@ import pytest
 
 from bridge.tasks import follow, link
 from bridge.tasks.whose import Called
+from mesh.errors import NoSuchAgent
 from mesh.rpc import CLIENT_CAPABILITIES, MODERN, PROTOCOL_VERSION
 from tests.task_world import META, RELATED, SAID, Host
 
@@ -85,6 +86,13 @@ async def test_a_long_call_of_the_modern_era_becomes_a_task(host: Host, monkeypa
     for method in ("tasks/get", "tasks/update", "tasks/cancel"):
         assert (await host.modern(method, taskId="job-9"))["code"] == -32602
     assert (await host.ask("tasks/get", taskId="job-1", _meta={**META, CLIENT_CAPABILITIES: {}}))["code"] == -32021
+
+
+async def test_a_call_that_is_stored_becomes_a_task_though_nobody_can_say_how_it_stands(host: Host) -> None:
+    """An error would say that nothing is being done, and its host would call again."""
+    host.door.away = NoSuchAgent("no control plane runs")
+    made = await host.modern("tools/call", name="add")
+    assert (made.get("resultType"), made.get("taskId"), made.get("status")) == ("task", "job-1", "working")
 
 
 async def test_a_client_that_can_be_asked_keeps_its_calls(host: Host) -> None:

@@ -15,6 +15,7 @@ Source: MCP 2025-11-25, basic/utilities/tasks; the extension `io.modelcontextpro
 
 import asyncio
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from typing import Final
 
@@ -192,7 +193,8 @@ class Tasked:
             return None  # nobody asked for a job, and a call may succeed
         try:
             if not asked.must:
-                task = await self._desk.wait(task.id, GRACE) or task
+                with suppress(MeshError):  # nobody can say how it stands: it is stored all the same
+                    task = await self._desk.wait(task.id, GRACE) or task
         except asyncio.CancelledError:
             self._desk.give_up(task.id)
             raise
