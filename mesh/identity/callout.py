@@ -15,6 +15,7 @@ from typing import Any, Final
 import structlog
 
 from mesh import clock
+from mesh.background import Background
 from mesh.crypto import jwt
 from mesh.crypto.bearer import audiences, expiry, peek
 from mesh.crypto.keys import KeyPair, Kind, new_key
@@ -58,7 +59,7 @@ class Callout:
         self._provider = Provider(self.issuer, fetch)
         self._account = _key(authority, SEED, Kind.ACCOUNT)
         self._sealing = _key(authority, SEALING, Kind.CURVE)
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._guests = Background()
         self._joining = asyncio.Lock()
         self.refused = 0
         self.ready = asyncio.Event()
@@ -69,21 +70,15 @@ class Callout:
         async with await Connection.open(self._broker_url, name="mesh-guests", user_credentials=path, tls=self._tls) as connection:
             await connection.subscribe(SUBJECT, lambda message: self._on_request(connection, message), queue="mesh-guests")
             await connection.flush()
-            self.ready.set()
-            try:
+            async with self._guests:
+                self.ready.set()
                 await asyncio.Event().wait()
-            finally:
-                for task in self._tasks:
-                    task.cancel()
-                await asyncio.gather(*self._tasks, return_exceptions=True)
 
     def _on_request(self, connection: Connection, message: Message) -> None:
-        if len(self._tasks) >= AT_ONCE:
+        if len(self._guests) >= AT_ONCE:
             self._refuse("too many guests at once")
             return
-        task = asyncio.create_task(self._answer(connection, message), name="a guest")
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self._guests.start(self._answer(connection, message), "a guest")
 
     async def _answer(self, connection: Connection, message: Message) -> None:
         server_key = (message.headers or {}).get(XKEY_HEADER, "")

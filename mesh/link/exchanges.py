@@ -25,6 +25,7 @@ from typing import Final
 import structlog
 
 from mesh import clock
+from mesh.background import Background
 from mesh.errors import (
     BrokerUnavailable,
     CallError,
@@ -106,7 +107,7 @@ class Exchanges:
         self._up_since = 0.0
         self._unproven: list[Exchange] = []
         """Nobody knew them, so soon after a reconnection that it proves nothing: they are asked for once more."""
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._background = Background()
         connection.on_down(self._on_down)
         connection.on_up(self._on_up)
         connection.on_denied(self._on_denied)
@@ -123,9 +124,7 @@ class Exchanges:
             exchange.on_failure(Disconnected("this process leaves the mesh"))
         self._wheel.stop()
         await self._parts.close()
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._background.end()
         await self.targets.close()
 
     def open(
@@ -480,9 +479,7 @@ class Exchanges:
         if not exchange.addressed:
             exchange.agent = exchange.instance = ""
         self._wheel.move(exchange, self._next_look(exchange))
-        task = asyncio.create_task(self._send_again(exchange), name=f"resend {exchange.id}")
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self._background.start(self._send_again(exchange), f"resend {exchange.id}")
 
     async def _send_again(self, exchange: Exchange) -> None:
         """The proof that it never ran holds for the next time only if it is known who may take it now."""

@@ -22,6 +22,7 @@ from typing import Any, Final, Self
 import structlog
 
 from mesh import clock
+from mesh.background import Background
 from mesh.errors import MalformedMessage, MeshError
 from mesh.link.buckets import Bucket
 from mesh.link.call import Call
@@ -77,7 +78,7 @@ class ControlPlane:
         self._losses = Losses(connection, subjects)
         self._purging: set[str] = set()
         self.refused = 0
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._background = Background()
         self._stack = AsyncExitStack()
 
     @property
@@ -88,7 +89,7 @@ class ControlPlane:
     async def __aenter__(self) -> Self:
         await reconcile(self._js, self._topology)
         async with AsyncExitStack() as stack:
-            stack.push_async_callback(self._end_tasks)
+            await stack.enter_async_context(self._background)
             stack.push_async_callback(self._departures.close)
             await stack.enter_async_context(self.directory)
             for subject, handler, queue in (
@@ -97,9 +98,9 @@ class ControlPlane:
             ):
                 subscription = await self._connection.subscribe(subject, handler, queue=queue)
                 stack.push_async_callback(subscription.unsubscribe)
-            self._start(self._sweep(), "sweep of the registry")
+            self._background.start(self._sweep(), "sweep of the registry")
             for what, duty in DUTIES.items():
-                self._start(duty(self._js, self._subjects, self._sight), what)
+                self._background.start(duty(self._js, self._subjects, self._sight), what)
             stack.callback(self._connection.on_up(self._on_up))
             self._stack = stack.pop_all()
         return self
@@ -126,7 +127,7 @@ class ControlPlane:
             case "ping":
                 self._answer(call, {})
             case str() as method if method in self._desk.methods:
-                self._start(self._ask(call, method), f"{method} for {call.caller}")
+                self._background.start(self._ask(call, method), f"{method} for {call.caller}")
             case method:
                 call.fail(control.METHOD_NOT_FOUND, f"the control plane has no method {method}")
 
@@ -172,7 +173,7 @@ class ControlPlane:
         if caller is not None:
             self._departures.left(caller, reason)
         for key in self.directory.keys_of_client(server, client):
-            self._start(self._after_grace(key, server, client, reason), f"grace of {key}")
+            self._background.start(self._after_grace(key, server, client, reason), f"grace of {key}")
 
     async def _after_grace(self, key: str, server: str, client: int, reason: str) -> None:
         await asyncio.sleep(GRACE)
@@ -182,7 +183,7 @@ class ControlPlane:
         await self._health.delete(key)
 
     def _on_up(self) -> None:
-        self._start(self._restore(), "topology after a reconnection")
+        self._background.start(self._restore(), "topology after a reconnection")
 
     async def _restore(self) -> None:
         """A broker that was restarted has lost what it kept in memory: the health bucket, settings and all."""
@@ -200,9 +201,9 @@ class ControlPlane:
         if what != HEALTH:
             return
         if reason == "expired":
-            self._start(self._mark_lost(key, SILENT), f"loss of {key}")
+            self._background.start(self._mark_lost(key, SILENT), f"loss of {key}")
         elif (entry := self.directory.entry(key)) is not None and entry.lost is not None and self.directory.health(key) is not None:
-            self._start(self._put_back(key), f"return of {key}")
+            self._background.start(self._put_back(key), f"return of {key}")
 
     async def _sweep(self) -> None:
         """Entries without a heartbeat whose end nobody saw: the broker was away, or no control plane ran."""
@@ -223,7 +224,7 @@ class ControlPlane:
         """An agent fills the registry, so that soon nobody else could write there: all that it has there goes."""
         if owner not in self._purging:
             self._purging.add(owner)
-            self._start(self._purge(owner), f"purge of {owner}")
+            self._background.start(self._purge(owner), f"purge of {owner}")
 
     async def _purge(self, owner: str) -> None:
         try:
@@ -241,18 +242,3 @@ class ControlPlane:
         lost = entry.model_copy(update={"lost": Loss(at_ns=clock.wall_ns(), reason=reason)})
         await self._registry.put(key, lost.encode(), ttl=LOST_SECONDS)
         self._losses.lost(key, entry, reason)
-
-    def _start(self, work: Any, name: str) -> None:
-        task = asyncio.create_task(work, name=name)
-        self._tasks.add(task)
-        task.add_done_callback(self._ended)
-
-    def _ended(self, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
-            _log.warning("the control plane could not finish something", what=task.get_name(), why=str(error))
-
-    async def _end_tasks(self) -> None:
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
