@@ -1,9 +1,11 @@
 """Events over a real broker: published once, heard by durable and ephemeral subscriptions, in their lanes."""
 
 import asyncio
+from pathlib import Path
 
 import pytest
 
+from mesh.delivery import HandledInSqlite
 from mesh.errors import BadExpression, ConfigError, Denied
 from mesh.events import Event, Reject, Retry
 from tests.event_world import Heard, hearing, joined, state
@@ -125,6 +127,53 @@ async def test_filters_and_transformations_are_functions_or_cel(plane: str) -> N
         with pytest.raises(BadExpression):
             mesh.events.subscribe("filter.x", cel, filter="event.data.n >")
     assert (cel.data, plain.data, changed.data) == ([{"n": 3}], [{"n": 0}, {"n": 1}], [0, 2, 4, 6])
+
+
+async def test_a_function_that_fails_on_one_event_fails_on_no_other(plane: str) -> None:
+    """Of a durable subscription that is a failed attempt; an ephemeral one passes the event over."""
+    durable, ephemeral = Heard(), Heard()
+
+    def wanted(event: Event) -> bool:
+        return bool(event.data["n"] > 0)
+
+    async with (
+        joined(plane) as mesh,
+        hearing(mesh, "raises.x", durable, "raises", filter=wanted),
+        hearing(mesh, "raises.x", ephemeral, filter=wanted) as passing,
+    ):
+        await mesh.events.publish("raises.x", {})
+        await mesh.events.publish("raises.x", {"n": 1})
+        await durable.holds(1)
+        await ephemeral.holds(1)
+        [letter] = [each for each in await letters(plane, "publisher", 2) if each.letter.subscription == "raises"]
+    assert (letter.letter.code, letter.letter.deliveries, passing.broken) == ("failed", 6, 1)
+    assert "KeyError('n')" in letter.letter.reason
+
+
+async def test_an_id_may_be_used_on_each_topic(plane: str, tmp_path: Path) -> None:
+    """What is heard of several topics, with each memory of what was done: also the one that is asked by the handler itself."""
+    heard, done = Heard(), Heard()
+    with HandledInSqlite(tmp_path / "done.db") as handled:
+
+        async def once(event: Event) -> None:
+            async with handled.once(event):
+                await done(event)
+
+        async with (
+            joined(plane) as mesh,
+            hearing(mesh, "order.*", heard, "in memory"),
+            hearing(mesh, "order.*", once, "in sqlite", handled=handled),
+        ):
+            await mesh.events.publish("order.created", "created", id="order-1")
+            await mesh.events.publish("order.paid", "paid", id="order-1")
+            await mesh.events.publish("order.paid", "not again", id="order-1", priority="high")
+            await mesh.events.publish("order.end", "end")
+            for each in (heard, done):
+                await each.holds(3)
+        assert all(handled.seen(event.key) for event in done.events)
+    for each in (heard, done):
+        assert {"created", "end"} < set(each.data)
+        assert len(each.data) == 3  # of the two others whichever came first
 
 
 async def test_an_event_published_twice_is_heard_once(plane: str) -> None:

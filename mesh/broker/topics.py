@@ -58,4 +58,5 @@ def as_message(event: Event) -> AgentMessage:
         target=event.topic or event.to,
         priority=event.priority,
         delivery=event.delivery,
+        heard_by=event.heard_by,
     )

@@ -49,7 +49,7 @@ class Family(Generic[T]):
 
     def read(self, raw: Message, delivery: Delivery, lane: Lane) -> T | None:
         """What the handler gets. None: it is not for us; it is taken away, and nobody sees it. Raises MalformedMessage, Refused (a dead
-        letter `malformed`), Reject (a dead letter with its code)."""
+        letter `malformed`), Reject (a dead letter with its code). Whatever else it raises is a failed attempt, as of the handler."""
         raise NotImplementedError
 
     def key(self, item: T) -> Key:

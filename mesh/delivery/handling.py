@@ -125,6 +125,9 @@ class Handling(Generic[T]):
         except Reject as rejected:
             await self._bury(held, rejected.code, str(rejected))
             return False
+        except Exception as error:  # a filter or a transformation of the user's own
+            await self._failed(held, error)
+            return False
         if item is None:
             await self._js.ack(held.message)
             return False
@@ -153,13 +156,18 @@ class Handling(Generic[T]):
 
     async def _run(self, held: Held[T], key: Key, item: T) -> bool:
         settled = held.settled = asyncio.get_running_loop().create_future() if self._manual else None
+        limit = asyncio.timeout(self._handler_seconds)
         try:
-            async with asyncio.timeout(self._handler_seconds):
+            async with limit:
                 result = await self._handler(item)
         except AlreadyHandled:
             await self._js.ack(held.message)
+        except asyncio.CancelledError as error:
+            if _is_cancelled():
+                raise
+            await self._failed(held, error)  # something that the handler waited for was cancelled, and not we
         except Exception as error:
-            await self._failed(held, error)
+            await self._failed(held, error, late=limit.expired())
         else:
             if settled is None:
                 return await self._done(held, key, item, result)
@@ -184,13 +192,13 @@ class Handling(Generic[T]):
         return self._running.keys()
 
     async def _until_settled(self, held: Held[T], settled: asyncio.Future[Any], key: Key, item: T) -> None:
-        goes_on = False
+        goes_on, limit = False, asyncio.timeout(self._handler_seconds)
         try:
             try:
-                async with asyncio.timeout(self._handler_seconds):
+                async with limit:
                     result = await settled
             except Exception as error:
-                await self._failed(held, error)
+                await self._failed(held, error, late=limit.expired())
             else:
                 goes_on = await self._done(held, key, item, result)
         except Exception as problem:
@@ -244,12 +252,12 @@ class Handling(Generic[T]):
             del self._running[held.key]
         self._ended(held)
 
-    async def _failed(self, held: Held[T], error: Exception) -> None:
+    async def _failed(self, held: Held[T], error: BaseException, *, late: bool = False) -> None:
         if isinstance(error, Reject):
             await self._bury(held, error.code, str(error) or "the handler rejected it")
             return
         raw, delivery = held.message, held.delivery
-        said = f"longer than {self._handler_seconds:g} s" if isinstance(error, TimeoutError) and not str(error) else repr(error)
+        said = f"longer than {self._handler_seconds:g} s" if late else repr(error)
         if not isinstance(error, Retry):
             _log.warning("a handler failed", subject=raw.subject, stream=delivery.stream, attempt=delivery.deliveries, error=said)
         attempts = self._failures.setdefault((delivery.stream, delivery.seq), [])
@@ -292,6 +300,12 @@ class Handling(Generic[T]):
         if told is not None:
             await told
         await self._js.term(raw, code)
+
+
+def _is_cancelled() -> bool:
+    """Whether somebody wants this task to end."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
 
 
 def _unsaid(held: Held[Any], problem: Exception) -> None:

@@ -28,10 +28,10 @@ from mesh.subjects import Event as EventSubject
 from mesh.wire.event import Event, is_brokers, read_event
 
 Filter = Callable[[Event], bool]
-"""Whether an event is wanted. It may raise Reject: the event becomes a dead letter."""
+"""Whether an event is wanted. It may raise Reject: the event becomes a dead letter. Anything else counts as a handler that failed."""
 
 Transform = Callable[[Event], Event]
-"""What becomes of an event before its handler sees it. It may raise Reject, or InvalidEvent: a dead letter `invalid`."""
+"""What becomes of an event before its handler sees it. It may raise Reject, or InvalidEvent: a dead letter `invalid`; else as `Filter`."""
 
 WINDOW: Final = 600
 """Seconds for which the stream of events knows the ids that it has (`mesh.topology`)."""
@@ -93,15 +93,19 @@ class EventFamily(Family[Event]):
         if raw.headers is not None and raw.headers.get(ONLY, self._only) != self._only:
             return None
         event = self._reader.read(raw.subject, raw.body, raw.headers, delivery.seq, delivery.time_ns, delivery.deliveries)
-        if event is not None:
-            check_fresh(event, raw.headers)
+        if event is None:
+            return None
+        check_fresh(event, raw.headers)
         try:
-            return None if event is None else choose(event, self._admit, self._filter, self._transform)
+            event = choose(event, self._admit, self._filter, self._transform)
         except InvalidEvent as problem:
             raise Reject(problem.message, code="invalid") from None
+        if event is not None:
+            event.heard_by = self._only
+        return event
 
     def key(self, item: Event) -> Key:
-        return self._only, item.publisher, item.id
+        return item.key
 
     def trace(self, item: Event) -> str:
         said = item.attributes.get("traceparent")

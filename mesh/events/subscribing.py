@@ -158,6 +158,9 @@ class EphemeralSubscription:
         except (Refused, MalformedMessage, InvalidEvent, Reject) as problem:
             self._note("what is no event is passed over", subject, problem)
             raise _NotWanted from None
+        except Exception as problem:
+            self._note("a filter or a transformation failed", subject, problem)
+            raise _NotWanted from None
         if event is None:
             raise _NotWanted
         return event

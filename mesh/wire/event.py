@@ -60,10 +60,10 @@ class Event:
 
     `publisher`, `topic` and `priority` are the broker's word. `number` is its place in the stream and `stored_ns` when it came there (0
     where it was never stored); `delivery` says which delivery of it this is. `replayed_by` names who tells it again, if anybody does. A
-    broadcast is on no topic: `to` is the role that it is sent to, or `any`.
+    broadcast is on no topic: `to` is the role that it is sent to, or `any`. `heard_by` is the durable subscription that brought it.
     """
 
-    __slots__ = ("attributes", "data", "delivery", "number", "priority", "publisher", "replayed_by", "stored_ns", "to", "topic")
+    __slots__ = ("attributes", "data", "delivery", "heard_by", "number", "priority", "publisher", "replayed_by", "stored_ns", "to", "topic")
 
     def __init__(
         self,
@@ -88,6 +88,12 @@ class Event:
         self.delivery = delivery
         self.replayed_by = replayed_by
         self.to = to
+        self.heard_by = ""
+
+    @property
+    def key(self) -> tuple[str, str, str]:
+        """What it is remembered by (`mesh.delivery.Key`): a publisher may use an id once on each topic, and each subscription hears it."""
+        return f"{self.heard_by} {self.topic or self.to}", self.publisher, self.id
 
     @property
     def id(self) -> str:

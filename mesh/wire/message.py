@@ -41,11 +41,13 @@ class AgentMessage:
     extra: Mapping[str, Any] = field(default_factory=dict)
     delivery: int = 1
     """Which delivery of it this is, from 1."""
+    heard_by: str = ""
+    """Of one on a topic, or a broadcast: the subscription that brought it."""
 
     @property
     def key(self) -> tuple[str, str, str]:
         """What it is remembered by (`mesh.delivery.Key`): each sender chooses its own ids."""
-        return self.target, self.sender, self.id
+        return f"{self.heard_by} {self.target}" if self.heard_by else self.target, self.sender, self.id
 
     @property
     def trace(self) -> str:

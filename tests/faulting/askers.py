@@ -40,7 +40,7 @@ async def sender(broker: str, directory: Path, notes: Notes, part: str) -> Async
             notes.write("try", family="event", id=id, priority=priority, deed=deed)
             work = mesh.events.publish(f"{TOPIC}.{deed}", {"deed": deed}, id=id, priority=priority)
             if await notes.within("publish", PUBLISH_LIMIT, work) is not None:
-                notes.write("acked", family="event", key=f"{HEARD} {part} {id}")
+                notes.write("acked", family="event", key=f"{HEARD} {TOPIC}.{deed} {part} {id}")
 
         async def one(number: int) -> None:
             id, priority, deed = f"{run}-{number}", chance.choice(PRIORITIES), chance.choice(DEEDS)

@@ -143,7 +143,7 @@ async def _held(mesh: Mesh, stream: str, filter: str = ">", seq: int = 1) -> lis
 def _key(sent: object, body: bytes) -> str:
     id = json.loads(body)["id"]
     if isinstance(sent, EventSubject):
-        return f"{HEARD} {sent.publisher} {id}"
+        return f"{HEARD} {sent.topic} {sent.publisher} {id}"
     if isinstance(sent, Job):
         return f"{sent.target} {sent.caller} {id}"
     assert isinstance(sent, Msg)

@@ -22,7 +22,7 @@ from mesh.jobs import Work
 from mesh.policy.retry import Backoff
 from mesh.wire.event import Event
 from tests.faulting.askers import caller, sender
-from tests.faulting.names import HAND, HEARD, LISTENER, NAMED, TOPIC, WORKER
+from tests.faulting.names import HAND, LISTENER, NAMED, TOPIC, WORKER
 from tests.faulting.notes import Notes
 
 BACKOFF: Final = Backoff(first=0.1, longest=1.0)
@@ -99,9 +99,8 @@ async def listener(broker: str, directory: Path, notes: Notes) -> AsyncIterator[
     effects, obey = Effects(directory), Obedience()
 
     async def handle(event: Event) -> None:
-        key = (HEARD, event.publisher, event.id)
-        obey(key, event.data["deed"])
-        await effects.do(key)
+        obey(event.key, event.data["deed"])
+        await effects.do(event.key)
 
     with effects.handled as handled:
         async with (
