@@ -1,5 +1,8 @@
 """What becomes of tasks: jobs of the participant that the host is (`mesh.jobs`). So another identity never finds them, and the same one
 does after any restart.
+
+Hosts look once a second, as they are asked to, and the control plane answers one participant 200 questions a minute: so a task that is
+looked at again is followed, and the broker's word on each change is what a look finds.
 """
 
 import asyncio
@@ -9,7 +12,7 @@ from typing import Any, Final
 
 from bridge.tasks.task import Task, task_of
 from bridge.tasks.whose import Called
-from mesh import Mesh
+from mesh import Mesh, clock
 from mesh.errors import CallTimeout, MeshError, NoSuchJob
 from mesh.jobs import JobRecord
 
@@ -19,6 +22,22 @@ WAIT: Final = 60.0
 GIVING_UP: Final = 2.0
 """Seconds that the end of a host's links waits for the cancellations that it brings."""
 
+LOOKED: Final = 30.0
+"""Seconds between two looks at a task within which it is followed."""
+
+MOST_LOOKED: Final = 100
+"""Tasks that are followed for who looks at them; of any more the control plane is asked each time."""
+
+
+class _Looked:
+    """A task that somebody looks at."""
+
+    def __init__(self, at: float) -> None:
+        self.at = at
+        self.task: Task | None = None
+        """As it is, once that is followed."""
+        self.following: asyncio.Task[None] | None = None
+
 
 class Desk:
     """Of one participant, for all its hosts. Where the control plane does not answer, all of it raises MeshError."""
@@ -26,6 +45,7 @@ class Desk:
     def __init__(self, mesh: Mesh) -> None:
         self._mesh = mesh
         self._given_up: set[asyncio.Task[Any]] = set()
+        self._looked: dict[str, _Looked] = {}
 
     async def submit(self, called: Called, keep: int, attempts: int) -> Task:
         """A job that is done within `keep` seconds, and whose result is kept for as long. Raises MeshError: there is none then. Who is
@@ -40,14 +60,23 @@ class Desk:
 
     async def get(self, id: str) -> Task | None:
         """None for what is not there, and for what is another's, which operators could see."""
+        looked = self._looked.get(id)
+        if looked is not None and looked.task is not None:
+            looked.at = clock.monotonic()
+            return looked.task
         try:
             job = await self._mesh.jobs.get(id)
         except NoSuchJob:
             return None
-        return task_of(job) if job.caller == self._mesh.name else None
+        if job.caller != self._mesh.name:
+            return None
+        task = task_of(job)
+        if not task.over:
+            self._look(id, clock.monotonic())
+        return task
 
     async def all(self) -> list[Task]:
-        """Without their results."""
+        """Of their results only whether they say that the tool failed."""
         return [task_of(job) for job in await self._mesh.jobs.list()]
 
     async def wait(self, id: str, seconds: float = WAIT) -> Task | None:
@@ -66,6 +95,9 @@ class Desk:
 
     async def cancel(self, id: str) -> None:
         await self._mesh.jobs.cancel(id)
+        looked = self._looked.pop(id, None)  # what was heard of it is older
+        if looked is not None and looked.following is not None:
+            looked.following.cancel()
 
     def give_up(self, id: str) -> None:
         """Nobody learnt of it: cancel it, and wait for nothing."""
@@ -74,10 +106,39 @@ class Desk:
     async def close(self) -> None:
         if self._given_up:
             await asyncio.wait(self._given_up, timeout=GIVING_UP)
-        late = list(self._given_up)
+        late = [*self._given_up, *(each.following for each in self._looked.values() if each.following is not None)]
         for task in late:
             task.cancel()
         await asyncio.gather(*late, return_exceptions=True)
+
+    def _look(self, id: str, now: float) -> None:
+        """It is at work, and somebody has looked at it: who does so again will do so more often."""
+        looked = self._looked.get(id)
+        if looked is not None:
+            if looked.following is None:
+                looked.following = asyncio.create_task(self._follow(id, looked), name=f"how {id} stands")
+            looked.at = now
+            return
+        if len(self._looked) >= MOST_LOOKED:
+            for old in [each for each, one in self._looked.items() if one.following is None and now - one.at > LOOKED]:
+                del self._looked[old]
+        if len(self._looked) < MOST_LOOKED:
+            self._looked[id] = _Looked(now)
+
+    async def _follow(self, id: str, looked: _Looked) -> None:
+        """Until it is over, or nobody looks at it any more."""
+        try:
+            while (left := looked.at + LOOKED - clock.monotonic()) > 0:
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(left), contextlib.aclosing(self._mesh.jobs.watch(id)) as jobs:
+                        async for job in jobs:
+                            looked.task = task_of(job)
+                        return
+        except MeshError:
+            return  # who looks next is told
+        finally:
+            if self._looked.get(id) is looked:
+                del self._looked[id]
 
     def _own(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work, name="a task that nobody wants")

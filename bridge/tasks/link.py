@@ -27,7 +27,7 @@ from bridge.tasks import told
 from bridge.tasks.asked import About, Asked, Listen, Page, Submit, id_of, mentions, read
 from bridge.tasks.desk import Desk
 from bridge.tasks.follow import Follow
-from bridge.tasks.task import CANCELLED, COMPLETED, Task
+from bridge.tasks.task import CANCELLED, Task
 from bridge.tasks.whose import Whose
 from bridge.tasks.words import ATTEMPTS, FORBIDDEN, PAGE
 from bridge.visible import Sink
@@ -234,12 +234,8 @@ class Tasked:
         tasks = sorted((task for task in await self._desk.all() if self._whose.shows(task)), key=_key)
         if asked.after is not None:
             tasks = [task for task in tasks if _key(task) > asked.after]
-        page = [await self._whole(task) for task in tasks[:PAGE]]
+        page = tasks[:PAGE]
         return told.page(id_of(frame), page, _key(page[-1]) if len(tasks) > PAGE else None)
-
-    async def _whole(self, task: Task) -> Task:
-        """A task of a list, which has no results, as it is: whether a tool says that it failed stands in its result."""
-        return (await self._desk.get(task.id) or task) if task.status == COMPLETED else task
 
     async def _find(self, id: str) -> Task | None:
         task = await self._desk.get(id)

@@ -8,8 +8,8 @@
 | `mesh/jobs/lane`   | `{"target", "wanted"}`            | `{"lane": bool}`          | who may answer to the target                 |
 | `mesh/jobs/look`   | `{"target", "caller", "nonce"}`   | `{"job"?, "revision", "there"?}` | who may answer to the target          |
 
-A list begins with the newest job, has no results, and goes on `before` the sequence that the last one's id begins with, where there are
-`more`. `revision` is the record's, 0 where there is none, and `there` whether its message still lies in the stream.
+A list begins with the newest job, has of results only an `isError`, and goes on `before` the sequence that the last one's id begins with,
+where there are `more`. `revision` is the record's, 0 where there is none, and `there` whether its message still lies in the stream.
 
 A cancellation ends the job: its message is taken away and its record says so, in one write that may win or lose against the worker's last.
 A worker hears it as the change of the record that it is. What is past its deadline and nobody works on is ended by whoever asks for it.

@@ -26,7 +26,9 @@ from mesh.wire.job import JOB_HEADER, LONGEST_KEPT, MOST_TRIES, NONCE, JobRecord
 from mesh.wire.job import JobOptions as Header
 
 LOOK_AGAIN: Final = 15.0
-"""Seconds after which who waits for a job asks again, should a change have been missed."""
+SELDOM: Final = 120.0
+"""Seconds after which who waits for a job asks again, should a change have been missed; doubled each time that none has. Who waits for a
+hundred must have questions left."""
 
 _LONGEST_DELAY: Final = 5.0
 
@@ -117,8 +119,8 @@ class Jobs:
         return record_of((await self._ask("get", {"id": id}))["job"])
 
     async def list(self, *, all: bool = False, most: int = 1_000) -> list[JobRecord]:
-        """Ours, the newest first, without their results; with `all` everybody's, for operators. Raises Denied, and CallError where no
-        control plane answers."""
+        """Ours, the newest first, of their results only whether they say `isError`; with `all` everybody's, for operators. Raises Denied,
+        and CallError where no control plane answers."""
         jobs: list[JobRecord] = []
         more = True
         while more and len(jobs) < most:
@@ -148,7 +150,7 @@ class Jobs:
         """As it is, and each change that is noticed, until it is over. Raises NoSuchJob."""
         nonce = read_id(id)[1]
         await self._listen()
-        watch, delay = _Watch(), FIRST_DELAY
+        watch, delay, quiet = _Watch(), FIRST_DELAY, LOOK_AGAIN
         last: JobRecord | None = None
         self._watched.setdefault(nonce, set()).add(watch)
         try:
@@ -169,9 +171,11 @@ class Jobs:
                 if found.record != last:
                     last = found.record
                     yield last
+                else:
+                    quiet = min(SELDOM, quiet * 2)
                 if last.over:
                     return
-                await watch.wait(_patience(last))
+                await watch.wait(_patience(last, quiet))
         finally:
             watched = self._watched[nonce]
             watched.discard(watch)
@@ -257,12 +261,12 @@ def result_of(record: JobRecord) -> Any:
     raise JobFailed(f"the job {record.id} {record.state}: {error.get('message', '')}", job=record.id, state=record.state, error=error)
 
 
-def _patience(record: JobRecord) -> float:
-    """Until it is asked for again: at the end of its time, when the control plane ends it, where nobody else does."""
+def _patience(record: JobRecord, quiet: float) -> float:
+    """Until it is asked for again: `quiet`, or to the end of its time, when the control plane ends it, where nobody else does."""
     if record.deadline_ns is None:
-        return LOOK_AGAIN
+        return quiet
     late = 0 if record.state == "queued" else GRACE_NS
-    return min(LOOK_AGAIN, max(1.0, (record.deadline_ns + late - clock.wall_ns()) / 1e9 + 0.05))
+    return min(quiet, max(1.0, (record.deadline_ns + late - clock.wall_ns()) / 1e9 + 0.05))
 
 
 def _full(error: ApiError, agent: str, tool: str) -> ApiError | MailboxFull:

@@ -1,6 +1,6 @@
 """Jobs in a list, the newest first: the records in one pull, and what waits without one.
 
-A job's place is where its message was stored. Results are left out, and errors are brief.
+A job's place is where its message was stored. Of results only an `isError` stays, and errors are brief.
 """
 
 from collections.abc import AsyncIterator
@@ -106,4 +106,5 @@ def _brief(record: JobRecord) -> JobRecord:
     error = record.error
     if error is not None:
         error = {"code": error.get("code"), "message": str(error.get("message", ""))[:BRIEF]}
-    return replace(record, result=None, error=error)
+    failed = isinstance(record.result, dict) and record.result.get("isError") is True
+    return replace(record, result={"isError": True} if failed else None, error=error)
