@@ -129,6 +129,15 @@ async def test_filters_and_transformations_are_functions_or_cel(plane: str) -> N
     assert (cel.data, plain.data, changed.data) == ([{"n": 3}], [{"n": 0}, {"n": 1}], [0, 2, 4, 6])
 
 
+async def test_an_ephemeral_subscription_goes_on_whatever_its_handler_raises(plane: str) -> None:
+    heard = Heard(ValueError("mine"), asyncio.CancelledError(), Reject("not mine"))
+    async with joined(plane) as mesh, hearing(mesh, "goes.on", heard) as subscription:
+        for number in range(4):
+            await mesh.events.publish("goes.on", number)
+        await heard.holds(4)
+    assert (heard.data, subscription.broken) == ([0, 1, 2, 3], 3)
+
+
 async def test_a_function_that_fails_on_one_event_fails_on_no_other(plane: str) -> None:
     """Of a durable subscription that is a failed attempt; an ephemeral one passes the event over."""
     durable, ephemeral = Heard(), Heard()

@@ -168,10 +168,14 @@ class EphemeralSubscription:
     async def _handle(self, event: Event) -> None:
         try:
             await self._handler(event)
+        except asyncio.CancelledError as problem:
+            if self._task is None or self._task.cancelling():
+                raise
+            self._note("what a handler waited for was cancelled", event.topic, problem)
         except Exception as problem:
             self._note("a handler failed", event.topic, problem)
 
-    def _note(self, what: str, where: str, problem: Exception) -> None:
+    def _note(self, what: str, where: str, problem: BaseException) -> None:
         self.broken += 1
         if worth_a_line(self.broken):
             _log.warning(what, where=where, why=str(problem) or repr(problem), count=self.broken)
