@@ -11,6 +11,7 @@ from bridge import mesh_transport
 from bridge.gathered.own import INBOX
 from bridge.mesh_tools.topics import MOST_OF_EACH, MOST_OPEN
 from mesh import Mesh
+from mesh.wire.event import encode, new_event
 from tests.conftest import Broker
 from tests.gather_world import hosted
 from tests.test_mesh_tools import ERAS, called, failed
@@ -150,11 +151,58 @@ async def test_of_a_durable_one_what_is_to_be_tried_again_comes_again(plane: str
         assert (event["subscription"], event["delivery"]) == ("it", 2)
 
 
+@pytest.mark.parametrize("durable", [False, True])
+async def test_what_says_nothing_and_what_has_one_id_on_several_topics_is_shown(plane: str, durable: bool) -> None:
+    topic = f"orders-{durable}"
+    async with (
+        Mesh(name="shop", broker=plane) as shop,
+        Mesh(name=f"clerk-{durable}", broker=plane) as mesh,
+        Client(mesh_transport(mesh=mesh)) as client,
+    ):
+        await called(client, "subscribe_events", topic=f"{topic}.*", **({"name": "orders"} if durable else {}))
+        await shop.events.publish(f"{topic}.created", id="o1")
+        await shop.events.publish(f"{topic}.paid", {"by": None}, id="o1")
+        events = await shown(client, 2)
+        assert {(each["topic"], str(each.get("content"))) for each in events} == {
+            (f"{topic}.created", "None"),
+            (f"{topic}.paid", "{'by': None}"),
+        }
+        assert f"of shop on {topic}.paid" in await failed(client, "acknowledge_message", id="o1")
+        await called(client, "acknowledge_message", id="o1", topic=f"{topic}.created")
+        (event,) = await shown(client)
+        assert event["topic"] == f"{topic}.paid"
+
+
+async def test_one_that_comes_again_and_again_takes_up_no_room(plane: str) -> None:
+    async with (
+        Mesh(name="stutterer", broker=plane) as stutterer,
+        Mesh(name="patient", broker=plane) as mesh,
+        Client(mesh_transport(mesh=mesh)) as client,
+    ):
+        await called(client, "subscribe_events", topic="stutter")
+        encoded = encode(new_event("stutterer", "stutter", 1, id="same", type="t"))
+        for _ in range(MOST_OF_EACH + 1):  # without a deduplication id
+            stutterer.connection.send(
+                stutterer.subjects.event("stutterer", "normal", "stutter"), encoded.body, headers=dict(encoded.headers)
+            )
+        await stutterer.events.publish("stutter", 2, id="last")
+        await shown(client)
+        async with asyncio.timeout(15):
+            while True:
+                ids = {each["id"] for each in await shown(client)}
+                for id in ids:
+                    await called(client, "acknowledge_message", id=id)
+                if "last" in ids:
+                    break
+
+
 async def test_there_are_only_so_many(plane: str) -> None:
     async with Mesh(name="greedy", broker=plane) as mesh, Client(mesh_transport(mesh=mesh)) as client:
         for number in range(MOST_OPEN):
             await called(client, "subscribe_events", topic=f"t{number}")
-        assert f"there are {MOST_OPEN} subscriptions" in await failed(client, "subscribe_events", topic="more")
+        said = await failed(client, "subscribe_events", topic="more")
+        assert f"there are {MOST_OPEN} subscriptions: now-" in said
+        assert f"(t{MOST_OPEN - 1})" in said
 
 
 async def test_who_may_hear_no_topic_is_offered_no_such_tool_and_who_may_not_answer_gets_events_all_the_same(

@@ -49,13 +49,12 @@ class Doing:
 
     async def acknowledge_message(self, asked: shapes.Acknowledge) -> Mapping[str, Any]:
         try:
-            self.inbox.held.settle(asked.id, asked.outcome, sender=asked.sender, answer=asked.answer, reason=asked.reason)
+            said = asked.model_dump(include={"sender", "topic", "answer", "reason"})
+            self.inbox.held.settle(asked.id, asked.outcome, **said)
         except KeyError as several:
-            senders = several.args[0]
-            said = (
-                f"several have sent a message {asked.id!r}: say which sender, {senders}" if senders else f"no message {asked.id!r} is held"
-            )
-            raise MeshError(said, hint="check_messages shows those that are") from None
+            which = ", ".join(f"of {sender}" + (f" on {topic}" if topic else "") for sender, topic in several.args[0])
+            why = f"several have the id {asked.id!r}, say which sender and topic: {which}" if which else f"no message {asked.id!r} is held"
+            raise MeshError(why, hint="check_messages shows those that are") from None
         return {"id": asked.id, "outcome": asked.outcome}
 
     async def list_schedules(self, _: shapes.Nothing) -> Mapping[str, Any]:

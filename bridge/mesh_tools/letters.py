@@ -18,8 +18,8 @@ Outcome = Literal["done", "retry", "reject"]
 Letter = dict[str, Any]
 """What `bridge.mesh_tools.shapes.Letter` takes. One with a `topic` is an event."""
 
-Key = tuple[str, str, str]
-"""Subscription (empty: it is a message), sender, id."""
+Key = tuple[str, str, str, str]
+"""Subscription and topic (empty: it is a message), sender, id."""
 
 
 def letter(message: AgentMessage) -> Letter:
@@ -66,8 +66,11 @@ class Held:
         return [letter for letter, _ in self._held.values()]
 
     def put(self, letter: Letter) -> "asyncio.Future[Any]":
-        """It ends with the answer, with Retry or with Reject. Cancelled, the letter is in our hands no more."""
-        key = letter.get("subscription", ""), letter["sender"], letter["id"]
+        """It ends with the answer, with Retry or with Reject. Cancelled, the letter is in our hands no more. What is there
+        already, and came once more, ends with the first."""
+        key = letter.get("subscription", ""), letter.get("topic", ""), letter["sender"], letter["id"]
+        if (there := self._held.get(key)) is not None:
+            return there[1]
         done: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         done.add_done_callback(partial(self._drop, key))
         self._held[key] = letter, done
@@ -82,13 +85,15 @@ class Held:
                     self._arrived.clear()
                     await self._arrived.wait()
 
-    def settle(self, id: str, outcome: Outcome, *, sender: str | None = None, answer: Any = None, reason: str = "") -> None:
-        """Say what became of a message, or of an event in all subscriptions that brought it. Raises KeyError with the senders where none of
-        that id is held (then there are none), or several senders have one."""
-        keys = [key for key in self._held if key[2] == id and sender in (None, key[1])]
-        senders = sorted({key[1] for key in keys})
-        if len(senders) != 1:
-            raise KeyError(senders)
+    def settle(
+        self, id: str, outcome: Outcome, *, sender: str | None = None, topic: str | None = None, answer: Any = None, reason: str = ""
+    ) -> None:
+        """Say what became of a message, or of an event in all subscriptions that brought it. Raises KeyError with the senders and topics
+        where none of that id is held (then there are none), or several are."""
+        keys = [key for key in self._held if key[3] == id and sender in (None, key[2]) and topic in (None, key[1])]
+        which = sorted({(key[2], key[1]) for key in keys})
+        if len(which) != 1:
+            raise KeyError(which)
         for key in keys:
             _, done = self._held.pop(key)
             if done.done():

@@ -51,7 +51,7 @@ class Letter(Gives):
     id: str
     sender: str
     type: str
-    content: Any
+    content: Any = Field(None, description="What it says; not there where it says nothing.")
     priority: str
     sent: str
     deadline: str | None = None
@@ -73,6 +73,7 @@ class Messages(Gives):
 class Acknowledge(Takes):
     id: str = Field(min_length=1, description="The message's id.")
     sender: str | None = Field(None, description="Its sender, where several have sent one of that id.")
+    topic: str | None = Field(None, description="Of an event: its topic, where its sender has used the id on several.")
     outcome: Literal["done", "retry", "reject"] = Field(
         "done", description="done: it was handled. retry: it comes again, some times. reject: never again; it becomes a dead letter."
     )
@@ -143,7 +144,7 @@ class SubmitJob(Takes):
     key: str | None = Field(None, min_length=1, description="Submitted twice with the same key, it is one job.")
     deadline: float | None = Field(None, gt=0, description="Seconds after which nobody works on it any more.")
     attempts: int = Field(3, ge=1, le=20, description="How often it is begun, should its workers die.")
-    keep: int = Field(86_400, ge=1, description="Seconds for which its result is kept.")
+    keep: int = Field(86_400, ge=1, description="Seconds for which its result is kept; ten minutes at least.")
 
 
 class GetJob(Takes):

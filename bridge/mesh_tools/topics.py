@@ -72,7 +72,8 @@ class Topics:
                 hint = "choose another name, or unsubscribe_events"
                 raise ConfigError(f"the subscription {id!r} hears {there.topic!r}, and not {topic!r}", hint=hint)
             if there is None and len(self._open) >= MOST_OPEN:
-                raise ConfigError(f"there are {MOST_OPEN} subscriptions", hint="unsubscribe_events ends one that nobody needs")
+                there_are = ", ".join(f"{name} ({each.topic})" for name, each in sorted(self._open.items()))
+                raise ConfigError(f"there are {MOST_OPEN} subscriptions: {there_are}", hint="unsubscribe_events ends one that nobody needs")
             opened = Open(topic, filter, name is not None, AsyncExitStack())
             subscription = self._subscription(id, opened)
             if there is not None:
