@@ -30,6 +30,7 @@ from bridge.eras.state import holder_of
 from bridge.standby import Held, Standby, problem_that_ends
 from bridge.visible import Sink, Visible
 from mesh import Mesh
+from mesh.background import Background
 from mesh.errors import BrokerUnavailable, MalformedMessage, MeshError
 from mesh.link.exchange import Channel, Exchange
 from mesh.link.targets import Target
@@ -93,7 +94,7 @@ class Connected:
         self._target: Target | None = None
         self._lost: MeshError | None = None
         self._alive: asyncio.Task[None] | None = None
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._background = Background()
 
     @property
     def over(self) -> MeshError | None:
@@ -127,9 +128,7 @@ class Connected:
             self._mesh.exchanges.say(self._session, control.CLOSED, control.closed())
             self._leave_session(self._session)
         self._visible.close()
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._background.end()
 
     # from the host
 
@@ -158,9 +157,7 @@ class Connected:
         if target is not None:
             self._open(frame, pending, target, None, instance)
         else:
-            task = asyncio.create_task(self._resolve_and_open(frame, pending, agent, instance), name=f"first request to {agent}")
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+            self._background.start(self._resolve_and_open(frame, pending, agent, instance), f"first request to {agent}")
 
     async def _resolve_and_open(self, frame: Frame, pending: Pending, agent: str, instance: str) -> None:
         try:
@@ -260,6 +257,7 @@ class Connected:
         self._standby = Standby(self._mesh, self._session, self._on_session_lost)
         self._target, self._lost = exchange.target, None
         self._alive = asyncio.create_task(self._show_life(), name=f"session with {self._agent}")
+        self._background.own(self._alive)
 
     def _leave_session(self, session: Channel) -> None:
         self._mesh.exchanges.close_channel(session)

@@ -17,7 +17,7 @@ calls wait for a while (`WAITING`) or are refused.
 import asyncio
 import random
 from collections.abc import Callable
-from typing import Any, Final, Literal
+from typing import Final, Literal
 
 import structlog
 
@@ -32,6 +32,7 @@ from bridge.ports.base import PortFactory
 from bridge.sessions import Sessions
 from bridge.translation.modern import ModernFace
 from mesh import clock
+from mesh.background import Background
 from mesh.errors import Busy, CallError, MeshError, RemoteError, TooLarge
 from mesh.link.call import Call
 from mesh.wire import control
@@ -76,19 +77,17 @@ class Exposed:
         self._sessions = Sessions(agent, make_port, connected, shared=sessions == "shared")
         self._waiting: list[Call] = []
         self._down = asyncio.Event()
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._background = Background()
 
     async def start(self) -> Facts:
         """Reach the server and learn what it is. Raises ServerUnreachable."""
         facts = await self._open_shared()
-        self._spawn(self._supervise(), f"supervisor of {self.agent}")
+        self._background.start(self._supervise(), f"supervisor of {self.agent}")
         self._sessions.start()
         return facts
 
     async def close(self) -> None:
-        for task in list(self._tasks):
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._background.end()
         await asyncio.gather(self._face.close(), self._sessions.close())
         if self._shared is not None:
             await self._shared.close("the bridge is being stopped")
@@ -154,7 +153,7 @@ class Exposed:
             self._down.set()
         changed, self.facts = facts != self.facts, facts
         if facts.modern:
-            self._spawn(follow(channel, facts.capabilities, META), f"changes of {self.agent}")
+            self._background.start(follow(channel, facts.capabilities, META), f"changes of {self.agent}")
         else:
             self._face.attach(channel, facts)
         waiting, self._waiting = self._waiting, []
@@ -245,7 +244,7 @@ class Exposed:
             return
         self._face.heard(frame)
         if frame.method in CHANGES:
-            self._spawn(self._learn_again(), f"lists of {self.agent}")
+            self._background.start(self._learn_again(), f"lists of {self.agent}")
 
     async def _learn_again(self) -> None:
         channel, facts = self._shared, self.facts
@@ -256,8 +255,3 @@ class Exposed:
             self._on_event("changed", "")
         except CallError as problem:
             _log.warning("a changed list cannot be read", agent=self.agent, why=str(problem))
-
-    def _spawn(self, work: Any, name: str) -> None:
-        task = asyncio.create_task(work, name=name)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)

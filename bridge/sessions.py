@@ -6,8 +6,7 @@ session is translated.
 """
 
 import asyncio
-from collections.abc import Coroutine
-from typing import Any, Final
+from typing import Final
 
 from bridge.facts import Facts
 from bridge.ports.base import PortFactory
@@ -16,6 +15,7 @@ from bridge.shared import Shared
 from bridge.shared_session import SharedSession
 from bridge.translation.handshake import TranslatedSession, speaks_no_handshake
 from mesh import clock
+from mesh.background import Background
 from mesh.errors import Busy, MeshError
 from mesh.link.call import Call
 from mesh.wire import control
@@ -42,20 +42,18 @@ class Sessions:
         self._connected = connected
         self._make_port = make_port
         self._sessions: dict[str, AnySession] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._background = Background()
         self._shared = Shared(agent, make_port) if shared else None
         self._handshakes: bool | None = None
         """Whether the server has a handshake; None: not known."""
         self._closing = False
 
     def start(self) -> None:
-        self._spawn(self._sweep(), f"sessions of {self._agent}")
+        self._background.start(self._sweep(), f"sessions of {self._agent}")
 
     async def close(self) -> None:
         self._closing = True
-        for task in list(self._tasks):
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._background.end()
         await asyncio.gather(*(session.close("the bridge is being stopped") for session in list(self._sessions.values())))
         if self._shared is not None:
             await self._shared.close()
@@ -103,7 +101,7 @@ class Sessions:
         if self._sessions.get(session.key) is session:
             del self._sessions[session.key]
             if not self._closing:
-                self._spawn(session.close(reason), f"end of a session with {self._agent}")
+                self._background.start(session.close(reason), f"end of a session with {self._agent}")
 
     def end_of(self, caller: str, connection: str) -> None:
         """End all that one connection of a caller has opened."""
@@ -113,7 +111,7 @@ class Sessions:
 
     def _begin(self, session: AnySession, call: Call) -> None:
         self._sessions[session.key] = session
-        self._spawn(self._open(session, call), f"session of {call.caller} with {self._agent}")
+        self._background.start(self._open(session, call), f"session of {call.caller} with {self._agent}")
 
     async def _open(self, session: AnySession, call: Call) -> None:
         try:
@@ -134,7 +132,7 @@ class Sessions:
             self.end(session, "the server refused it")
             return True
         self._handshakes = False
-        self._spawn(session.close("it speaks no handshake"), f"end of a session with {self._agent}")
+        self._background.start(session.close("it speaks no handshake"), f"end of a session with {self._agent}")
         self._begin(TranslatedSession(self._agent, session.opener, self._make_port(), facts, self._connected, self.end), session.opener)
         return False
 
@@ -144,8 +142,3 @@ class Sessions:
             for session in list(self._sessions.values()):
                 if clock.monotonic() - session.heard_at > SESSION_SILENCE:
                     self.end(session, "its host gave no sign of life")
-
-    def _spawn(self, work: Coroutine[Any, Any, None], name: str) -> None:
-        task = asyncio.create_task(work, name=name)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)

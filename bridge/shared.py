@@ -13,7 +13,6 @@ and what the server itself remembers. Whose server asks back, or logs secrets, l
 """
 
 import asyncio
-from collections.abc import Coroutine
 from typing import Any, Final
 
 import structlog
@@ -26,6 +25,7 @@ from bridge.errors import ServerDied, ServerUnreachable
 from bridge.facts import START_SECONDS
 from bridge.ports.base import PortFactory
 from bridge.shared_session import Relay, SharedSession
+from mesh.background import Background
 from mesh.errors import CallError
 from mesh.link.call import Call
 from mesh.wire import control
@@ -59,7 +59,7 @@ class Shared:
         self._level = ""
         self._subscribed: set[str] = set()
         self._gate = asyncio.Lock()
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._background = Background()
 
     async def join(self, host: SharedSession) -> Frame:
         """The answer to its `initialize`; an error where there is no child yet and it refuses this host. Raises MeshError."""
@@ -87,9 +87,7 @@ class Shared:
         self._tell_level()
 
     async def close(self) -> None:
-        for task in list(self._tasks):
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._background.end()
         if self._channel is not None:
             await self._channel.close("the bridge is being stopped")
 
@@ -250,7 +248,7 @@ class Shared:
         hosts, self._hosts = self._hosts, {}
         self._asked.clear()
         if self._channel is not None:
-            self._spawn(self._channel.close(reason), f"end of the shared server of {self.agent}")
+            self._background.start(self._channel.close(reason), f"end of the shared server of {self.agent}")
         for host in hosts.values():
             host.on_end(host, reason)
 
@@ -260,15 +258,10 @@ class Shared:
 
     def _ask(self, method: str, params: dict[str, Any]) -> None:
         assert self._channel is not None
-        self._spawn(self._asking(self._channel, method, params), f"{method} at {self.agent}")
+        self._background.start(self._asking(self._channel, method, params), f"{method} at {self.agent}")
 
     async def _asking(self, channel: Channel, method: str, params: dict[str, Any]) -> None:
         try:
             await channel.request(method, params, timeout=OWN_SECONDS)
         except CallError as problem:
             _log.info("the server refused", agent=self.agent, method=method, why=str(problem))
-
-    def _spawn(self, work: Coroutine[Any, Any, None], name: str) -> None:
-        task = asyncio.create_task(work, name=name)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)

@@ -17,7 +17,7 @@ What the mesh itself offers, its tools and the inbox, is done here too (`bridge.
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final
@@ -38,6 +38,7 @@ from bridge.gathered.roster import Roster
 from bridge.gathered.routing import Routed, route
 from bridge.gathered.said import Said
 from bridge.visible import Sink
+from mesh.background import Background
 from mesh.errors import MalformedMessage, MeshError
 from mesh.wire import control
 from mesh.wire.jsonrpc import Frame, Kind, dumps, error, scan
@@ -89,7 +90,7 @@ class Gathered:
         self._links: dict[str, AgentLink] = {}
         self._pending: dict[str | int, Pending] = {}
         self._backward = Backward()
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._background = Background()
         self._deaf = roster.listen(self._on_change)
         self._own = Own(roster.tools, send, self._on_news)
 
@@ -115,13 +116,12 @@ class Gathered:
 
     async def close(self) -> None:
         self._deaf()
-        self._own.close()
         for listening in [each.listening for each in self._pending.values() if each.listening is not None]:
             listening.close()
         self._pending.clear()
-        for task in list(self._tasks):
-            task.cancel()
-        await asyncio.gather(*self._tasks, *(link.close() for link in self._links.values()), return_exceptions=True)
+        await self._own.close()
+        await self._background.end()
+        await asyncio.gather(*(link.close() for link in self._links.values()), return_exceptions=True)
 
     # from the host
 
@@ -163,7 +163,7 @@ class Gathered:
         self._own.greet()
         links, self._links = self._links, {}
         for link in links.values():
-            self._spawn(link.close(), f"end of a session with {link.agent}")
+            self._background.start(link.close(), f"end of a session with {link.agent}")
         self._said.greet(frame)
 
     def _set_level(self, frame: Frame, to: Sink) -> None:
@@ -174,7 +174,7 @@ class Gathered:
         assert frame.id is not None
         self._said.level = {"level": params["level"]}
         self._pending[frame.id] = Pending()
-        self._spawn(self._tell_level(frame, to, self._said.level), "log level")
+        self._background.start(self._tell_level(frame, to, self._said.level), "log level")
 
     async def _tell_level(self, frame: Frame, to: Sink, params: dict[str, Any]) -> None:
         """To all agents that there is a session with. Who has no logs refuses it, and who is slow hears it all the same."""
@@ -266,7 +266,7 @@ class Gathered:
         for said in self._backward.forget(link):
             self._send(said)
         if self._said.subscribed_at(link.agent):
-            self._spawn(self._restore(link), f"subscriptions at {link.agent}")
+            self._background.start(self._restore(link), f"subscriptions at {link.agent}")
 
     async def _restore(self, link: AgentLink) -> None:
         """Subscriptions outlive an instance: begin a session again once there is another one."""
@@ -293,8 +293,3 @@ class Gathered:
         for pending in list(self._pending.values()):
             if pending.listening is not None:
                 pending.listening.updated(INBOX)
-
-    def _spawn(self, work: Coroutine[Any, Any, None], name: str) -> None:
-        task = asyncio.create_task(work, name=name)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)

@@ -9,7 +9,7 @@ Source: MCP 2025-11-25, server/resources (subscriptions); 2026-07-28, subscripti
 
 import asyncio
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from typing import Any, Final
 
 import structlog
@@ -17,6 +17,7 @@ import structlog
 from bridge.gathered import answers, find
 from bridge.gathered.answers import id_of, read_params
 from bridge.mesh_tools.tools import TOOLS, MeshTools
+from mesh.background import Background
 from mesh.errors import MeshError
 from mesh.rpc import error_of
 from mesh.wire.jsonrpc import Frame, dumps
@@ -59,12 +60,11 @@ class Own:
         self._on_news = on_news
         self._subscribed = False
         self._deaf = tools.inbox.listen(self._on_message)
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._background = Background()
 
-    def close(self) -> None:
+    async def close(self) -> None:
         self._deaf()
-        for task in self._tasks:
-            task.cancel()
+        await self._background.end()
 
     def greet(self) -> None:
         """A new session of the host."""
@@ -120,10 +120,9 @@ class Own:
             self._send(UPDATED)
         self._on_news()
 
-    def _spawn(self, work: Any, name: str) -> asyncio.Task[None]:
+    def _spawn(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
         task = asyncio.create_task(work, name=name)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self._background.own(task)
         return task
 
 

@@ -5,7 +5,6 @@ the last has left. A listen is acknowledged when the server has answered for all
 told before. When the channel ends, so do the listens: there is no replay in this era, and the client listens again and reads anew.
 """
 
-import asyncio
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
@@ -18,6 +17,7 @@ from bridge.eras.machine import Machine
 from bridge.eras.shapes import Filter, acknowledged, read_filter, stamped
 from bridge.eras.words import CAPABILITY_OF, CHANGES, UPDATED
 from bridge.errors import ServerDied
+from mesh.background import Background
 from mesh.errors import Busy, CallError
 from mesh.link.call import Call
 from mesh.wire import control
@@ -57,7 +57,7 @@ class Listens:
         self._capabilities: Mapping[str, Any] = {}
         self._listens: dict[Call, _Listen] = {}
         self._interest: dict[str, Machine[State, Event, Do]] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._background = Background()
 
     def attach(self, channel: Channel, capabilities: Mapping[str, Any]) -> None:
         """The server is there, or there again."""
@@ -74,9 +74,7 @@ class Listens:
             listen.on_over()
 
     async def close(self) -> None:
-        for task in list(self._tasks):
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._background.end()
 
     def take(self, call: Call, on_over: Callable[[], object] = lambda: None) -> None:
         """`on_over` is called when the listen has ended."""
@@ -143,9 +141,7 @@ class Listens:
     def _do(self, uri: str, do: Do) -> None:
         if do is Do.SUBSCRIBE or do is Do.UNSUBSCRIBE:
             method = "resources/subscribe" if do is Do.SUBSCRIBE else "resources/unsubscribe"
-            task = asyncio.create_task(self._ask(method, uri), name=f"{method} at {self._agent}")
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+            self._background.start(self._ask(method, uri), f"{method} at {self._agent}")
         elif do is Do.HONOUR or do is Do.DENY:
             for listen in list(self._listens.values()):
                 if uri in listen.pending:

@@ -4,14 +4,13 @@ They share the bridge's own channel, unless their client has declared that it ca
 they go to a child that was initialized for this client. They do not own it: several of them, and a call that does, may be on it at once.
 """
 
-import asyncio
 from collections.abc import Callable
-from typing import Any
 
 from bridge.channel import Channel
 from bridge.eras.shapes import Wish, complete, lacking, to_handshake
 from bridge.eras.words import MAY_ASK
 from bridge.translation.pool import Child, Pool
+from mesh.background import Background
 from mesh.errors import MeshError
 from mesh.link.call import Call
 from mesh.wire.jsonrpc import Frame
@@ -82,7 +81,7 @@ class Lent:
 
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
-        self._tasks: set[asyncio.Task[Any]] = set()
+        self._background = Background()
 
     def take(self, call: Call, wish: Wish) -> None:
         def use(child: Child) -> None:
@@ -97,11 +96,7 @@ class Lent:
         self._begin(call, wish, use)
 
     async def close(self) -> None:
-        for task in list(self._tasks):
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._background.end()
 
     def _begin(self, call: Call, wish: Wish, use: Callable[[Child], object]) -> None:
-        task = asyncio.create_task(Borrowing(self._pool, call, use).start(wish), name=f"call {call.id}")
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self._background.start(Borrowing(self._pool, call, use).start(wish), f"call {call.id}")

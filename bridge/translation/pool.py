@@ -22,6 +22,7 @@ from bridge.errors import ServerUnreachable
 from bridge.facts import CLIENT, START_SECONDS
 from bridge.ports.base import PortFactory
 from bridge.translation.listens import Listens
+from mesh.background import Background
 from mesh.errors import Busy, CallError, MeshError
 from mesh.link.call import Call
 from mesh.wire import control
@@ -99,7 +100,7 @@ class Pool:
         """Of which a call has left something; they go when nothing is on them any more."""
         self._gates: dict[Key, asyncio.Event] = {}
         """Children that are being made."""
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._leaving = Background()
         self._starting = 0
 
     @property
@@ -162,8 +163,7 @@ class Pool:
         self._idle.clear()
         self._retired.clear()
         await asyncio.gather(*(self._end(child, "the bridge is being stopped") for child in all_children))
-        while self._tasks:  # what had a call on it was given back just now
-            await asyncio.gather(*self._tasks)
+        await self._leaving.wait()  # what had a call on it was given back just now
 
     def _make_room(self) -> None:
         """Raises Busy."""
@@ -235,9 +235,7 @@ class Pool:
         self._close(child, reason)
 
     def _close(self, child: Child, reason: str) -> None:
-        task = asyncio.create_task(self._end(child, reason), name=f"end of a child of {self._agent}")
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self._leaving.start(self._end(child, reason), f"end of a child of {self._agent}")
 
     async def _end(self, child: Child, reason: str) -> None:
         try:

@@ -18,6 +18,7 @@ from bridge.eras.state import Claim, Sealer, StateRefused
 from bridge.eras.words import LOG, QUESTIONS, STATE_REFUSED
 from bridge.translation.pool import Child, Pool
 from mesh import clock
+from mesh.background import Background
 from mesh.errors import CallError, MeshError
 from mesh.link.call import Call
 from mesh.wire import control
@@ -56,13 +57,10 @@ class Talks:
         self.can_log = False
         """Whether the server has the logging capability."""
         self._waiting: dict[str, Talk] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._background = Background()
 
     def begin(self, call: Call, wish: Wish) -> None:
-        talk = Talk(self, call, wish)
-        task = asyncio.create_task(talk.start(), name=f"call {call.id}")
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self._background.start(Talk(self, call, wish).start(), f"call {call.id}")
 
     def resume(self, call: Call, state: str) -> None:
         """A retry: the call that waits takes it over. One that is forged, late, used already, or another's is refused."""
@@ -85,9 +83,7 @@ class Talks:
                 talk.wait(min(GONE_SECONDS, self.wait_seconds))
 
     async def close(self) -> None:
-        for task in list(self._tasks):
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._background.end()
         for talk in list(self._waiting.values()):
             talk.drop_timer()
 
