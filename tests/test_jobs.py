@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from mesh.errors import CallTimeout, JobFailed, NoSuchJob
-from mesh.jobs import JobError, Reject, Retry, Work
+from mesh.jobs import JobError, Reject, Retry, Work, records
 from tests.conftest import Broker
 from tests.helpers import control_plane
 from tests.job_world import Hands, forever, joined, worker
@@ -167,7 +167,8 @@ async def test_a_dead_letter_sent_again_is_the_same_job(broker: Broker) -> None:
     assert now.result["structuredContent"] == {"echo": {}}
 
 
-async def test_a_role_does_jobs_and_results_go_when_they_are_not_kept(broker: Broker) -> None:
+async def test_a_role_does_jobs_and_results_go_when_they_are_not_kept(broker: Broker, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(records, "LEAST_KEPT", 1)
     async with worker(broker.url, "lea", Hands(), roles=("smiths",)), joined(broker.url) as boss:
         job = await boss.jobs.submit("smiths", "t", keep=1)
         assert (await boss.jobs.wait(job.id, 15)).target == "smiths"

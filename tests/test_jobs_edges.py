@@ -9,8 +9,11 @@ import pytest
 
 from mesh import Mesh
 from mesh.jobs import Work
+from mesh.jobs.ending import Ending
+from mesh.link.buckets import Bucket
 from mesh.link.jetstream import JetStream
 from mesh.rpc import build_request
+from mesh.topology import JOB_STATES
 from mesh.wire.job import JOB_HEADER, job_id
 from mesh.wire.letter import ROOM
 from tests.conftest import Broker
@@ -71,3 +74,25 @@ async def stored(mesh: Mesh, target: str, body: bytes, header: dict[str, Any]) -
     subject = mesh.subjects.job(target, mesh.name, "tools/call", "t")
     ack = await js.publish(subject, body, headers={JOB_HEADER: json.dumps(header)})
     return job_id(ack.seq, header["nonce"])
+
+
+async def test_what_is_cancelled_stays_so_though_its_message_was_left_and_it_was_kept_for_a_second(
+    broker: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The control plane may be killed between the record and the message, as a worker may be before its acknowledgement."""
+
+    async def killed(*_: object) -> None:
+        return
+
+    hands = Hands()
+    async with joined(broker.url) as boss, joined(broker.url, "mesh") as mesh:
+        monkeypatch.setattr(Ending, "take_away", killed)
+        job = await boss.jobs.submit("gil", "t", {"n": 1}, keep=1)
+        await boss.jobs.cancel(job.id)
+        second = Bucket(JetStream(mesh.connection), JOB_STATES)  # the broker's clock: its key goes when the record would
+        await second.put("a.clock.x", b"{}", ttl=2)
+        while await second.get("a.clock.x") is not None:  # noqa: ASYNC110
+            await asyncio.sleep(0.1)
+        async with worker(broker.url, "gil", hands):
+            await boss.jobs.wait((await boss.jobs.submit("gil", "t", {"n": 2})).id, 15)
+    assert [work.arguments["n"] for work in hands.got] == [2]

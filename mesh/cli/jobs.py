@@ -42,7 +42,9 @@ def submit(
         typer.Option("--deadline", min=0.001, metavar="S", help="Seconds after which nobody works on it any more.", show_default=False),
     ] = None,
     attempts: Annotated[int, typer.Option("--attempts", min=1, max=20, metavar="N", help="How often it is begun at most.")] = 3,
-    keep: Annotated[float, typer.Option("--keep", min=1, metavar="S", help="Seconds for which its result is kept.")] = 86_400,
+    keep: Annotated[
+        float, typer.Option("--keep", min=1, metavar="S", help="Seconds for which its result is kept; ten minutes at least.")
+    ] = 86_400,
     state_dir: options.StateDir = None,
     broker: options.Broker = None,
     name: options.Name = None,

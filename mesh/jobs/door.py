@@ -82,7 +82,8 @@ class Jobs:
         """Have a tool called, and return once the broker has the job. It is begun when somebody answers to the name, whenever that is.
 
         Submitted again with the same `key`, it is the same job, for as long as that is kept and ten minutes. Past `deadline` seconds
-        nobody works on it; without one it has a week. It is begun `attempts` times at most; how it ended is kept for `keep` seconds.
+        nobody works on it; without one it has a week. It is begun `attempts` times at most; how it ended is kept for `keep` seconds, ten
+        minutes at least.
 
         Raises Denied, MailboxFull (nothing was stored), TooLarge, and BrokerUnavailable where the broker did not answer: submitted again
         with the same key, it is stored once.

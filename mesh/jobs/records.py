@@ -16,7 +16,7 @@ from mesh.link.jetstream import JetStream
 from mesh.policy.job_life import Event, State, after
 from mesh.subjects import Job, Subjects, escape
 from mesh.topology import JOB_STATES, bucket_subject
-from mesh.wire.job import JobOptions, JobRecord, job_id, read_record
+from mesh.wire.job import LEAST_KEPT, JobOptions, JobRecord, job_id, read_record
 
 
 class Found(NamedTuple):
@@ -33,7 +33,8 @@ class Records:
 
     async def write(self, record: JobRecord, revision: int) -> int:
         """Returns the new revision. Raises Refused where somebody else has written, and what `Bucket.put` raises."""
-        return await self._bucket.put(key_of(record), record.encode(), ttl=record.keep if record.over else None, revision=revision)
+        ttl = max(record.keep, LEAST_KEPT) if record.over else None
+        return await self._bucket.put(key_of(record), record.encode(), ttl=ttl, revision=revision)
 
 
 def key_of(record: JobRecord) -> str:

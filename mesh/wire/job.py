@@ -29,6 +29,10 @@ MOST_TRIES: Final = 20
 LONGEST_KEPT: Final = 7 * 86_400
 """Seconds that a record is kept at most, and that a job may wait: those of its stream."""
 
+LEAST_KEPT: Final = 600
+"""Seconds that the record of a job that is over is kept at least. Who ended it may be killed before its message is taken away, and who
+gets that then must know. Within as many the same key means the same job."""
+
 LONGEST_TEXT: Final = 1_000
 """Characters of a report's message."""
 
@@ -46,7 +50,7 @@ class JobOptions:
     nonce: str
     attempts: int = 3
     keep: int = 86_400
-    """Seconds that its record stays once it is over."""
+    """Seconds that its record stays once it is over, `LEAST_KEPT` at least."""
     deadline: float | None = None
     """Seconds from when the broker stored it. Past them nobody works on it."""
     again: str = ""
@@ -96,7 +100,7 @@ class JobRecord:
     """When the last attempt began."""
     deadline_ns: int | None = None
     keep: int = 86_400
-    """Seconds that the record stays once it is over."""
+    """Seconds that the record stays once it is over, `LEAST_KEPT` at least."""
     attempts: int = 0
     """That were begun."""
     most_attempts: int = 3
