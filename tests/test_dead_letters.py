@@ -9,7 +9,7 @@ from mesh.delivery import SUBSCRIPTION, keep_older
 from mesh.link.jetstream import JetStream
 from mesh.link.pull import PullLoop
 from mesh.link.reader import read_message_at
-from mesh.topology import EVENTS, JOBS, LANES
+from mesh.topology import ADVISORIES, EVENTS, GIVEN_UP, JOBS, LANES
 from tests.event_world import Heard, consumers, hearing
 from tests.message_world import Inbox, joined, letters, receiving, until, until_gone
 
@@ -98,6 +98,14 @@ async def settled(js: JetStream, stream: str, consumer: str) -> bool:
     return not (await js.api(f"CONSUMER.INFO.{stream}.{consumer}"))["num_ack_pending"]
 
 
+async def handed_out(js: JetStream, stream: str, consumer: str, count: int) -> bool:
+    return bool((await js.api(f"CONSUMER.INFO.{stream}.{consumer}"))["num_ack_pending"] == count)
+
+
+async def nobody_asks(js: JetStream, stream: str, consumer: str) -> bool:
+    return not (await js.api(f"CONSUMER.INFO.{stream}.{consumer}"))["num_waiting"]
+
+
 async def until_async(true: Callable[[], Awaitable[bool]]) -> None:
     async with asyncio.timeout(10):
         while not await true():  # noqa: ASYNC110
@@ -160,3 +168,40 @@ async def test_what_nobody_reads_is_a_dead_letter_before_its_stream_drops_it(pla
         [found] = await letters(plane, "away")
         assert (found.letter.code, found.item.id, found.item.content) == ("unread", "a1", "old")
         assert await keep_older(js, mesh.subjects, LANES["low"], before) == 0
+
+
+async def test_what_its_receiver_took_along_is_a_dead_letter_if_nobody_comes_again(plane: str) -> None:
+    """The broker delivers it again only to somebody who asks, and drops it for its age."""
+    async with joined(plane, "operator") as operator, joined(plane) as mesh:
+        js = JetStream(operator.connection)
+        async with receiving(plane, "taken", Inbox()):
+            pass  # its lane is made
+        await mesh.messages.publish_messages([("taken", "t", number) for number in range(2)])
+        async with PullLoop(operator.connection, LANES["normal"], "taken", batch=10) as pulls:
+            await pulls.take()
+            await until_async(lambda: handed_out(js, LANES["normal"], "taken", 2))
+            assert await keep_older(js, mesh.subjects, LANES["normal"], clock.wall_ns(), quiet=0) == 0  # it asks for more
+        await until_async(lambda: nobody_asks(js, LANES["normal"], "taken"))
+        await mesh.messages.publish_message("taken", "t", 2)
+        assert await keep_older(js, mesh.subjects, LANES["normal"], clock.wall_ns()) == 1  # the third; it may be busy with the others
+        assert await keep_older(js, mesh.subjects, LANES["normal"], clock.wall_ns(), quiet=0) == 2
+        found = await letters(plane, "taken", 3)
+        assert sorted((each.letter.code, each.item.content) for each in found) == [("undelivered", 0), ("undelivered", 1), ("unread", 2)]
+
+
+async def test_what_was_given_up_unheard_is_a_dead_letter(plane: str) -> None:
+    """The broker was killed before it had stored that it delivers no more, and others of that lane are done."""
+    paused = {"pause_until": clock.iso(clock.wall_ns() + 60 * 10**9)}
+    async with joined(plane, "operator") as operator, joined(plane) as mesh:
+        js = JetStream(operator.connection)
+        async with receiving(plane, "unheard", Inbox()):
+            pass
+        await mesh.messages.publish_message("unheard", "t", "given up")
+        await js.api(f"CONSUMER.PAUSE.{ADVISORIES}.{GIVEN_UP}", paused)
+        await ends_each_time(operator, LANES["normal"], "unheard")
+        await js.api(f"STREAM.PURGE.{ADVISORIES}")
+        await js.api(f"CONSUMER.PAUSE.{ADVISORIES}.{GIVEN_UP}", {})
+        async with receiving(plane, "unheard", Inbox()):
+            assert await keep_older(js, mesh.subjects, LANES["normal"], clock.wall_ns()) == 1
+        [found] = await letters(plane, "unheard")
+        assert (found.letter.code, found.item.content) == ("undelivered", "given up")
