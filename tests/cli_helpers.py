@@ -1,10 +1,14 @@
 """Commands as a person runs them: processes of their own, from an empty directory, with no variable about the mesh."""
 
 import asyncio
+import atexit
 import contextlib
+import functools
 import json
 import os
 import signal
+import socket
+import subprocess
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -52,11 +56,29 @@ async def started(*words: object, cwd: Path) -> AsyncIterator[asyncio.subprocess
 
 
 async def mesh(*words: object, cwd: Path) -> Ended:
-    """Run `mesh …` to its end."""
-    async with asyncio.timeout(30), started(*words, cwd=cwd) as process:
-        out, err = await process.communicate()
-        assert process.returncode is not None
-        return Ended(process.returncode, out.decode(), err.decode())
+    """Run `mesh …` to its end, in a process that `tests/commands.py` forks."""
+    ours, theirs = socket.socketpair()
+    with theirs:
+        socket.send_fds(_commands(), [b"."], [theirs.fileno()])
+    async with asyncio.timeout(30):
+        reader, writer = await asyncio.open_connection(sock=ours)
+        try:
+            writer.write(json.dumps({"words": list(map(str, words)), "cwd": str(cwd), "env": ENVIRONMENT}).encode() + b"\n")
+            return Ended(**json.loads(await reader.read()))
+        finally:
+            writer.close()
+            await writer.wait_closed()
+
+
+@functools.cache
+def _commands() -> socket.socket:
+    """Starts the process that forks, which ends with this one."""
+    ours, theirs = socket.socketpair()
+    with theirs:
+        process = subprocess.Popen([sys.executable, "-m", "tests.commands"], cwd=ROOT, env=ENVIRONMENT, stdin=theirs.fileno())
+    atexit.register(process.wait)
+    atexit.register(ours.close)
+    return ours
 
 
 class Up:
