@@ -35,7 +35,7 @@ START: Final = 30.0
 """Seconds that a participant may take to be ready."""
 
 PATIENCE: Final = 5.0
-"""Seconds that it has to go once its stdin is closed. Then it is killed, with what it started."""
+"""Seconds that it has to go once its stdin is closed, or once it is asked to. Then it is killed, with what it started."""
 
 
 class BenchError(Exception):
@@ -45,13 +45,14 @@ class BenchError(Exception):
 class Participant:
     """One process that takes part."""
 
-    def __init__(self, role: str, process: asyncio.subprocess.Process, log: Path) -> None:
+    def __init__(self, role: str, process: asyncio.subprocess.Process, log: Path, *, ends_with_stdin: bool = True) -> None:
         self.pid = process.pid
         self.url = ""
         """Where it serves HTTP, if it does."""
         self._role = role
         self._process = process
         self._log = log
+        self._ends_with_stdin = ends_with_stdin
 
     async def ask(self, **order: Any) -> dict[str, Any]:
         """Have a caller call: the arguments and the answer of `participant.run`."""
@@ -76,6 +77,8 @@ class Participant:
     async def end(self) -> None:
         assert self._process.stdin is not None
         self._process.stdin.close()
+        if not self._ends_with_stdin and self._process.returncode is None:
+            self._process.terminate()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(PATIENCE):
                 await self._process.wait()
@@ -113,7 +116,7 @@ class Stage:
     async def http(self) -> str:
         """`mesh-bridge http`, and where it serves the agents."""
         serve = ("-m", "bridge", "http", "--port", "0", "--broker", self.broker, "--json", "--auth", "none")  # as its contenders
-        return (await self._start("http", sys.executable, *serve)).url
+        return (await self._start("http", sys.executable, *serve, ends_with_stdin=False)).url
 
     async def with_journal(self, wanted: bool) -> None:
         """Let the broker record calls, or not: its stream is made, empty, or deleted. Everybody else goes on and notices nothing."""
@@ -123,7 +126,7 @@ class Stage:
         with contextlib.suppress(ApiError):  # it is not there
             await self.js.api(f"STREAM.DELETE.{JOURNAL}")
 
-    async def _start(self, role: str, *command: str) -> Participant:
+    async def _start(self, role: str, *command: str, ends_with_stdin: bool = True) -> Participant:
         pipe = asyncio.subprocess.PIPE
         log = self._state / f"{role}.log"
         env = {**os.environ, "MESH_STATE_DIR": str(self._state)}  # whence participants have their credentials
@@ -131,7 +134,7 @@ class Stage:
             process = await asyncio.create_subprocess_exec(
                 *command, stdin=pipe, stdout=pipe, stderr=stderr, cwd=ROOT, env=env, start_new_session=True
             )
-        participant = Participant(role, process, log)
+        participant = Participant(role, process, log, ends_with_stdin=ends_with_stdin)
         self._stack.push_async_callback(participant.end)
         await participant.wait_ready()
         return participant
