@@ -27,6 +27,7 @@ from bridge.jobs import JobRuns, at_once
 from bridge.ports.base import PortFactory
 from bridge.ports.child import ChildPort, Children
 from mesh import Mesh, clock
+from mesh.background import Background, end_tasks
 from mesh.errors import ConfigError, MeshError
 from mesh.link.heart import Heart
 from mesh.link.tls import ClientTls
@@ -57,16 +58,14 @@ async def expose(
     """One agent on a participant of its name, until the block ends; `streams` serve it by their types. Raises ServerUnreachable,
     BrokerError."""
     presence: Presence | None = None
-    updates: set[asyncio.Task[None]] = set()
+    updates = Background()
 
     def on_server(kind: str, detail: str) -> None:
         if presence is None:
             return
         if kind == "changed" and exposed.facts is not None:
             entry = presence.entry.model_copy(update=exposed.facts.entry())
-            task = asyncio.create_task(presence.update(entry), name=f"registry entry of {spec.name}")
-            updates.add(task)
-            task.add_done_callback(updates.discard)
+            updates.start(presence.update(entry), f"registry entry of {spec.name}")
             return
         presence.state = "up" if kind == "ready" else "degraded"
         on_event(kind, spec.name, detail)
@@ -112,8 +111,7 @@ async def expose(
             on_event("ready", spec.name, f"{len(facts.tools)} tools")
             yield presence
     finally:
-        for task in updates:
-            task.cancel()
+        await updates.end()
         await exposed.close()
 
 
@@ -292,8 +290,7 @@ async def host(agents: Sequence[AgentSpec], settings: Settings, on_event: OnEven
             running.result()
         yield hosted
     finally:
-        running.cancel()
-        await asyncio.gather(running, return_exceptions=True)
+        await end_tasks(running)
         await heart.close()
         for agent in agents:
             on_event("stopped", agent.name, "")

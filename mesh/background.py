@@ -40,12 +40,13 @@ class Background:
         for task in self._others():
             task.cancel()
 
-    async def wait(self, seconds: float | None = None) -> None:
-        """Until all have ended by themselves, or so long."""
+    async def wait(self, seconds: float | None = None) -> list[str]:
+        """Until all have ended by themselves, or so long. The names of those that have not."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 while others := self._others():  # one may start another as its last deed
                     await asyncio.wait(others)
+        return [task.get_name() for task in self._others()]
 
     async def end(self, patience: float = 0.0) -> None:
         """Cancel what has not ended by itself within `patience` seconds, and wait for it."""

@@ -75,8 +75,7 @@ async def test_what_a_cancelled_task_starts_does_not_outlive_its_owner() -> None
 async def test_patience_has_an_end() -> None:
     background, work = Background(), Work()
     background.start(work.run(), "slow")
-    await background.wait(0.01)
-    assert len(background) == 1
+    assert await background.wait(0.01) == ["slow"]
     await background.end(0.01)
     assert work.end == "cancelled"
 

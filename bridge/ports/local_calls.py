@@ -6,7 +6,6 @@ stands alone, so none of that is needed: it is decoded here, runs in one task, a
 Source: MCP basic/index (what a request carries); `mcp.server.runner`, whose behaviour on a duplex stream this keeps.
 """
 
-import asyncio
 import json
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
@@ -26,6 +25,7 @@ from mcp_types.version import LATEST_MODERN_VERSION
 from pydantic_core import to_json
 
 from bridge.ports.base import OnFrame
+from mesh.background import Background
 from mesh.errors import Busy
 from mesh.wire.jsonrpc import Frame, peek_final, scan
 
@@ -46,12 +46,12 @@ class Calls:
         self._lifespan_state = lifespan_state
         self._on_frame = on_frame
         self._contexts: dict[str | int, _Context] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._running = Background()
         self._outbound = NotifyOnlyOutbound(_Context(self, None, None))
 
     def request(self, frame: Frame) -> None:
         """Run it. Raises Busy."""
-        if len(self._tasks) >= MOST_RUNNING:
+        if len(self._running) >= MOST_RUNNING:
             raise Busy(f"{MOST_RUNNING} requests run at the server", retry_after=1.0)
         assert frame.id is not None
         try:
@@ -60,7 +60,7 @@ class Calls:
             self.say(_error(frame, ErrorData(code=PARSE_ERROR, message=f"Parse error: {problem}")), frame.id)
             return
         context = self._contexts[frame.id] = _Context(self, frame.id, progress_token_from_params(params))
-        self._spawn(self._run(frame, params, context))
+        self._running.start(self._run(frame, params, context), f"{frame.method} at a local server")
 
     def notify(self, frame: Frame) -> None:
         """Hand a notification to the server; a cancellation ends its request first."""
@@ -70,23 +70,16 @@ class Calls:
             and (of := self._contexts.get(frame.cancels)) is not None
         ):
             of.cancel()
-        if len(self._tasks) < MOST_RUNNING:
-            self._spawn(self._tell(frame))
+        if len(self._running) < MOST_RUNNING:
+            self._running.start(self._tell(frame), f"{frame.method} for a local server")
 
     async def close(self) -> None:
-        for task in self._tasks:
-            task.cancel()
-        if self._tasks:
-            await asyncio.wait(self._tasks, timeout=PATIENCE)
+        self._running.cancel()
+        await self._running.wait(PATIENCE)
 
     def say(self, raw: bytes, origin: str | int | None) -> None:
         """Hand over what the server says."""
         self._on_frame(peek_final(raw) or scan(raw), origin if isinstance(origin, str) else None)
-
-    def _spawn(self, work: Any) -> None:
-        task = asyncio.get_running_loop().create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
 
     async def _run(self, frame: Frame, params: Mapping[str, Any], context: "_Context") -> None:
         assert frame.method is not None

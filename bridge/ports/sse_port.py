@@ -30,6 +30,7 @@ from bridge.ports.http_headers import EVENTS, JSON
 from bridge.ports.http_session import MOST_GARBAGE, MOST_NOTICES, NOTICE_SECONDS
 from bridge.ports.http_wire import LARGEST_BODY, Body, chunks, content_type, drain, read_body
 from bridge.sse import Event, EventStream
+from mesh.background import Background
 from mesh.errors import Busy, MalformedMessage, MeshError, Refused, TooLarge
 from mesh.wire.jsonrpc import Frame, Kind, scan
 
@@ -84,7 +85,7 @@ class SsePort:
         self._over = False
         self._endpoint: httpx2.URL | None = None
         self._running: dict[str | int | None, _Post] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._background = Background()
         self._last: asyncio.Event | None = None
         self._notices = 0
         self._garbage = 0
@@ -142,10 +143,8 @@ class SsePort:
         self._on_frame = self._on_end = None
         self._over = True
         self._stop()
-        if self._tasks:
-            _, stuck = await asyncio.wait(list(self._tasks), timeout=CLOSE_SECONDS)
-            if stuck:
-                _log.warning("tasks that do not end", agent=self.client.name, tasks=[task.get_name() for task in stuck])
+        if stuck := await self._background.wait(CLOSE_SECONDS):
+            _log.warning("tasks that do not end", agent=self.client.name, tasks=stuck)
 
     async def _listen(self, ready: "asyncio.Future[httpx2.URL]") -> None:
         name, where = self.client.name, self.client.where
@@ -279,20 +278,11 @@ class SsePort:
 
     def _spawn(self, work: Coroutine[Any, Any, None], what: str) -> asyncio.Task[None]:
         task = asyncio.create_task(work, name=f"{self.client.name}: {what}")
-        self._tasks.add(task)
-        task.add_done_callback(self._ended)
+        self._background.own(task)
         return task
-
-    def _ended(self, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
-        if not task.cancelled() and (problem := task.exception()) is not None:
-            _log.error("a task of the port failed", agent=self.client.name, task=task.get_name(), exc_info=problem)
 
     def _stop(self) -> None:
         """Cancel all tasks but the one that calls this, which is about to end, and let go what waits for an answer."""
         for post in list(self._running.values()):
             self._release(post)
-        current = asyncio.current_task()
-        for task in list(self._tasks):
-            if task is not current:
-                task.cancel()
+        self._background.cancel()

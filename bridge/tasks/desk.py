@@ -13,6 +13,7 @@ from typing import Any, Final
 from bridge.tasks.task import Task, task_of
 from bridge.tasks.whose import Called
 from mesh import Mesh, clock
+from mesh.background import Background, end_tasks
 from mesh.errors import CallTimeout, MeshError, NoSuchJob
 from mesh.jobs import JobRecord
 
@@ -44,7 +45,7 @@ class Desk:
 
     def __init__(self, mesh: Mesh) -> None:
         self._mesh = mesh
-        self._given_up: set[asyncio.Task[Any]] = set()
+        self._given_up = Background()
         self._looked: dict[str, _Looked] = {}
 
     async def submit(self, called: Called, keep: int, attempts: int) -> Task:
@@ -104,12 +105,8 @@ class Desk:
         self._own(self._cancel(id))
 
     async def close(self) -> None:
-        if self._given_up:
-            await asyncio.wait(self._given_up, timeout=GIVING_UP)
-        late = [*self._given_up, *(each.following for each in self._looked.values() if each.following is not None)]
-        for task in late:
-            task.cancel()
-        await asyncio.gather(*late, return_exceptions=True)
+        await self._given_up.end(GIVING_UP)
+        await end_tasks(*(each.following for each in self._looked.values()))
 
     def _look(self, id: str, now: float) -> None:
         """It is at work, and somebody has looked at it: who does so again will do so more often."""
@@ -141,9 +138,7 @@ class Desk:
                 del self._looked[id]
 
     def _own(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.create_task(work, name="a task that nobody wants")
-        self._given_up.add(task)
-        task.add_done_callback(self._given_up.discard)
+        self._given_up.start(work, "a task that nobody wants")
 
     async def _withdraw(self, submitting: "asyncio.Task[JobRecord]") -> None:
         with contextlib.suppress(MeshError):

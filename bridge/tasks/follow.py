@@ -19,6 +19,7 @@ from bridge.tasks.asked import id_of
 from bridge.tasks.desk import Desk
 from bridge.tasks.task import Task
 from bridge.visible import Sink
+from mesh.background import Background
 from mesh.errors import Busy, MeshError
 from mesh.wire.jsonrpc import Frame, dumps, scan
 
@@ -37,15 +38,13 @@ class Follow:
     def __init__(self, desk: Desk, send: Callable[[bytes], None]) -> None:
         self._desk = desk
         self._send = send
-        self._following: set[asyncio.Task[None]] = set()
+        self._following = Background()
         self._heard = 0
 
     def created(self, task: Task, token: bytes | None) -> None:
         """A session of the handshake era has made it. `token` is the JSON text of the token that it wants progress under."""
         if len(self._following) < MOST_FOLLOWED:
-            following = asyncio.create_task(self._tell_session(task, token), name=f"task {task.id}")
-            self._following.add(following)
-            following.add_done_callback(self._following.discard)
+            self._following.start(self._tell_session(task, token), f"task {task.id}")
 
     async def listen(self, frame: Frame, ids: list[str], sink: Sink, take: Callable[[Frame, Sink], None] | None) -> None:
         """A listen of the modern era: until it is cancelled, or ends at the server that `take` leads to, for who wants to hear of more.
@@ -65,19 +64,13 @@ class Follow:
             await begun.wait()
         else:
             sink(told.listening(id_of(frame), ids), False)
-        following = [asyncio.create_task(self._tell_listen(id, id_of(frame), sink), name=f"task {id}") for id in ids]
-        try:
+        async with Background() as following:
+            for id in ids:
+                following.start(self._tell_listen(id, id_of(frame), sink), f"task {id}")
             await ended.wait()
-        finally:
-            for each in following:
-                each.cancel()
-            await asyncio.gather(*following, return_exceptions=True)
 
     async def close(self) -> None:
-        following = list(self._following)
-        for each in following:
-            each.cancel()
-        await asyncio.gather(*following, return_exceptions=True)
+        await self._following.end()
 
     async def _tell_session(self, task: Task, token: bytes | None) -> None:
         try:

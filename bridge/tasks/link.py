@@ -31,6 +31,7 @@ from bridge.tasks.task import CANCELLED, Task
 from bridge.tasks.whose import Whose
 from bridge.tasks.words import ATTEMPTS, FORBIDDEN, PAGE
 from bridge.visible import Sink
+from mesh.background import end_tasks
 from mesh.errors import Busy, CallTimeout, Denied, MailboxFull, MalformedMessage, MeshError, TooLarge
 from mesh.rpc import error_of
 from mesh.wire import control
@@ -80,10 +81,7 @@ class Tasked:
             self._link.take(frame, to)
 
     async def close(self) -> None:
-        held = list(self._held.values())
-        for task in held:
-            task.cancel()
-        await asyncio.gather(*held, return_exceptions=True)
+        await end_tasks(*self._held.values())
         await self._follow.close()
         await self._link.close()
 

@@ -24,6 +24,7 @@ from bridge.tasks import announce
 from bridge.tasks.task import Task
 from bridge.tasks.words import EXTENSION, FORBIDDEN, REVISION
 from mesh import Mesh, clock
+from mesh.background import end_tasks
 from mesh.errors import Denied, MalformedMessage, MeshError, RemoteError
 from mesh.wire.jsonrpc import Frame
 
@@ -121,9 +122,7 @@ class Known:
         return (await self._mesh.target(agent)).journal.mode("tools/call", tool) != "full"
 
     async def close(self) -> None:
-        for task in list(self._asking.values()):
-            task.cancel()
-        await asyncio.gather(*self._asking.values(), return_exceptions=True)
+        await end_tasks(*self._asking.values())
 
     async def _ask(self, agent: str) -> Said:
         before = self._said.pop(agent, None) or Said()
