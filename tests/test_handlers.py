@@ -4,7 +4,7 @@ import asyncio
 from typing import Any
 
 from mesh.broker import AgentMessage
-from tests.message_world import Inbox, joined, letters, receiving
+from tests.message_world import Inbox, joined, letters, receiving, until
 
 
 async def test_a_handler_whose_own_work_is_cancelled_has_failed(plane: str) -> None:
@@ -25,3 +25,40 @@ async def test_a_timeout_of_the_handlers_own_is_told_as_such(plane: str) -> None
         await sender.messages.publish_message("impatient", "t")
         [letter] = await letters(plane, "impatient")
     assert {each.error for each in letter.letter.attempts} == {"TimeoutError()"}
+
+
+async def test_a_slow_handler_leaves_the_work_to_others(plane: str) -> None:
+    """Also to one that comes later, when all was stored already."""
+    done: list[str] = []
+
+    def slow(name: str) -> Any:
+        async def handle(_: AgentMessage) -> None:
+            await asyncio.sleep(0.1)
+            done.append(name)
+
+        return handle
+
+    async with joined(plane) as sender:
+        await sender.messages.publish_messages([("shop", "t", number) for number in range(30)])
+        async with receiving(plane, "shop", slow("first")):
+            await until(lambda: done)
+            async with receiving(plane, "shop", slow("second")):
+                await until(lambda: len(done) == 30)
+    assert done.count("second") >= 6
+
+
+async def test_what_a_slow_handler_has_not_begun_does_not_end_with_its_receivers(plane: str) -> None:
+    """Each delivery counts as an attempt, and what is in hand when a receiver leaves was delivered."""
+    inbox = Inbox()
+    async with joined(plane) as sender:
+        await sender.messages.publish_messages([("hasty", "t", number) for number in range(12)])
+        for number in range(8):
+
+            async def handle(message: AgentMessage) -> None:
+                await inbox(message)
+                await asyncio.sleep(0.2)
+
+            async with receiving(plane, "hasty", handle):
+                await inbox.holds(number + 1)
+        async with receiving(plane, "hasty", inbox):
+            await until(lambda: len(set(inbox.contents)) == 12)

@@ -132,14 +132,37 @@ async def test_a_flood_in_one_lane_leaves_the_others_their_shares(plane: str, fl
             await inbox(message)
 
         started = asyncio.Event()
-        async with receiving(plane, name, handler) as taking:
+        async with receiving(plane, name, handler, prefetch=PREFETCH) as taking:
             await until(lambda: taking.receiver.waiting >= 40 + PREFETCH - 1)
             started.set()
             await inbox.holds(840, 20)
+    kept_its_share(inbox, flood, 40)
+
+
+@pytest.mark.parametrize("flood", ["critical", "low"])
+async def test_few_in_hand_are_shared_as_well(plane: str, flood: str) -> None:
+    """Of a slow handler."""
+    inbox, name = Inbox(), f"slowly-{flood}"
+    async with joined(plane) as mesh:
+        for priority, count in (("normal", 20), (flood, 120)):
+            await mesh.messages.publish_messages([(name, priority, n) for n in range(count)], priority=priority)
+
+        async def handler(message: AgentMessage) -> None:
+            await inbox(message)
+            await asyncio.sleep(0.02)
+
+        async with receiving(plane, name, handler) as taking:
+            await inbox.holds(100, 20)
+            assert taking.receiver.waiting < 2 * 60
+    kept_its_share(inbox, flood, 20)
+
+
+def kept_its_share(inbox: Inbox, flood: str, normal: int) -> None:
+    """So many normal messages were begun in their order, and before too many of the flood."""
     share = {"critical": 10 / 2, "low": 3 / 2}[flood]  # of how many messages one is a normal one
-    last = max(n for n, each in enumerate(inbox.messages) if each.type == "normal")
-    assert last <= 40 * share * 1.2
-    assert [each.content for each in inbox.messages if each.type == "normal"] == list(range(40))
+    last = [n for n, each in enumerate(inbox.messages) if each.type == "normal"][normal - 1]
+    assert last <= normal * share * 1.2
+    assert [each.content for each in inbox.messages if each.type == "normal"] == list(range(normal))
 
 
 async def test_send_waits_for_what_the_handler_returns(plane: str) -> None:
@@ -191,7 +214,7 @@ async def test_what_was_not_begun_goes_to_others_at_once(plane: str) -> None:
         await stuck.wait()
 
     async with joined(plane) as mesh:
-        async with receiving(plane, "leaving", handler) as taking:
+        async with receiving(plane, "leaving", handler, prefetch=8) as taking:
             for n in range(5):
                 await mesh.messages.publish_message("leaving", "t", n)
             await until(lambda: taking.receiver.waiting >= 4)

@@ -2,7 +2,7 @@
 
 Theory of operation
 -------------------
-One task pulls from each lane, at most `prefetch` messages, which are in our hands from then on: every `ack_wait`/3 the broker is told of
+One task pulls from each lane a number of messages, which are in our hands from then on: every `ack_wait`/3 the broker is told of
 each that we are still at it, so that only a receiver that died, or cannot be heard, has its messages delivered again. The workers take from
 all lanes in their shares (mesh.policy.lanes). `mesh.delivery.handling` says what becomes of each. What needs no worker any more, but has
 not ended (its record is being written, somebody has yet to settle it), goes on beside them and counts as in hand.
@@ -23,6 +23,7 @@ from typing import Any, Final, Generic, Literal, Self, TypedDict, TypeVar, Unpac
 import structlog
 
 from mesh.background import Background
+from mesh.clock import monotonic
 from mesh.delivery.family import Family, Lane, Source
 from mesh.delivery.handled import Handled, Recently
 from mesh.delivery.handling import HANDLER_SECONDS, Handler, Handling, Held
@@ -37,8 +38,11 @@ from mesh.subjects import PRIORITIES, Subjects
 T = TypeVar("T")
 
 PREFETCH: Final = 256
-"""Messages of one lane in the hands of one receiver. With 64 the pulls are noticed, with more they cost nothing and hold more back from
-other instances."""
+"""Messages of one lane in the hands of one receiver at most. With 64 the pulls are noticed, with more they cost nothing."""
+
+AHEAD: Final = 1.0
+"""Seconds of work in hand, where the handler is slow: what waits here could be done by another instance meanwhile, and if we end before it
+is begun, it has lost an attempt."""
 
 LEAVE_SECONDS: Final = 5.0
 """That the end of a receiver waits for handlers that run. Then they are cancelled, and their messages come again."""
@@ -59,7 +63,8 @@ class ReceiverOptions(TypedDict, total=False):
     workers: int
     """Handled at once; default 1."""
     prefetch: int
-    """Of one lane, in hand at once; default `PREFETCH`."""
+    """Of one lane, in hand at once. Default: what is handled within `AHEAD`, two for each worker at least, `PREFETCH` at most; `PREFETCH`
+    with `manual`."""
     handler_seconds: float
     """For one; default `HANDLER_SECONDS`."""
     backoff: Backoff
@@ -101,7 +106,12 @@ class Receiver(Generic[T]):
         **options: Unpack[ReceiverOptions],
     ) -> None:
         shares = options.get("shares", SHARES)
-        self._workers, self._prefetch = options.get("workers", 1), options.get("prefetch", PREFETCH)
+        manual = options.get("ack", "auto") == "manual"
+        self._workers = options.get("workers", 1)
+        self._adapts = not manual and "prefetch" not in options
+        self._prefetch = min(2 * self._workers, PREFETCH) if self._adapts else options.get("prefetch", PREFETCH)
+        self._seconds = 0.0
+        """That one takes, of late."""
         handler_seconds = options.get("handler_seconds", HANDLER_SECONDS)
         if self._workers < 1 or self._prefetch < 1 or handler_seconds <= 0 or set(shares) != set(PRIORITIES):
             raise ConfigError("a subscription has at least one worker, room for a message, time for it, and a share for each priority")
@@ -116,7 +126,7 @@ class Receiver(Generic[T]):
             handler_seconds=handler_seconds,
             backoff=options.get("backoff") or Backoff(),
             handled=options["handled"] if "handled" in options else Recently(),
-            manual=options.get("ack", "auto") == "manual",
+            manual=manual,
             ended=self._end,
             beside=self._beside,
         )
@@ -197,10 +207,23 @@ class Receiver(Generic[T]):
         if config is None:
             return
         ack_wait, most = float(str(config["ack_wait"])) / 1e9, int(str(config.get("max_deliver", -1)))
-        least = min(self._prefetch // 2, self._prefetch - self._workers + 1)  # else a worker is free, and nothing is asked for
-        pulls = PullLoop(self._js.connection, lane.stream, lane.consumer, batch=self._prefetch, least=least, holds=True)
+        pulls = PullLoop(self._js.connection, lane.stream, lane.consumer, batch=self._prefetch, least=self._least, holds=True)
         self._pulled[lane] = pulled = _Pulled(lane, pulls, ack_wait, most)
         self._pullers.start(self._pull(pulled), f"lane {lane.priority} of {lane.owner}")
+
+    @property
+    def _least(self) -> int:
+        """Worth a pull: with more a worker might be free, and nothing asked for."""
+        return min(self._prefetch // 2, self._prefetch - self._workers + 1)
+
+    def _adapt(self, seconds: float) -> None:
+        """One was handled in so many seconds."""
+        self._seconds = self._seconds + (seconds - self._seconds) / 8 if self._seconds else seconds
+        fits = min(PREFETCH, max(2 * self._workers, int(self._workers * AHEAD / max(self._seconds, 1e-6))))
+        if not self._prefetch / 2 < fits < self._prefetch * 2:
+            self._prefetch = fits
+            for pulled in self._pulled.values():
+                pulled.pulls.resize(fits, self._least)
 
     async def _pull(self, pulled: _Pulled) -> None:
         lane, most = pulled.lane, pulled.most
@@ -229,7 +252,10 @@ class Receiver(Generic[T]):
                 self._arrived.clear()
                 await self._arrived.wait()
                 continue
+            begun = monotonic()
             await self.handling.deal_with(held)
+            if self._adapts:
+                self._adapt(monotonic() - begun)
             done += 1
             if done % _TURN == 0:
                 await asyncio.sleep(0)

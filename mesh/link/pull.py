@@ -174,6 +174,11 @@ class PullLoop:
         self._ask()
         return messages
 
+    def resize(self, batch: int, least: int) -> None:
+        """From now on. What was asked for may still come."""
+        self.batch, self._least = batch, max(1, least)
+        self._ask()
+
     def release(self, count: int = 1) -> None:
         self._held -= count
         self._ask()
