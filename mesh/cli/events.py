@@ -4,6 +4,7 @@ import asyncio
 import json
 import sys
 from contextlib import aclosing
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -87,22 +88,19 @@ def listen(
     """Print the events of a topic as they come, until Ctrl-C."""
 
     async def work() -> None:
-        left, enough = count, asyncio.Event()
+        from mesh.cli.listening import LEAVE_SECONDS, Showing
+        from mesh.events import Retry
+
+        showing = Showing(count)
 
         async def hear(event: "Event") -> None:
-            nonlocal left
-            if left == 0:
-                await asyncio.Event().wait()  # we are leaving; of a durable subscription it comes again
-            _show(event, as_json=as_json)
-            if left is not None:
-                left -= 1
-                if left == 0:
-                    enough.set()
+            if not showing.show(partial(_show, event, as_json=as_json)) and durable is not None:
+                raise Retry("nobody reads it here any more", after=LEAVE_SECONDS)
 
         async with joined(state_dir, broker, name, credentials, quiet=as_json) as mesh:
             options: Any = {} if durable is None else {"prefetch": 1 if count else 16}
             async with mesh.events.subscribe(topic, hear, name=durable, filter=filter, **options):
-                await enough.wait()
+                await showing.until_over()
 
     execute(work, as_json=as_json)
 
@@ -134,11 +132,11 @@ def replay(
         async with joined(state_dir, broker, name, credentials, quiet=as_json) as mesh:
             told = mesh.events.replay_events(topic, from_ns, to_ns, filter=filter, speed=speed)
             if into is None:
-                async with aclosing(told), _Bar(told):
+                async with aclosing(told), _Bar(told, beside_events=True):
                     async for event in told:
                         _show(event, as_json=as_json)
                 return
-            async with _Bar(told):
+            async with _Bar(told, beside_events=False):
                 count = await mesh.events.replay_into(into, told)
         if as_json:
             print_json({"into": into, "events": count})
@@ -232,11 +230,11 @@ def _show(event: "Event", *, as_json: bool) -> None:
 
 
 class _Bar:
-    """How far a replay is, on stderr, where that is a terminal and stdout is none that the events themselves fill."""
+    """How far a replay is, on stderr, where that is a terminal. Not `beside_events` that fill the terminal themselves."""
 
-    def __init__(self, replay: "Replay") -> None:
+    def __init__(self, replay: "Replay", *, beside_events: bool) -> None:
         self._replay = replay
-        self._on = sys.stderr.isatty() and not sys.stdout.isatty()
+        self._on = sys.stderr.isatty() and not (beside_events and sys.stdout.isatty())
 
     async def __aenter__(self) -> None:
         if self._on:
@@ -253,7 +251,7 @@ class _Bar:
         from mesh.cli.render import console
 
         columns = (BarColumn(), TextColumn("{task.percentage:>3.0f} %"), TextColumn("{task.description}"))
-        with Progress(*columns, console=console(stderr=True), transient=True) as progress:
+        with Progress(*columns, console=console(stderr=True), transient=True, redirect_stdout=False) as progress:
             task = progress.add_task("", total=1.0)
             while True:
                 replay = self._replay

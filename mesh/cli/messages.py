@@ -1,9 +1,9 @@
 """`mesh send` and `mesh listen`: durable messages, from a shell or a script."""
 
-import asyncio
 import json
 import sys
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -151,31 +151,29 @@ def listen(
     """Print the messages to a name, and acknowledge each. Until Ctrl-C."""
 
     async def work() -> None:
-        from mesh.broker import AgentMessage
+        from mesh.broker import AgentMessage, Retry
+        from mesh.cli.listening import LEAVE_SECONDS, Showing
         from mesh.cli.render import plain, print_json, print_text
 
-        left, enough = count, asyncio.Event()
+        showing = Showing(count)
 
-        async def show(message: AgentMessage) -> None:
-            nonlocal left
-            if left == 0:
-                await asyncio.Event().wait()  # we are leaving, and it comes again to somebody else
+        async def take(message: AgentMessage) -> None:
+            if not showing.show(partial(show, message)):
+                raise Retry("nobody reads it here any more", after=LEAVE_SECONDS)
+
+        def show(message: AgentMessage) -> None:
             if as_json:
                 print_json(as_dict(message))
             else:
                 where = "" if message.target == mesh.name else f" → {message.target}"
                 head = f"{plain(message.sender + where)} [{message.priority}] {plain(message.type)}"
                 print_text(f"{head}: {json.dumps(message.content, ensure_ascii=False)}")
-            if left is not None:
-                left -= 1
-                if left == 0:
-                    enough.set()
 
         async with (
             joined(state_dir, broker, name, credentials, quiet=as_json) as mesh,
-            mesh.messages.subscribe_to_messages(show, roles=tuple(roles or ()), prefetch=1 if count else 16),
+            mesh.messages.subscribe_to_messages(take, roles=tuple(roles or ()), prefetch=1 if count else 16),
         ):
-            await enough.wait()
+            await showing.until_over()
 
     execute(work, as_json=as_json)
 
