@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from mesh import Mesh
-from mesh.errors import RemoteError, StreamCancelled, StreamIdle, StreamLost
+from mesh.errors import Busy, RemoteError, StreamCancelled, StreamIdle, StreamLost
 from mesh.link.jetstream import JetStream
 from mesh.policy.stream_flow import WINDOW
 from mesh.streams import DurableStream
@@ -207,3 +207,21 @@ async def test_a_consumer_that_nobody_pulls_from_is_swept(plane: str, monkeypatc
         assert config["inactive_threshold"] == ABANDONED * 1e9
         assert (await js.api(f"STREAM.INFO.{STREAMS}"))["config"]["max_age"] == 7 * 86_400 * 10**9
         await mesh.request("mesh", "mesh/flow", {"from": "nobody", "stream": "swept", "end": True})
+
+
+async def test_a_stream_that_its_opener_cannot_read_is_served_no_more(plane: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of these a caller may have so many: who tries again and again would soon have none left."""
+    ends: list[str] = []
+
+    async def listens(stream: DurableStream) -> None:
+        try:
+            await stream.receive()
+        except StreamCancelled as problem:
+            ends.append(problem.code)
+
+    async with two(plane, "d-unread", listens=listens) as (_, mesh):
+        with monkeypatch.context() as full:
+            full.setattr("mesh.streams.flows.MOST_FLOWS", 0)
+            with pytest.raises(Busy):
+                await mesh.create_stream("d-unread", "listens", durable=True)
+        await until(lambda: ends == ["stream_cancelled"])

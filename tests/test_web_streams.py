@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from datetime import timedelta
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 from websockets.asyncio.client import ClientConnection, connect
@@ -98,6 +99,13 @@ async def test_what_nobody_serves_is_an_answer_to_the_handshake(url: str, path: 
     with pytest.raises(InvalidStatus) as refused:
         await connect(f"{url}/agents/{path}")
     assert refused.value.response.status_code == status
+
+
+@pytest.mark.parametrize("content", ["{", "[" * 2000])
+async def test_content_that_is_no_json_is_an_answer_to_the_handshake(url: str, content: str) -> None:
+    with pytest.raises(InvalidStatus) as refused:
+        await connect(f"{url}/agents/streamer/streams/echo?content={quote(content)}")
+    assert refused.value.response.status_code == 400
 
 
 async def test_another_origin_is_refused(url: str) -> None:

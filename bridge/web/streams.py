@@ -90,7 +90,7 @@ class StreamSockets:
                     status = _STATUS.get(error.__class__, 502)
                     data = {"mesh": error.code, **({"hint": error.hint} if error.hint else {})}
                     problem = Problem(status, control.MESH_ERROR, error.message, data)
-                except ValueError:
+                except (ValueError, RecursionError):
                     problem = Problem(400, control.INVALID_REQUEST, "Bad Request: ?content= is no JSON")
                 else:
                     async with stream:

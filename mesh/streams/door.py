@@ -169,7 +169,12 @@ class Streams:
         async def again() -> str:
             return (await serve(peer, max(await stored("from", peer), stream.taken))).end
 
-        await stream.listen()
+        try:
+            await stream.listen()
+        except BaseException:
+            if id is None:
+                await stream.give_up("its opener could not read it")
+            raise
         keeping = asyncio.create_task(
             stream.keep_served(again, lambda end: self._subjects.stream_frame(peer, end, self._name, stream_id), granted.end),
             name=f"who serves {stream_id}",

@@ -144,6 +144,14 @@ class DurableStream:
             self._read_end = self._read_end or RemoteEnd(None)
             await self._forget()
 
+    async def give_up(self, reason: str) -> None:
+        """As `cancel`, for a stream that nobody will go on with: within `LEAVE_SECONDS`, and whether or not the other end can be told."""
+        with suppress(MeshError, TimeoutError):
+            async with asyncio.timeout(LEAVE_SECONDS):
+                await self.cancel(reason)
+        with suppress(MeshError):
+            await self.close(0)
+
     async def close(self, timeout: float = DRAIN_SECONDS) -> None:
         """Leave: what is at the broker stays there, for whoever goes on with the stream's id. Raises StreamLost where the broker does not
         have all that was said within `timeout` seconds, and as `send`."""
