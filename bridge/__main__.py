@@ -18,6 +18,7 @@ from typing import Any, TextIO
 import structlog
 
 from bridge.arguments import make_parser
+from mesh.background import end_tasks
 from mesh.errors import ConfigError, MeshError
 from mesh.settings import Settings, make_settings
 from mesh.subjects import GATEWAY
@@ -132,9 +133,7 @@ async def _connect(options: argparse.Namespace) -> int:
         running = asyncio.create_task(port.run(link.receive), name="host")
         await asyncio.wait({told, running}, return_when=asyncio.FIRST_COMPLETED)
         await link.close()
-        for task in (told, running):
-            task.cancel()
-        await asyncio.gather(told, running, return_exceptions=True)
+        await end_tasks(told, running)
     return 0
 
 

@@ -18,6 +18,7 @@ from bridge.gathered.roster import Roster
 from bridge.host_link import HostLink
 from bridge.links import Links
 from mesh import Mesh
+from mesh.background import end_tasks
 
 MOST_WAITING: Final = 10_000
 """Messages that may wait for the client to take them. One that takes none any more is treated as gone: nothing is dropped in silence."""
@@ -83,8 +84,7 @@ async def _streams(make: Callable[[Callable[[bytes], None]], HostLink], to: str)
     try:
         yield read, write
     finally:
-        speaker.cancel()
-        await asyncio.gather(speaker, return_exceptions=True)
+        await end_tasks(speaker)
         await link.close()
         for stream in (to_client, read, write, from_client):
             stream.close()

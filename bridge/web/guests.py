@@ -22,6 +22,7 @@ from bridge.gathered.roster import Roster
 from bridge.host_link import HostLink
 from bridge.links import Links
 from mesh import Mesh, clock
+from mesh.background import end_tasks
 from mesh.errors import Busy, MeshError
 from mesh.link.heart import Heart
 from mesh.settings import Settings
@@ -158,10 +159,7 @@ class Guests:
                     self._leaving.add(self._go(guest))
 
     async def close(self) -> None:
-        opening = list(self._opening.values())
-        for each in opening:
-            each.cancel()
-        await asyncio.gather(*opening, return_exceptions=True)
+        await end_tasks(*self._opening.values())
         for guest in list(self._guests.values()):
             await self.dismiss(guest)
         await asyncio.gather(*self._leaving, return_exceptions=True)

@@ -17,6 +17,7 @@ from bridge.host_link import HostLink
 from bridge.web.outlet import MOST_UNSENT, STALL, Message, Receive, Send, respond
 from bridge.web.rules import Problem
 from mesh import clock
+from mesh.background import end_tasks
 from mesh.errors import MeshError
 from mesh.wire import control
 
@@ -79,9 +80,7 @@ class Socket:
             await asyncio.wait((reading, writing), return_when=asyncio.FIRST_COMPLETED)
         finally:
             await link.close()
-            for task in (reading, writing):
-                task.cancel()
-            await asyncio.gather(reading, writing, return_exceptions=True)
+            await end_tasks(reading, writing)
 
     async def _read(self, link: HostLink) -> None:
         while (message := await self._receive())["type"] == "websocket.receive":

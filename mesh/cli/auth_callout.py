@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from mesh.background import end_tasks
 from mesh.cli import options
 from mesh.cli.running import execute
 
@@ -44,8 +45,7 @@ def serve(context: typer.Context, state_dir: options.StateDir = None, broker: op
                 render.print_json(said) if as_json else render.print_text(f"guests of {said['issuer']} are admitted")
                 await stop.wait()
             finally:
-                running.cancel()
-                await asyncio.gather(running, return_exceptions=True)
+                await end_tasks(running)
 
     execute(work, as_json=as_json)
 

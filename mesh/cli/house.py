@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Final, Protocol
 
 from mesh import admin, clock
+from mesh.background import end_tasks
 from mesh.cli import logging
 from mesh.errors import ConfigError
 from mesh.identity.authority import Authority
@@ -156,12 +157,7 @@ def _keep_identities(stack: AsyncExitStack, settings: Settings, plan: Plan, dire
 
     keeper = Keeper(authority, settings.broker_url(), plan.policy, tools, settings.broker_tls())
     task = asyncio.create_task(keeper.run(), name="keeper of identities")
-    stack.push_async_callback(_end, task)
-
-
-async def _end(task: asyncio.Task[None]) -> None:
-    task.cancel()
-    await asyncio.gather(task, return_exceptions=True)
+    stack.push_async_callback(end_tasks, task)
 
 
 def _identities(settings: Settings, plan: Plan) -> Authority:

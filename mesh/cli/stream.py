@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
+from mesh.background import end_tasks
 from mesh.cli import options
 from mesh.cli.messages import read_content
 from mesh.cli.running import execute, joined
@@ -54,8 +55,7 @@ def stream(
                 async for message in opened:
                     show(message, as_json)
             finally:
-                saying.cancel()
-                await asyncio.gather(saying, return_exceptions=True)
+                await end_tasks(saying)
 
     execute(work, as_json=as_json)
 

@@ -21,6 +21,7 @@ from typing import Any, Final, Self, Unpack
 
 import structlog
 
+from mesh.background import end_tasks
 from mesh.delivery import Handler, Lane, Receiver, ReceiverOptions, Reject
 from mesh.errors import InvalidEvent, MalformedMessage, MeshError, Refused
 from mesh.events.asking import when_there
@@ -132,9 +133,7 @@ class EphemeralSubscription:
         return self
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+        await end_tasks(self._task)
 
     async def _follow(self, start_seq: int) -> None:
         reading = read_stream(

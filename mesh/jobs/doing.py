@@ -26,6 +26,7 @@ from typing import Any, Final
 import structlog
 
 from mesh import clock
+from mesh.background import end_tasks
 from mesh.delivery import Key, Reject, Retry
 from mesh.errors import MeshError, TooLarge
 from mesh.jobs.asking import FIRST_DELAY, LONGEST_DELAY, Asks, passing
@@ -201,9 +202,7 @@ class Doing:
             await attempt.until_written(pump)
             raise
         finally:
-            for task in (running, over, pump):
-                task.cancel()
-            await asyncio.gather(running, over, pump, return_exceptions=True)
+            await end_tasks(running, over, pump)
         await self._end(item, attempt, running)
 
     async def _end(self, item: Item, attempt: Attempt, running: "asyncio.Future[Any]") -> None:

@@ -16,6 +16,7 @@ from typing import Final, Self
 
 import structlog
 
+from mesh.background import end_tasks
 from mesh.delivery import Lane, Receiver, consumer_config
 from mesh.errors import Denied, MeshError
 from mesh.jobs.asking import FIRST_DELAY, Asks
@@ -124,8 +125,7 @@ class JobWorker:
             self._receiving = stack.pop_all()
 
     async def _close(self, opening: "asyncio.Task[None]") -> None:
-        opening.cancel()
-        await asyncio.gather(opening, return_exceptions=True)
+        await end_tasks(opening)
         await self._receiving.aclose()
 
     async def find(self, noticed: Collection[Hashable]) -> tuple[Collection[Lane], bool]:

@@ -35,6 +35,7 @@ import nats.errors
 import structlog
 
 from mesh import clock
+from mesh.background import end_tasks
 from mesh.crypto.creds import read_credentials
 from mesh.errors import BrokerError, BrokerUnavailable, CallTimeout, ConfigError, Denied, NoResponders, NotAdmitted, TooLarge
 from mesh.link.address import is_secure, without_userinfo
@@ -409,10 +410,7 @@ class Connection:
         if self._closing:
             return
         self._closing = True
-        for task in (self._supervisor, self._asking):
-            if task is not None:
-                task.cancel()
-                await asyncio.gather(task, return_exceptions=True)
+        await end_tasks(self._supervisor, self._asking)
         self._fail_requests()
         await _discard(self._client)
 

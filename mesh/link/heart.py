@@ -18,6 +18,7 @@ from typing import Final
 import structlog
 
 from mesh import clock
+from mesh.background import end_tasks
 from mesh.errors import MeshError
 from mesh.link.connection import Connection
 from mesh.wire.entries import HEALTH_TTL_SECONDS, HEARTBEAT_SECONDS
@@ -106,17 +107,17 @@ class Heart:
         while not self._stopping.is_set():
             wanted = dict(self._pulses)
             for subject in [each for each, (pulse, _) in beating.items() if wanted.get(each) is not pulse]:
-                await _end(beating.pop(subject)[1])
+                await end_tasks(beating.pop(subject)[1])
             for subject, pulse in wanted.items():
                 if subject not in beating and subject in self._pulses:
                     beating[subject] = pulse, asyncio.create_task(self._beat_on(subject, pulse), name=f"heartbeat {subject}")
             await asyncio.sleep(TICK)
         self._loop = None
-        await asyncio.gather(*(_end(task) for _, task in beating.values()))
+        await end_tasks(*(task for _, task in beating.values()))
 
     async def _finish(self, subject: str) -> None:
         if (beating := self._beating.pop(subject, None)) is not None:
-            await _end(beating[1])
+            await end_tasks(beating[1])
 
     async def _beat_on(self, subject: str, pulse: _Pulse) -> None:
         connection: Connection | None = None
@@ -136,8 +137,3 @@ class Heart:
                 with contextlib.suppress(MeshError):
                     await connection.flush(FAREWELL)
                 await connection.close()
-
-
-async def _end(task: asyncio.Task[None]) -> None:
-    task.cancel()
-    await asyncio.gather(task, return_exceptions=True)

@@ -26,6 +26,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Literal, Self
 
+from mesh.background import end_tasks
 from mesh.clock import monotonic
 from mesh.errors import BrokerError, BrokerUnavailable, ConfigError
 from mesh.link.address import is_loopback
@@ -137,9 +138,7 @@ class EmbeddedServer:
 
     async def stop(self) -> None:
         """End the server and wait for it: SIGTERM, and SIGKILL after `stop_timeout`. Then free the state directory. Idempotent."""
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await end_tasks(*self._tasks)
         self._tasks = []
         await self._end_process(self._stop_timeout)
         self.state_dir.release()

@@ -13,6 +13,7 @@ from functools import partial
 from typing import Final
 
 from mesh import clock
+from mesh.background import end_tasks
 from mesh.errors import BrokerUnavailable, CallTimeout, InstanceLost, MalformedMessage, NoResponders, NoSuchAgent
 from mesh.link.buckets import gone
 from mesh.link.connection import Connection, Message, Subscription
@@ -122,10 +123,7 @@ class Targets:
             task.add_done_callback(lambda _: self._following.pop(agent, None))
 
     async def close(self) -> None:
-        tasks = [*self._resolving.values(), *self._following.values()]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await end_tasks(*self._resolving.values(), *self._following.values())
 
     async def _resolve(self, name: str) -> Target:
         """A call that is made while the connection comes back waits for it; what is asked while it is lost is asked again."""

@@ -33,6 +33,7 @@ from typing import Final, Self
 
 import structlog
 
+from mesh.background import end_tasks
 from mesh.errors import ApiError, BrokerUnavailable, MeshError
 from mesh.link.buckets import Entry, gone
 from mesh.link.connection import Message, Subscription
@@ -110,10 +111,8 @@ class BucketView:
     async def close(self) -> None:
         """Idempotent. The copy stays as it was."""
         self.synced = False
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
-            self._task = None
+        await end_tasks(self._task)
+        self._task = None
         for detach in self._detach:
             detach()
         self._detach = []

@@ -11,6 +11,7 @@ from typing import Any, Final
 
 import structlog
 
+from mesh.background import end_tasks
 from mesh.crypto import jwt
 from mesh.errors import BrokerUnavailable, CallTimeout, ConfigError, NoResponders, Refused
 from mesh.link.connection import Connection
@@ -70,10 +71,7 @@ class Departures:
         task.add_done_callback(lambda _: self._open.pop(caller, None) if self._open.get(caller) is task else None)
 
     async def close(self) -> None:
-        tasks = list(self._open.values())
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await end_tasks(*self._open.values())
 
     async def _tell_if_gone(self, agent: str, token: str, reason: str) -> None:
         await asyncio.sleep(RETURN if reason in CLOSED_BY_CLIENT else GRACE)

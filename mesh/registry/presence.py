@@ -11,6 +11,7 @@ from typing import Final, Literal
 import structlog
 
 from mesh import clock
+from mesh.background import end_tasks
 from mesh.errors import BrokerError, MalformedMessage, MeshError
 from mesh.link.buckets import Bucket, gone
 from mesh.link.connection import Connection, Message, Subscription
@@ -99,9 +100,7 @@ class Presence:
         """Take no more calls, then be gone, told as such. Where the broker is away, the heartbeat's TTL says it instead."""
         if self._detach is not None:
             self._detach()
-        if self._again is not None:
-            self._again.cancel()
-            await asyncio.gather(self._again, return_exceptions=True)
+        await end_tasks(self._again)
         if self._vitals is not None:
             await self._vitals.stop()
         await self._heart.remove(self._subject)

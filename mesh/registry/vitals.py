@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from mesh import clock
+from mesh.background import end_tasks
 from mesh.errors import MeshError
 from mesh.link.connection import Connection
 from mesh.link.responder import Responder
@@ -76,8 +77,7 @@ class Vitals:
 
     async def stop(self) -> None:
         if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+            await end_tasks(self._task)
             self._status = "stopped"
             self._tell()
             self._task = None

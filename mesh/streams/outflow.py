@@ -10,6 +10,7 @@ import random
 from collections import deque
 from typing import Final
 
+from mesh.background import end_tasks
 from mesh.delivery import Store, what_is_full
 from mesh.errors import ApiError, BrokerUnavailable, ConfigError, MeshError, StreamLost
 from mesh.policy.retry import Backoff
@@ -72,9 +73,7 @@ class Outflow:
                 f"the last {len(self._waiting)} messages were not stored: the other end does not read, or the broker is away"
             ) from None
         finally:
-            if self._writing is not None:
-                self._writing.cancel()
-                await asyncio.gather(self._writing, return_exceptions=True)
+            await end_tasks(self._writing)
 
     async def _write(self) -> None:
         try:
