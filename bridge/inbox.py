@@ -1,7 +1,8 @@
 """Messages to an agent, handed to tools of its server, which need know nothing of messages.
 
 In mesh.toml `inbox = "take_message"` names the tool for all of them. Of `{"id", "sender", "type", "content", "priority", "sent",
-"deadline"?, "correlation_id"?, "metadata", "delivery"}` it gets what its input schema has as properties; all, where it names none.
+"deadline"?, "correlation_id"?, "metadata", "delivery"}` it gets what its input schema has as properties; all, where it names none. What a
+message does not say is null where the schema requires it, and left out elsewhere.
 `answers = ["code_review"]` names tools for messages of the type of their name: the message is a call, and its content the arguments. Its
 sender needs no right to call them, only to send. With `topics` messages on these are handed on in the same way.
 
@@ -86,8 +87,11 @@ class ToolInbox:
         if self._tool is None:
             raise Reject(f"no tool takes messages of type {message.type!r}, but of these: {', '.join(self._answers)}")
         schema = self._tool.get("inputSchema")
-        known = schema.get("properties") if isinstance(schema, dict) else None
-        said = {key: value for key, value in letter(message).items() if value is not None and (not known or key in known)}
+        known, required = (schema.get("properties"), schema.get("required")) if isinstance(schema, dict) else (None, None)
+        needed = required if isinstance(required, list) else ()
+        said = {
+            key: value for key, value in letter(message).items() if (not known or key in known) and (value is not None or key in needed)
+        }
         return {"name": self._tool["name"], "arguments": said}
 
 
