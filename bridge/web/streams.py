@@ -33,6 +33,7 @@ from bridge.web.asked import Asked
 from bridge.web.outlet import STALL, Message, respond
 from bridge.web.rules import Problem
 from mesh import clock
+from mesh.background import end_tasks
 from mesh.errors import (
     Busy,
     Denied,
@@ -122,9 +123,7 @@ async def _run(stream: Stream, asked: Asked) -> None:
     try:
         done, _ = await asyncio.wait((listening, telling), timeout=left, return_when=asyncio.FIRST_COMPLETED)
     finally:
-        for task in (listening, telling):
-            task.cancel()
-        await asyncio.gather(listening, telling, return_exceptions=True)
+        await end_tasks(listening, telling)
     if listening in done and listening.exception() is None:
         return  # the client has left, or its socket is gone
     problem = next((error for task in done if (error := task.exception()) is not None), None)

@@ -4,9 +4,11 @@ import asyncio
 import secrets
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from functools import partial
 from typing import Any, Final, Self, TypedDict, Unpack
 
 from mesh import clock
+from mesh.background import end_tasks
 from mesh.delivery import Participant
 from mesh.errors import ConfigError, MalformedMessage, StreamRefused
 from mesh.link.call import Handler
@@ -179,12 +181,7 @@ class Streams:
             stream.keep_served(again, lambda end: self._subjects.stream_frame(peer, end, self._name, stream_id), granted.end),
             name=f"who serves {stream_id}",
         )
-
-        async def stop() -> None:
-            keeping.cancel()
-            await asyncio.gather(keeping, return_exceptions=True)
-
-        stream.on_close = stop
+        stream.on_close = partial(end_tasks, keeping)
         return stream
 
     def _durable(self, id: str, peer: str, type: str, content: Any, *, sent: int = 0, taken: int = 0) -> DurableStream:
