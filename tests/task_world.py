@@ -79,6 +79,9 @@ class Door:
     async def cancel(self, id: str) -> None:
         await self.set(id, status="cancelled")
 
+    def too_large(self, called: Called) -> bool:
+        return called.tool == "huge"
+
     def give_up(self, id: str) -> None:
         self.given_up.append(id)
         self._signals.tell()

@@ -60,3 +60,13 @@ async def test_a_list_says_which_tools_have_failed(plane: str, desk: Desk) -> No
             await desk.wait(task.id)
     assert {each.status_in(modern=False) for each in await desk.all()} == {"failed", "completed"}
     assert {each.status_in(modern=True) for each in await desk.all()} == {"completed"}
+
+
+async def test_a_tool_whose_result_was_too_large_for_a_job_is_known(plane: str, mesh: Mesh, desk: Desk) -> None:
+    called = Called("verbose", "t", {})
+    async with worker(plane, "verbose", Hands("x" * mesh.connection.max_payload)):
+        task = await desk.wait((await desk.submit(called, 60, 1)).id)
+    assert task is not None
+    assert (task.status, task.error and task.error["data"]["mesh"]) == ("failed", "too_large")
+    assert desk.too_large(called)
+    assert not desk.too_large(Called("verbose", "other", {}))

@@ -117,7 +117,7 @@ async def test_only_a_tool_that_says_so_is_tried_again(host: Host) -> None:
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize("name", ["denied", "full", "large", "unheard"])
+@pytest.mark.parametrize("name", ["denied", "full", "large", "unheard", "huge"])
 async def test_what_cannot_be_a_job_is_a_call_where_nobody_asked_for_one(host: Host, name: str) -> None:
     await host.passes("tools/call", name=name, _meta=META)
     assert host.door.calls == []

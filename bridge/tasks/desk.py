@@ -14,7 +14,7 @@ from bridge.tasks.task import Task, task_of
 from bridge.tasks.whose import Called
 from mesh import Mesh, clock
 from mesh.background import Background, end_tasks
-from mesh.errors import CallTimeout, MeshError, NoSuchJob
+from mesh.errors import CallTimeout, MeshError, NoSuchJob, TooLarge
 from mesh.jobs import JobRecord
 
 WAIT: Final = 60.0
@@ -28,6 +28,9 @@ LOOKED: Final = 30.0
 
 MOST_LOOKED: Final = 100
 """Tasks that are followed for who looks at them; of any more the control plane is asked each time."""
+
+MOST_LARGE: Final = 1_000
+"""Tools of which it is remembered that a result was too large for a job."""
 
 
 class _Looked:
@@ -47,6 +50,7 @@ class Desk:
         self._mesh = mesh
         self._given_up = Background()
         self._looked: dict[str, _Looked] = {}
+        self._large: dict[tuple[str, str | None], None] = {}
 
     async def submit(self, called: Called, keep: int, attempts: int) -> Task:
         """A job that is done within `keep` seconds, and whose result is kept for as long. Raises MeshError: there is none then. Who is
@@ -54,7 +58,7 @@ class Desk:
         work = self._mesh.jobs.submit(called.agent, called.tool, called.arguments, keep=keep, deadline=keep, attempts=attempts)
         submitting = asyncio.create_task(work, name=f"submit {called.agent}/{called.tool}")
         try:
-            return task_of(await asyncio.shield(submitting))
+            return self._task(await asyncio.shield(submitting))
         except asyncio.CancelledError:
             self._own(self._withdraw(submitting))
             raise
@@ -71,7 +75,7 @@ class Desk:
             return None
         if job.caller != self._mesh.name:
             return None
-        task = task_of(job)
+        task = self._task(job)
         if not task.over:
             self._look(id, clock.monotonic())
         return task
@@ -83,7 +87,7 @@ class Desk:
     async def wait(self, id: str, seconds: float = WAIT) -> Task | None:
         """Until it is over, or so long; then as it is. None as `get`."""
         try:
-            return task_of(await self._mesh.jobs.wait(id, seconds))
+            return self._task(await self._mesh.jobs.wait(id, seconds))
         except CallTimeout:
             return await self.get(id)
         except NoSuchJob:
@@ -92,13 +96,17 @@ class Desk:
     async def watch(self, id: str) -> AsyncIterator[Task]:
         """As it is, and each change that is noticed, until it is over."""
         async for job in self._mesh.jobs.watch(id):
-            yield task_of(job)
+            yield self._task(job)
 
     async def cancel(self, id: str) -> None:
         await self._mesh.jobs.cancel(id)
         looked = self._looked.pop(id, None)  # what was heard of it is older
         if looked is not None and looked.following is not None:
             looked.following.cancel()
+
+    def too_large(self, called: Called) -> bool:
+        """Whether a result of this tool did not fit into a job, as far as is known here. That of a call may be of any size."""
+        return (called.agent, called.tool) in self._large
 
     def give_up(self, id: str) -> None:
         """Nobody learnt of it: cancel it, and wait for nothing."""
@@ -107,6 +115,14 @@ class Desk:
     async def close(self) -> None:
         await self._given_up.end(GIVING_UP)
         await end_tasks(*(each.following for each in self._looked.values()))
+
+    def _task(self, job: JobRecord) -> Task:
+        data = (job.error or {}).get("data")
+        if isinstance(data, dict) and data.get("mesh") == TooLarge.code:
+            self._large[job.target, job.name] = None
+            while len(self._large) > MOST_LARGE:
+                del self._large[next(iter(self._large))]
+        return task_of(job)
 
     def _look(self, id: str, now: float) -> None:
         """It is at work, and somebody has looked at it: who does so again will do so more often."""
@@ -129,7 +145,7 @@ class Desk:
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(left), contextlib.aclosing(self._mesh.jobs.watch(id)) as jobs:
                         async for job in jobs:
-                            looked.task = task_of(job)
+                            looked.task = self._task(job)
                         return
         except MeshError:
             return  # who looks next is told

@@ -181,7 +181,7 @@ class Tasked:
         tool = await self._whose.tool(called)
         if tool is not None and tool.support == FORBIDDEN:
             return told.forbidden(id_of(frame), called.tool) if asked.must else None
-        if not asked.must and (tool is None or (asked.askable and not tool.support)):
+        if not asked.must and (tool is None or (asked.askable and not tool.support) or self._desk.too_large(called)):
             return None
         try:
             task = await self._desk.submit(called, asked.keep, ATTEMPTS if tool is not None and tool.repeatable else 1)
