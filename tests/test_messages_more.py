@@ -7,7 +7,7 @@ import pytest
 
 from mesh import Mesh
 from mesh.broker import AgentMessage
-from mesh.errors import ConfigError, MailboxFull
+from mesh.errors import ConfigError, MailboxFull, TooLarge
 from mesh.link.jetstream import JetStream
 from tests.message_world import AT_ONCE, Inbox, joined, letters, receiving, until, until_gone, waiting
 
@@ -34,6 +34,41 @@ async def test_of_many_those_for_which_there_is_no_room_are_told(plane: str) -> 
         finally:
             await js.api("STREAM.UPDATE.MESSAGES_LOW", config)
     assert await waiting(plane, "few", "low") == 3
+
+
+async def test_of_many_those_before_one_that_is_refused_are_stored(plane: str) -> None:
+    """Or the first of them that is not is told."""
+    async with joined(plane) as mesh, joined(plane, "operator") as operator:
+        with pytest.raises(TooLarge):
+            await mesh.messages.publish_messages([("part", "t", n) for n in range(5)] + [("part", "t", "x" * mesh.connection.max_payload)])
+        assert await waiting(plane, "part") == 5
+        js = JetStream(operator.connection)
+        config = (await js.api("STREAM.INFO.MESSAGES_LOW"))["config"]
+        await js.api("STREAM.UPDATE.MESSAGES_LOW", config | {"max_msgs_per_subject": 3})
+        try:
+            with pytest.raises(MailboxFull):
+                await mesh.messages.publish_messages(
+                    [("part", "t", n) for n in range(5)] + [("part", "t", "x" * mesh.connection.max_payload)], priority="low"
+                )
+        finally:
+            await js.api("STREAM.UPDATE.MESSAGES_LOW", config)
+
+
+async def test_many_with_one_id_are_refused(plane: str) -> None:
+    async with joined(plane) as mesh:
+        with pytest.raises(ConfigError):
+            await mesh.messages.publish_messages([("same", "t", n) for n in range(3)], id="same")
+
+
+@pytest.mark.parametrize(
+    "said",
+    [{"id": 7}, {"type": 7}, {"to": 7}, {"metadata": "x"}, {"metadata": [1]}, {"correlation_id": 7}, {"expires": float("nan")},
+     {"expires": float("inf")}, {"expires": 1e12}],
+)  # fmt: skip
+async def test_what_no_receiver_could_read_is_not_sent(plane: str, said: dict[str, Any]) -> None:
+    async with joined(plane) as mesh:
+        with pytest.raises(ConfigError):
+            await mesh.messages.publish_message(**{"to": "strict", "type": "t", **said})
 
 
 async def test_messages_are_settled_by_their_ids_in_any_order(plane: str) -> None:

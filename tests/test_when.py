@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from mesh.errors import BadSchedule
-from mesh.policy.when import When, at_ns, read_when
+from mesh.policy.when import When, at_ns, in_a_while, read_when
 
 
 @pytest.mark.parametrize(
@@ -54,6 +54,13 @@ def test_what_the_broker_is_told(said: dict[str, Any], headers: dict[str, str]) 
 def test_what_no_message_can_be_sent_at(said: dict[str, Any]) -> None:
     with pytest.raises(BadSchedule):
         read_when(said)
+
+
+def test_in_a_while() -> None:
+    assert in_a_while(1.5, 10**9) == When(at_ns=2_500_000_000)
+    for wrong in (float("nan"), float("inf"), 1e300, -1e300):
+        with pytest.raises(BadSchedule):
+            in_a_while(wrong, 10**9)
 
 
 def test_a_time_of_pythons_own() -> None:

@@ -27,9 +27,9 @@ from mesh.events import EventBridge, EventLetters, EventOptions
 from mesh.jobs import JobLetters, JobOptions, JobRecord, Jobs
 from mesh.link.connection import Message, Subscription
 from mesh.link.denial import check, check_answers
-from mesh.link.jetstream import JetStream
+from mesh.link.jetstream import JetStream, PubAck
 from mesh.policy.retry import Backoff
-from mesh.policy.when import When, at_ns, read_when
+from mesh.policy.when import When, at_ns, in_a_while, read_when
 from mesh.subjects import CONTROL_PLANE, Cast, Event, Job, Msg, Reply
 from mesh.wire.control import MESH_ERROR
 from mesh.wire.message import AgentMessage
@@ -102,9 +102,7 @@ class MessageBroker:
             if said is not None:
                 await said
 
-        task = asyncio.create_task(tell(), name=f"response of {id}")
-        self._background.own(task)
-        return task
+        return self._background.own(asyncio.create_task(tell(), name=f"response of {id}"))
 
     async def publish_message(
         self,
@@ -142,7 +140,7 @@ class MessageBroker:
                 hint="say publish_message(to, type, content), or publish_message(topic=…, content=…)",
             )
         if delay is not None or at is not None:
-            due = When(at_ns=at_ns(at) if delay is None else clock.wall_ns() + round(delay * 1e9))
+            due = When(at_ns=at_ns(at)) if delay is None else in_a_while(delay, clock.wall_ns())
             return await self._schedule(due, to, type, content, expires, options)
         message = build(self._name, to, type, content, expires, None, options)
         if (turn := self._mailboxes.sending(to, options.get("over", "slow"))) is not None:
@@ -153,17 +151,26 @@ class MessageBroker:
     async def publish_messages(self, messages: Iterable[tuple[str, str, Any]], **options: Unpack[MessageOptions]) -> list[str]:
         """Send many: target, type and content of each. Returns their ids once the broker has them all; a window of them is on its way at
         once, in this order, and none waits for another to fill a batch. Raises as `publish_message` for the first that fails: those before
-        it are stored, of the others any may be."""
+        it are stored, of the others any may be. Each has an id of its own."""
+        if "id" in options:
+            raise ConfigError("several messages with one id would be stored as one", hint="leave the id out, or send each by itself")
         built = [build(self._name, to, type, content, None, None, options) for to, type, content in messages]
-        on_their_way = []
+        on_their_way: list[asyncio.Future[PubAck]] = []
+        refused: Exception | None = None
         for message in built:
-            if (turn := self._mailboxes.sending(message.target, options.get("over", "slow"))) is not None:
-                await turn
-            on_their_way.append(await submit(self._store, self._subjects, message))
+            try:
+                if (turn := self._mailboxes.sending(message.target, options.get("over", "slow"))) is not None:
+                    await turn
+                on_their_way.append(await submit(self._store, self._subjects, message))
+            except Exception as error:
+                refused = error
+                break
         stored = await asyncio.gather(*on_their_way, return_exceptions=True)
-        for message, said in zip(built, stored, strict=True):
+        for message, said in zip(built, stored, strict=False):
             if isinstance(said, BaseException):
                 raise told(said, message)
+        if refused is not None:
+            raise refused
         return [message.id for message in built]
 
     async def broadcast(

@@ -3,7 +3,7 @@
 import asyncio
 import secrets
 from collections.abc import Mapping
-from typing import Any, TypedDict
+from typing import Any, Final, TypedDict
 
 from mesh import clock
 from mesh.broker.mailboxes import Over
@@ -13,6 +13,9 @@ from mesh.link.jetstream import PubAck
 from mesh.subjects import PRIORITIES, Subjects
 from mesh.topology import MOST_WAITING
 from mesh.wire.message import AgentMessage
+
+MOST_SECONDS: Final = 1e9
+"""Some thirty years: a time that every receiver can read."""
 
 
 class MessageOptions(TypedDict, total=False):
@@ -32,21 +35,26 @@ class MessageOptions(TypedDict, total=False):
 def build(
     sender: str, to: str, type: str, content: Any, expires: float | None, answer_to: str | None, options: MessageOptions
 ) -> AgentMessage:
-    """Raises ConfigError."""
+    """Raises ConfigError for what no receiver would take for a message."""
     priority, now = options.get("priority", "normal"), clock.wall_ns()
+    id, correlation, metadata = options.get("id"), options.get("correlation_id"), options.get("metadata", {})
     if not to or not type or priority not in PRIORITIES:
         raise ConfigError(
             f"a message has a target, a type and a priority, not {priority!r}", hint=f"the priorities are {', '.join(PRIORITIES)}"
         )
+    if not all(isinstance(each, str) for each in (to, type, id or "", correlation or "")) or not isinstance(metadata, dict):
+        raise ConfigError("target, type, id and correlation id of a message are texts, and its metadata is a dict")
+    if expires is not None and not abs(expires) < MOST_SECONDS:
+        raise ConfigError(f"a message expires some seconds from now, not {expires}")
     return AgentMessage(
         type=type,
         content=content,
-        id=options.get("id") or secrets.token_hex(8),
+        id=id or secrets.token_hex(8),
         sent_ns=now,
         deadline_ns=None if expires is None else now + round(expires * 1e9),
-        correlation_id=options.get("correlation_id"),
+        correlation_id=correlation or None,
         answer_to=answer_to,
-        metadata=options.get("metadata", {}),
+        metadata=metadata,
         sender=sender,
         target=to,
         priority=priority,

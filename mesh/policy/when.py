@@ -77,6 +77,13 @@ def read_when(said: dict[str, Any]) -> When:
     return When(at_ns=None if at is None else at_ns(at), every=every, cron=None if cron is None else " ".join(cron.split()), zone=zone)
 
 
+def in_a_while(seconds: float, now_ns: int) -> When:
+    """Raises BadSchedule."""
+    if not abs(seconds) < LATEST_NS / 1e9:
+        raise BadSchedule(f"no message is sent in {seconds} seconds", hint=_HINT)
+    return When(at_ns=now_ns + round(seconds * 1e9))
+
+
 def at_ns(text: object) -> int:
     """A time with its zone, ISO 8601. Raises BadSchedule."""
     try:
