@@ -104,7 +104,7 @@ def pairs(draw: st.DrawFn) -> tuple[dict[str, Any], dict[str, Any]]:
     return {**one, "$defs": {"d": definition}}, {**other, "$defs": {"d": definition}}
 
 
-@settings(max_examples=800, deadline=None)
+@settings(max_examples=250, deadline=None)
 @given(pairs())
 def test_whoever_is_said_to_cover_another_allows_all_that_it_does(pair):
     try:
@@ -116,7 +116,7 @@ def test_whoever_is_said_to_cover_another_allows_all_that_it_does(pair):
             assert [data for data in DATA if narrow.fits(data) and not wide.fits(data)] == []
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(pairs(), st.dictionaries(NAMES, st.sampled_from(SCALARS), min_size=1, max_size=2))
 def test_defaults_are_judged_as_they_are_filled_in(pair, defaults):
     try:

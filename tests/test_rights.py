@@ -177,7 +177,7 @@ def publishes(world: World) -> bool:
         case Msg(target, sender):
             return sender == world.me and (None in world.send or target in world.send)
         case Dead(target):
-            return world.answers and target in {world.me, *world.others}
+            return keeps(world, target)
         case Event(publisher, _, topic):
             own = world.answers and topic == "agent.health"
             return publisher == world.me and (own or any(fits(pattern, topic) for pattern in world.publish))
@@ -193,6 +193,11 @@ def publishes(world: World) -> bool:
             opens = any(rule.agent in (None, to) and rule.kind in (Kind.ALL, Kind.STREAM) for rule in world.rules)
             return sender == world.me and (world.answers or opens)
     return False
+
+
+def keeps(world: World, name: str) -> bool:
+    """Whether it keeps the dead letters of a name, and the record of what was handled: who only hears topics does so in its own."""
+    return (world.answers and name in {world.me, *world.others}) or (bool(world.subscribe) and name == world.me)
 
 
 def fits(pattern: str | None, topic: str) -> bool:
@@ -227,10 +232,12 @@ def hears(world: World) -> bool:
             return any(fits(pattern, topic) for pattern in (*world.publish, *world.subscribe))
         case Cast(_, _, role):
             return world.answers and (role == ANY or role in world.others)
-        case Job(target) | HandledMark(target):
+        case Job(target):
             return target in mine
-        case JobState(_, caller):
-            return caller == world.me
+        case HandledMark(owner):
+            return keeps(world, owner)
+        case JobState(target, caller):
+            return caller == world.me or target in mine
         case StreamFrame(to):
             return to == world.me
     return False
@@ -264,6 +271,10 @@ def world_of(me: str, rule: Rule, subject: Subject, others: Iterable[str] = ()) 
 @example(world_of(">", Rule(">"), Call("a", ANY, ">", "ping"), others=["*"]))
 @example(world_of("a", Rule("b", Kind.TOOL, "x" * 5000), Call("b", ANY, "a", "tools/call", "x" * 5000)))
 @example(world_of("a", Rule("b", Kind.TOOL, "x" * 5000), Call("b", ANY, "a", "tools/call", "x" * 5001)))
+@example(World("a", frozenset("b"), True, (), JobState("b", "c", "d")))
+@example(World("a", frozenset("b"), False, (), Dead("a", "b", "c"), subscribe=(None,)))
+@example(World("a", frozenset("b"), False, (), HandledMark("a", "c"), subscribe=(None,)))
+@example(World("a", frozenset("b"), False, (), HandledMark("b", "c"), subscribe=(None,)))
 def test_permissions_allow_what_the_rules_mean(world: World) -> None:
     permissions, text = permissions_in(world), SUBJECTS.build(world.subject)
     assert permissions.may_publish(text) is publishes(world)

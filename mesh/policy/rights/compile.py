@@ -29,6 +29,7 @@ What each holder gets, and why. In the table `me` is the user's name and R each 
 | `send` to T | publish `msg.T.me.*`, `cast.me.*.T`; to all also `cast.me.*.any` | messages and broadcasts                          |
 | `publish`   | publish `event.me.*.{topic}`; hear `schemas.{topic}.*`           | events                                           |
 | `subscribe` | hear `event.*.*.{topic}`, `schemas.{topic}.*`; read EVENTS       | events, also old ones                            |
+|             | publish `dead.me.…`; write and hear `handled.me.*`               | as those who answer do                           |
 | `BROWSE`    | hear `health.*.*`, `registry.*.*`; pull from readers             | `mesh agents`, all agents as one, `/ready`       |
 | `JOURNAL`   | pull from readers of JOURNAL; ask for its state                  | `mesh journal`                                   |
 | `ADMIN`     | `$JS.API.>`, ask `$SRV`, others' keys, `broker.disconnect`       | `mesh topology`, `mesh doctor`, `nats`           |
