@@ -256,8 +256,7 @@ class Connected:
         self._session = self._mesh.exchanges.open_channel(exchange, self._on_session_frame, self._on_session_lost)
         self._standby = Standby(self._mesh, self._session, self._on_session_lost)
         self._target, self._lost = exchange.target, None
-        self._alive = asyncio.create_task(self._show_life(), name=f"session with {self._agent}")
-        self._background.own(self._alive)
+        self._alive = self._background.own(asyncio.create_task(self._show_life(), name=f"session with {self._agent}"))
 
     def _leave_session(self, session: Channel) -> None:
         self._mesh.exchanges.close_channel(session)

@@ -29,11 +29,13 @@ class Background:
         return len(self._tasks)
 
     def start(self, work: Coroutine[Any, Any, None], name: str) -> None:
-        self.own(asyncio.create_task(work, name=name))
+        _ = self.own(asyncio.create_task(work, name=name))
 
-    def own(self, task: asyncio.Task[None]) -> None:
+    def own(self, task: asyncio.Task[None]) -> asyncio.Task[None]:
+        """For who needs the task too, say to cancel it."""
         self._tasks.add(task)
         task.add_done_callback(self._ended)
+        return task
 
     def cancel(self) -> None:
         """Wait for none."""

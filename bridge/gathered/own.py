@@ -121,9 +121,7 @@ class Own:
         self._on_news()
 
     def _spawn(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
-        task = asyncio.create_task(work, name=name)
-        self._background.own(task)
-        return task
+        return self._background.own(asyncio.create_task(work, name=name))
 
 
 def _called(frame: Frame) -> tuple[str, Any]:

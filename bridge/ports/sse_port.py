@@ -277,9 +277,7 @@ class SsePort:
                 on_end(reason)
 
     def _spawn(self, work: Coroutine[Any, Any, None], what: str) -> asyncio.Task[None]:
-        task = asyncio.create_task(work, name=f"{self.client.name}: {what}")
-        self._background.own(task)
-        return task
+        return self._background.own(asyncio.create_task(work, name=f"{self.client.name}: {what}"))
 
     def _stop(self) -> None:
         """Cancel all tasks but the one that calls this, which is about to end, and let go what waits for an answer."""
