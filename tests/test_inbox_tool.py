@@ -11,10 +11,11 @@ from bridge.apart import serve_command
 from bridge.app import load_streams, make_spec
 from bridge.arguments import make_parser
 from mesh import Mesh
+from mesh.delivery import receiver
 from mesh.errors import ConfigError, RemoteError
 from mesh.streams import Stream
 from tests.conftest import Broker
-from tests.message_world import letters, until_gone
+from tests.message_world import AT_ONCE, letters, until_gone
 
 
 def clerk(taken: list[dict[str, Any]], *fail: str) -> MCPServer[Any]:
@@ -53,7 +54,8 @@ async def test_what_waited_is_delivered_and_a_failure_is_tried_again(plane: str)
     assert [each["content"] for each in taken] == [1]
 
 
-async def test_what_the_tool_cannot_take_is_a_dead_letter(plane: str) -> None:
+async def test_what_the_tool_cannot_take_is_a_dead_letter(plane: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(receiver, "Backoff", lambda: AT_ONCE)
     server: MCPServer[Any] = MCPServer("picky")
 
     @server.tool()
