@@ -14,7 +14,7 @@ import pytest
 from tests.cli_helpers import ENVIRONMENT, mesh, started
 from tests.conftest import Broker
 from tests.event_world import consumers, joined
-from tests.message_world import until
+from tests.message_world import until, waiting
 
 
 async def test_what_is_published_is_replayed_listed_and_deleted(broker: Broker, plane: str, tmp_path: Path) -> None:
@@ -30,8 +30,10 @@ async def test_what_is_published_is_replayed_listed_and_deleted(broker: Broker, 
     assert [(each["event"]["data"], each["priority"], each["publisher"]) for each in events] == [
         ({"n": number, "who": "me"}, "high", "local") for number in (1, 2)
     ]
-    into = await mesh("events", "replay", "build.>", "--from", "10m", "--into", "student", *broker.options, cwd=tmp_path)
-    assert into.out.strip() == "3 events to student"
+    for _ in range(2):
+        into = await mesh("events", "replay", "build.>", "--from", "10m", "--into", "student", "--id", "r", *broker.options, cwd=tmp_path)
+        assert into.out.strip() == "3 events to student"
+    assert await waiting(plane, "student", "low") == 3
     heard = await mesh("events", "subscriptions", "list", "--json", *broker.options, cwd=tmp_path)
     assert json.loads(heard.out) == []
     gone = await mesh("events", "subscriptions", "delete", "nightly", *broker.options, cwd=tmp_path)

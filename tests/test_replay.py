@@ -7,8 +7,9 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from mesh import clock
-from mesh.errors import ConfigError, Denied
+from mesh.errors import ConfigError, Denied, MailboxFull
 from mesh.events import Event, replayed
+from mesh.topology import MOST_WAITING
 from tests.conftest import Broker
 from tests.event_world import joined
 from tests.message_world import Inbox, receiving
@@ -93,6 +94,24 @@ async def test_a_replay_into_an_agent_is_a_message_of_who_tells_it(plane: str) -
         await inbox.holds(5)
         assert len(inbox.messages) == 5
         assert replayed(inbox.messages[-1]) is None
+
+
+async def test_a_replay_into_an_agent_waits_for_room(plane: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """There is more to replay than may wait there; and nobody listens at first."""
+    count, inbox = MOST_WAITING + 200, Inbox()
+    async with joined(plane) as mesh:
+        start = clock.wall_ns()
+        done = [await mesh.events.submit("long.x", number) for number in range(count)]
+        await asyncio.gather(*done)
+        with monkeypatch.context() as patch:
+            patch.setattr("mesh.events.replay.PATIENCE", 0.1)
+            with pytest.raises(MailboxFull):
+                await mesh.events.replay_into("reader", mesh.events.replay_events("long.x", start), id="all")
+        again = asyncio.create_task(mesh.events.replay_into("reader", mesh.events.replay_events("long.x", start), id="all"))
+        async with receiving(plane, "reader", inbox, workers=64):
+            assert await asyncio.wait_for(again, 60) == count
+            await inbox.holds(count, 60)
+    assert sorted(each.content["event"]["data"] for each in inbox.messages) == list(range(count))
 
 
 async def test_who_may_not_send_to_an_agent_replays_nothing_into_it(plane: str) -> None:

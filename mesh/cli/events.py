@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from mesh.background import end_tasks
 from mesh.cli import event_schemas, options
 from mesh.cli.running import execute, joined
 from mesh.cli.times import TIMES, read_time
@@ -117,6 +118,10 @@ def replay(
     into: Annotated[
         str | None, typer.Option("--into", metavar="AGENT", help="Send them to this agent, as messages.", show_default=False)
     ] = None,
+    id: Annotated[
+        str | None,
+        typer.Option("--id", metavar="ID", help="With --into: begun again with the same, each arrives once.", show_default=False),
+    ] = None,
     state_dir: options.StateDir = None,
     broker: options.Broker = None,
     name: options.Name = None,
@@ -137,7 +142,7 @@ def replay(
                         _show(event, as_json=as_json)
                 return
             async with _Bar(told, beside_events=False):
-                count = await mesh.events.replay_into(into, told)
+                count = await mesh.events.replay_into(into, told, id=id)
         if as_json:
             print_json({"into": into, "events": count})
         else:
@@ -242,8 +247,7 @@ class _Bar:
 
     async def __aexit__(self, *_: object) -> None:
         if self._on:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+            await end_tasks(self._task)
 
     async def _draw(self) -> None:
         from rich.progress import BarColumn, Progress, TextColumn

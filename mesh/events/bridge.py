@@ -166,9 +166,9 @@ class EventBridge:
     async def replay_into(self, agent: str, replay: Replay, *, id: str | None = None, priority: str = "low") -> int:
         """Send the events of a replay to an agent, as messages of type `event.replayed`, and return how many there were once the broker has
         them all. `mesh.events.replayed(message)` is the event again. We must be allowed to hear the topic and to send to the agent, and it
-        is told in our name. Broken off and begun again with the same `id`, each event arrives once.
+        is told in our name. Broken off and begun again with the same `id`, each event arrives once. Where the agent has no room we wait.
 
-        Raises as `publish_message`.
+        Raises as `publish_message`; MailboxFull where there was no room for half a minute.
         """
         return await tell_again(replay, partial(self._send, agent, REPLAYED, priority=priority), id or secrets.token_hex(8))
 

@@ -11,14 +11,14 @@ broker's own, a forged source) is left out and counted.
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
-from typing import Final
+from typing import Any, Final
 
 import structlog
 
 from mesh import clock
 from mesh.clock import monotonic
 from mesh.delivery import Reject
-from mesh.errors import ConfigError, InvalidEvent, MalformedMessage, MeshError, Refused
+from mesh.errors import ConfigError, InvalidEvent, MailboxFull, MalformedMessage, MeshError, Refused
 from mesh.events.reading import ONLY, EventReader, Filter, Transform
 from mesh.link.connection import Connection
 from mesh.link.reader import Made, MakeConsumer, read_stream
@@ -34,7 +34,11 @@ WINDOW: Final = 64
 """Messages of a replay into an agent that are on their way at once."""
 
 PATIENCE: Final = 30.0
-"""Seconds without the broker after which a replay fails."""
+"""Seconds without the broker after which a replay fails; and, into an agent, without any room there."""
+
+FIRST_DELAY: Final = 0.05
+LONGEST_DELAY: Final = 1.0
+"""Seconds until it is tried again to send an event to an agent that has no room."""
 
 SLACK: Final = 0.002
 """Seconds by which an event may be told early: a timer for each of thousands that were stored within a second would cost more."""
@@ -167,30 +171,50 @@ class _Pace:
 
 
 async def tell_again(replay: Replay, send: Callable[..., Awaitable[str]], id: str) -> int:
-    """Hand each event of a replay to `send(content, id=…)`, `WINDOW` at once, and return how many there were once all are sent."""
-    count, room = 0, asyncio.Semaphore(WINDOW)
+    """Hand each event of a replay to `send(content, id=…)`, `WINDOW` at once, and return how many there were once all are sent. Where the
+    agent has no room it waits for some, as long as there is some every `PATIENCE` seconds."""
+    count, sending_on = 0, _Sending(send)
     try:
         async with asyncio.TaskGroup() as sending, aclosing(replay):
             async for event in replay:
-                await room.acquire()
+                await sending_on.room.acquire()
                 told = {
                     "publisher": event.publisher,
                     "topic": event.topic,
                     "stored": clock.iso(event.stored_ns),
                     "event": event.as_dict(),
                 }
-                sending.create_task(_then(send(told, id=f"{id}-{event.number}"), room))
+                sending.create_task(sending_on(told, f"{id}-{event.number}"))
                 count += 1
     except* MeshError as problems:
         raise problems.exceptions[0] from None
     return count
 
 
-async def _then(work: Awaitable[object], room: asyncio.Semaphore) -> None:
-    try:
-        await work
-    finally:
-        room.release()
+class _Sending:
+    """Sends, and waits where the agent has no room: it reads more slowly than we replay."""
+
+    def __init__(self, send: Callable[..., Awaitable[str]]) -> None:
+        self._send = send
+        self._last = monotonic()
+        """When one was sent."""
+        self.room = asyncio.Semaphore(WINDOW)
+
+    async def __call__(self, content: dict[str, Any], id: str) -> None:
+        """Releases `room` when it is sent."""
+        delay = FIRST_DELAY
+        while True:
+            try:
+                await self._send(content, id=id)
+            except MailboxFull:
+                if monotonic() - self._last > PATIENCE:
+                    raise
+            else:
+                self._last = monotonic()
+                self.room.release()
+                return
+            await asyncio.sleep(delay)
+            delay = min(LONGEST_DELAY, delay * 2)
 
 
 def replayed(message: AgentMessage) -> Event | None:
