@@ -3,9 +3,12 @@
 import asyncio
 from collections.abc import Awaitable, Callable
 
+import pytest
+
 from mesh import Mesh, clock
 from mesh.broker import Reject
 from mesh.delivery import SUBSCRIPTION, keep_older
+from mesh.errors import TooLarge
 from mesh.link.jetstream import JetStream
 from mesh.link.pull import PullLoop
 from mesh.link.reader import read_message_at
@@ -187,6 +190,16 @@ async def test_what_its_receiver_took_along_is_a_dead_letter_if_nobody_comes_aga
         assert await keep_older(js, mesh.subjects, LANES["normal"], clock.wall_ns(), quiet=0) == 2
         found = await letters(plane, "taken", 3)
         assert sorted((each.letter.code, each.item.content) for each in found) == [("undelivered", 0), ("undelivered", 1), ("unread", 2)]
+
+
+async def test_what_is_too_large_when_it_is_mended_stays_as_it_was(plane: str) -> None:
+    async with joined(plane, "operator") as operator, joined(plane) as mesh:
+        async with receiving(plane, "grows", Inbox(Reject("no"))):
+            await mesh.messages.publish_message("grows", "t", "small")
+            [kept] = await letters(plane, "grows")
+        with pytest.raises(TooLarge):
+            await operator.messages.dead_letters.edit(kept, "x" * mesh.connection.max_payload)
+        assert [each.item.content for each in await letters(plane, "grows")] == ["small"]
 
 
 async def test_what_was_given_up_unheard_is_a_dead_letter(plane: str) -> None:

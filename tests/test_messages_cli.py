@@ -7,6 +7,7 @@ from typing import Any
 
 from mesh import Mesh
 from mesh.broker import AgentMessage, Reject
+from mesh.link.jetstream import JetStream
 from tests.cli_helpers import mesh, started
 from tests.conftest import Broker
 
@@ -15,8 +16,8 @@ async def _reject(message: AgentMessage) -> None:
     raise Reject(f"no {message.content}")
 
 
-async def _bury(broker: Broker, name: str, *contents: Any) -> None:
-    """Dead letters of a name, each with one of these contents."""
+async def _bury(broker: Broker, name: str, *contents: Any, unreadable: int = 0) -> None:
+    """Dead letters of a name, each with one of these contents, behind those of what lies there already and cannot be read."""
     async with (
         Mesh(name="sender", broker=broker.url) as sender,
         Mesh(name=name, broker=broker.url) as receiver,
@@ -25,7 +26,7 @@ async def _bury(broker: Broker, name: str, *contents: Any) -> None:
         for content in contents:
             await sender.messages.publish_message(name, "t", content)
         async with asyncio.timeout(10):
-            while len(await _letters(broker, name)) < len(contents):  # noqa: ASYNC110 - nobody tells
+            while len(await _letters(broker, name)) < unreadable + len(contents):  # noqa: ASYNC110 - nobody tells
                 await asyncio.sleep(0.02)
 
 
@@ -128,6 +129,20 @@ async def test_dead_letters_are_listed_mended_and_sent_again(broker: Broker, pla
     assert sorted((each.sender, each.id, str(each.content)) for each in heard) == sorted(
         [("sender", one["message"]["id"], "{'mended': True}"), ("sender", two["message"]["id"], "two")]
     )
+
+
+async def test_a_dead_letter_that_cannot_be_sent_again_holds_up_no_other(broker: Broker, plane: str, tmp_path: Path) -> None:
+    async with Mesh(name="sender", broker=plane) as sender:
+        for _ in range(2):
+            await JetStream(sender.connection).publish(sender.subjects.message("ward", "sender", "normal"), b"no message")
+    await _bury(broker, "ward", "well", unreadable=2)
+    unreadable, other, well = [each.number for each in await _letters(broker, "ward")]
+    ended = await mesh("dlq", "redrive", "--all", "--to", "ward", "--json", *broker.options, cwd=tmp_path)
+    assert (ended.code, ended.json, json.loads(ended.err)["code"]) == (1, [well], "invalid_config")
+    told = await mesh("dlq", "redrive", "--all", "--to", "ward", *broker.options, cwd=tmp_path)
+    assert (told.code, told.out) == (1, "")
+    assert f"the dead letter {unreadable} cannot be read" in told.err
+    assert f"{other} stays" in told.err
 
 
 async def test_dead_letters_are_dropped(broker: Broker, plane: str, tmp_path: Path) -> None:

@@ -131,14 +131,23 @@ def redrive(
     credentials: options.Credentials = None,
     as_json: options.Json = False,
 ) -> None:
-    """Send messages again, in their senders' names and under their ids."""
+    """Send messages again, in their senders' names and under their ids. One that cannot be sent stays, and holds up no other."""
 
     async def work() -> None:
+        from mesh.cli.render import print_text
+
         async with joined(state_dir, broker, name, credentials, quiet=as_json, usually=OPERATOR) as mesh:
             letters = mesh.messages.dead_letters
             chosen = await _chosen(letters, numbers, everything, to, sender, code)
-            await letters.redrive_all(chosen, rate)
-        _done(chosen, as_json=as_json)
+            stay = await letters.redrive_all(chosen, rate)
+        staying = {kept.number for kept, _ in stay}
+        if len(staying) < len(chosen) or not chosen:
+            _done([each for each in chosen if each.number not in staying], as_json=as_json)
+        for kept, problem in stay[1:]:
+            if not as_json:
+                print_text(f"{kept.number} stays: {problem.message}", stderr=True)
+        if stay:
+            raise stay[0][1]
 
     execute(work, as_json=as_json)
 

@@ -15,13 +15,13 @@ from typing import Any, NamedTuple, Protocol
 from mesh import clock
 from mesh.delivery.dead import write_letter
 from mesh.delivery.storing import Store, what_is_full
-from mesh.errors import ApiError, ConfigError, MailboxFull, MalformedMessage, Refused
+from mesh.errors import ApiError, BrokerUnavailable, ConfigError, MailboxFull, MalformedMessage, MeshError, Refused, TooLarge
 from mesh.link.connection import Connection
 from mesh.link.jetstream import NO_MESSAGE, JetStream
 from mesh.link.reader import Stored, read_message_at, read_stream
 from mesh.subjects import Dead, Subject, Subjects
 from mesh.topology import DEAD_LETTERS
-from mesh.wire.letter import DeadLetter, read_letter
+from mesh.wire.letter import ROOM, DeadLetter, read_letter
 
 
 class Told(NamedTuple):
@@ -102,8 +102,11 @@ class DeadLetters:
         return kept
 
     async def edit(self, kept: Kept, content: Any) -> None:
-        """Replace what it says. The mended letter gets a number of its own, and the old one goes."""
-        letter = replace(kept.letter, body=self._families[type(kept.sent)].mended(kept, content), cut=False)
+        """Replace what it says. The mended letter gets a number of its own, and the old one goes. Raises TooLarge: then it stays."""
+        body, limit = self._families[type(kept.sent)].mended(kept, content), self._js.connection.max_payload - ROOM
+        if len(body) > limit:
+            raise TooLarge(f"mended, it has {len(body):,} bytes, of at most {limit:,}", limit=limit)
+        letter = replace(kept.letter, body=body, cut=False)
         await write_letter(self._js, self._subjects.dead(kept.target, DEAD_LETTERS, f"{kept.number}-{clock.wall_ns()}"), letter)
         await self.drop(kept)
 
@@ -122,12 +125,19 @@ class DeadLetters:
             raise MailboxFull(f"{kept.target!r} has no room for it: {error.description}", hint="send it again later") from None
         await self.drop(kept)
 
-    async def redrive_all(self, letters: list[Kept], rate: float) -> None:
-        """`rate` of them a second at most."""
+    async def redrive_all(self, letters: list[Kept], rate: float) -> list[tuple[Kept, MeshError]]:
+        """`rate` of them a second at most. Returns those that stay, and why. Raises BrokerUnavailable: the rest stay too."""
+        stay: list[tuple[Kept, MeshError]] = []
         for number, each in enumerate(letters):
             if number:
                 await asyncio.sleep(1 / rate)
-            await self.redrive(each)
+            try:
+                await self.redrive(each)
+            except BrokerUnavailable:
+                raise
+            except MeshError as problem:
+                stay.append((each, problem))
+        return stay
 
     async def drop(self, kept: Kept) -> None:
         try:
