@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 
 from mesh import Mesh
-from mesh.jobs import Work
+from mesh.jobs import Work, doing
 from mesh.jobs.ending import Ending
 from mesh.link.buckets import Bucket
 from mesh.link.jetstream import JetStream
 from mesh.rpc import build_request
-from mesh.topology import JOB_STATES
+from mesh.topology import JOB_STATES, bucket_stream
 from mesh.wire.job import JOB_HEADER, job_id
 from mesh.wire.letter import ROOM
 from tests.conftest import Broker
@@ -96,3 +96,18 @@ async def test_what_is_cancelled_stays_so_though_its_message_was_left_and_it_was
         async with worker(broker.url, "gil", hands):
             await boss.jobs.wait((await boss.jobs.submit("gil", "t", {"n": 2})).id, 15)
     assert [work.arguments["n"] for work in hands.got] == [2]
+
+
+async def test_a_result_for_which_there_is_no_room_does_not_hold_its_worker_up(broker: Broker, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doing, "FULL", 0.3)
+    large = {"content": [{"type": "text", "text": "x" * 900_000}]}
+    stream = bucket_stream(JOB_STATES)
+    async with joined(broker.url, "operator") as operator, joined(broker.url) as boss:
+        js = JetStream(operator.connection)
+        info = await js.api(f"STREAM.INFO.{stream}")
+        await js.api(f"STREAM.UPDATE.{stream}", {**info["config"], "max_bytes": info["state"]["bytes"] + 1_000_000})
+        async with worker(broker.url, "ivy", Hands(large, large, "small")):
+            ended = [await boss.jobs.wait((await boss.jobs.submit("ivy", "t")).id, 10) for _ in range(3)]
+    assert [job.state for job in ended] == ["done", "failed", "done"]
+    assert ended[1].error is not None
+    assert ended[1].error["data"]["mesh"] == "mailbox_full"

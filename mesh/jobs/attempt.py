@@ -7,7 +7,11 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from mesh.errors import MeshError, Refused, RemoteError
+import structlog
+
+from mesh import clock
+from mesh.delivery import what_is_full
+from mesh.errors import MailboxFull, MeshError, Refused, RemoteError
 from mesh.jobs.asking import FIRST_DELAY, LONGEST_DELAY, passing
 from mesh.jobs.records import Found, Records, stepped
 from mesh.policy.job_life import Event
@@ -18,8 +22,13 @@ from mesh.wire.jsonrpc import dumps
 EVERY: Final = 0.25
 """Seconds between two reports of progress that are written."""
 
+FULL: Final = 30.0
+"""Seconds for which a result waits for room among the states of jobs, which everybody shares. Then its worker does something else."""
+
 LONGEST_ERROR: Final = 16 * 1024
 """Bytes of an error in a record. Of a larger one stay its code and the beginning of its message."""
+
+_log: Final = structlog.get_logger("mesh.jobs")
 
 
 class JobError(Exception):
@@ -82,10 +91,11 @@ class Attempt:
         """Asks whether it is still ours."""
         self._writing = asyncio.Lock()
 
-    async def write(self, event: Event, **changes: Any) -> None:
-        """Until the broker has it, however long it is away. Raises Superseded, TooLarge, Denied."""
+    async def write(self, event: Event, *, full: float = math.inf, **changes: Any) -> None:
+        """Until the broker has it, however long it is away. Raises Superseded, TooLarge, Denied, and MailboxFull where there was no room
+        for `full` seconds."""
         async with self._writing:
-            record, delay = stepped(self.record, event, **changes), FIRST_DELAY
+            record, delay, since = stepped(self.record, event, **changes), FIRST_DELAY, math.inf
             if record is None:
                 raise Superseded(self.found)
             while True:
@@ -100,6 +110,11 @@ class Attempt:
                 except MeshError as problem:
                     if not passing(problem):
                         raise
+                    if what_is_full(problem) is not None:
+                        _log.warning("there is no room for how a job stands", job=record.id, state=record.state)
+                        since = min(since, clock.monotonic())
+                        if clock.monotonic() - since > full:
+                            raise MailboxFull("there is no room for the result among the states of jobs") from None
                     await asyncio.sleep(delay)
                     delay = min(LONGEST_DELAY, delay * 2)
                     continue

@@ -7,6 +7,7 @@ refused, stops its handler, and says nothing more of the job.
 | the handler                                      | the job                                                       |
 |--------------------------------------------------|---------------------------------------------------------------|
 | returns                                          | done, if the result fits into a record; else failed (`too_large`) |
+| (the states of jobs are full)                    | waits half a minute for room for a result, then failed (`mailbox_full`) |
 | raises `Reject` or `JobError`                    | failed at once                                                |
 | raises anything else                             | queued again, with a backoff; after the last attempt failed   |
 | ends with its process                            | begun by another worker; after the last attempt failed (`undelivered`) |
@@ -28,9 +29,9 @@ import structlog
 from mesh import clock
 from mesh.background import end_tasks
 from mesh.delivery import Key, Reject, Retry
-from mesh.errors import MeshError, TooLarge
+from mesh.errors import MailboxFull, MeshError, TooLarge
 from mesh.jobs.asking import FIRST_DELAY, LONGEST_DELAY, Asks, passing
-from mesh.jobs.attempt import Attempt, JobError, Superseded, Work, as_result, error_of, fitting, is_finite
+from mesh.jobs.attempt import FULL, Attempt, JobError, Superseded, Work, as_result, error_of, fitting, is_finite
 from mesh.jobs.family import Item
 from mesh.jobs.letters import arguments_of
 from mesh.jobs.records import Found, Records, stepped
@@ -235,9 +236,14 @@ class Doing:
             code, said = "too_large", f"the result has {size:,} bytes, of at most {limit:,}"
             # What was reported last may take more room than there is beside a result that fits.
             for report in (attempt.report or {}, {"message": None}) if size <= limit else ():
-                with contextlib.suppress(TooLarge):
-                    await attempt.write(Event.FINISH, result=result, error=None, **report)
+                try:
+                    await attempt.write(Event.FINISH, full=FULL, result=result, error=None, **report)
                     return
+                except TooLarge:
+                    continue
+                except MailboxFull as problem:
+                    code, said = problem.code, problem.message
+                    break
         item.error = {"code": MESH_ERROR, "message": said, "data": {"mesh": code}}
         raise Reject(said, code=code)
 
