@@ -8,13 +8,15 @@ from typing import Any
 import pytest
 
 from mesh import Mesh
+from mesh.delivery import receiver
 from mesh.jobs import Work, doing
 from mesh.jobs.ending import Ending
+from mesh.jobs.records import Records
 from mesh.link.buckets import Bucket
 from mesh.link.jetstream import JetStream
 from mesh.rpc import build_request
 from mesh.topology import JOB_STATES, bucket_stream
-from mesh.wire.job import JOB_HEADER, job_id
+from mesh.wire.job import JOB_HEADER, JobRecord, job_id
 from mesh.wire.letter import ROOM
 from tests.conftest import Broker
 from tests.helpers import control_plane
@@ -111,3 +113,31 @@ async def test_a_result_for_which_there_is_no_room_does_not_hold_its_worker_up(b
     assert [job.state for job in ended] == ["done", "failed", "done"]
     assert ended[1].error is not None
     assert ended[1].error["data"]["mesh"] == "mailbox_full"
+
+
+async def test_who_leaves_while_a_report_is_written_gives_its_attempt_back(broker: Broker, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(receiver, "LEAVE_SECONDS", 0.1)
+    written, stopped = asyncio.Event(), asyncio.Event()
+    write = Records.write
+
+    async def slow(self: Records, record: JobRecord, revision: int) -> int:
+        revision = await write(self, record, revision)
+        if record.state == "running" and record.progress is not None:
+            written.set()
+            await stopped.wait()
+        return revision
+
+    async def reports(work: Work) -> Any:
+        work.progress(1)
+        try:
+            await asyncio.Event().wait()
+        finally:
+            stopped.set()
+
+    monkeypatch.setattr(Records, "write", slow)
+    async with joined(broker.url) as boss:
+        job = await boss.jobs.submit("jon", "t")
+        async with worker(broker.url, "jon", reports):
+            await written.wait()
+        now = await boss.jobs.get(job.id)
+    assert (now.state, now.attempts) == ("queued", 0)

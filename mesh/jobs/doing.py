@@ -195,8 +195,7 @@ class Doing:
             await attempt.until_written(pump)
         except asyncio.CancelledError:
             running.cancel()
-            pump.cancel()
-            await self._leave(attempt)
+            await self._leave(attempt, pump)
             raise
         except Reject:
             running.cancel()  # before a wait for the broker
@@ -247,11 +246,12 @@ class Doing:
         item.error = {"code": MESH_ERROR, "message": said, "data": {"mesh": code}}
         raise Reject(said, code=code)
 
-    async def _leave(self, attempt: Attempt) -> None:
+    async def _leave(self, attempt: Attempt, pump: "asyncio.Task[None]") -> None:
         """We leave in order: another may begin at once, and this was no attempt. What may be begun once has been, and the next worker
         says so."""
         if attempt.record.most_attempts == 1:
             return
         with contextlib.suppress(TimeoutError, MeshError):
             async with asyncio.timeout(_LEAVING):
+                await attempt.until_written(pump)
                 await attempt.write(Event.RETRY, attempts=max(0, attempt.record.attempts - 1))
