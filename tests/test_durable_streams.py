@@ -100,7 +100,8 @@ async def test_a_full_queue_holds_the_sender_up(plane: str, monkeypatch: pytest.
         assert read == list(range(most + 50))
 
 
-async def test_who_goes_on_takes_over_and_the_one_before_is_told(plane: str) -> None:
+async def test_who_goes_on_takes_over_and_the_one_before_is_told(plane: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mesh.streams.inflow.LOOK_SECONDS", 0.5)
     async with two(plane, "d-over", echo=echo) as (_, mesh), await mesh.streams.open_durable("d-over", "echo", id="over") as first:
         await first.send("one")
         assert await first.receive() == "one"

@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
+from mesh.delivery import receiver
 from mesh.errors import CallTimeout, JobFailed, NoSuchJob
 from mesh.jobs import JobError, Reject, Retry, Work, records
 from tests.conftest import Broker
@@ -130,7 +131,8 @@ async def test_a_result_that_is_too_large_is_a_clear_failure(broker: Broker) -> 
     assert failed.error["data"] == {"mesh": "too_large"}
 
 
-async def test_a_worker_that_leaves_hands_its_job_on(broker: Broker) -> None:
+async def test_a_worker_that_leaves_hands_its_job_on(broker: Broker, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(receiver, "LEAVE_SECONDS", 0.5)
     first, second = Hands(forever), Hands()
     async with joined(broker.url) as boss:
         async with worker(broker.url, "jan", first):
@@ -141,7 +143,8 @@ async def test_a_worker_that_leaves_hands_its_job_on(broker: Broker) -> None:
     assert (done.state, done.attempts, first.stopped, len(second.got)) == ("done", 1, 1, 1)
 
 
-async def test_what_may_be_begun_once_is_not_handed_on(broker: Broker) -> None:
+async def test_what_may_be_begun_once_is_not_handed_on(broker: Broker, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(receiver, "LEAVE_SECONDS", 0.5)
     first, second = Hands(forever), Hands()
     async with joined(broker.url) as boss:
         async with worker(broker.url, "once", first):

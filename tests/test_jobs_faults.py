@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from mesh import Mesh
-from mesh.delivery import Participant
+from mesh.delivery import Participant, receiver
 from mesh.errors import ApiError, BrokerUnavailable, Denied, RemoteError
 from mesh.jobs import JobError, JobRecord, Jobs, Retry, Work
 from mesh.jobs.asking import passing
@@ -161,8 +161,9 @@ async def test_what_is_stored_twice_is_not_taken_from_who_does_it(broker: Broker
     assert [work.tool for work in second.got] == ["other"]
 
 
-async def test_a_worker_that_is_free_gets_the_next_job(broker: Broker) -> None:
+async def test_a_worker_that_is_free_gets_the_next_job(broker: Broker, monkeypatch: pytest.MonkeyPatch) -> None:
     """Though the others are at work for long."""
+    monkeypatch.setattr(receiver, "LEAVE_SECONDS", 0.5)
     hands = Hands(forever, forever, forever)
     async with control_plane(broker.url), joined(broker.url) as boss, worker(broker.url, "fay", hands, workers=4):
         for _ in range(3):
@@ -212,7 +213,7 @@ async def test_past_its_deadline_work_is_stopped_though_the_broker_is_away(broke
 
     hands = Hands(reports)
     async with control_plane(broker.url), joined(broker.url) as boss, worker(broker.url, "ida", hands):
-        job = await boss.jobs.submit("ida", "t", deadline=2.0)
+        job = await boss.jobs.submit("ida", "t", deadline=1.0)
         await until_begun(boss.jobs, job.id)
         await asyncio.to_thread(broker.stop)
         try:
