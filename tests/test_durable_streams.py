@@ -2,12 +2,13 @@
 
 import asyncio
 from contextlib import suppress
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from mesh import Mesh
-from mesh.errors import Busy, RemoteError, StreamCancelled, StreamIdle, StreamLost
+from mesh.errors import Busy, NoSuchAgent, RemoteError, StreamCancelled, StreamIdle, StreamLost
 from mesh.link.jetstream import JetStream
 from mesh.policy.stream_flow import WINDOW
 from mesh.streams import DurableStream
@@ -226,3 +227,38 @@ async def test_a_stream_that_its_opener_cannot_read_is_served_no_more(plane: str
             with pytest.raises(Busy):
                 await mesh.create_stream("d-unread", "listens", durable=True)
         await until(lambda: ends == ["stream_cancelled"])
+
+
+async def test_who_serves_refuses_what_it_could_not_read(plane: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mesh.streams.serving.MOST_FLOWS", 1)
+    async with two(plane, "d-many", echo=echo) as (_, mesh), await mesh.create_stream("d-many", "echo", durable=True) as first:
+        with pytest.raises(Busy, match="serves 1"):
+            await mesh.create_stream("d-many", "echo", durable=True)
+        await first.send("x")
+        assert await first.receive() == "x"
+
+
+async def test_who_waits_for_one_who_is_away_asks_less_and_less_often(plane: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each time costs one of the 200 questions a minute that the control plane answers."""
+    delays: list[float] = []
+    tried = asyncio.Event()
+    sleep = asyncio.sleep
+
+    async def noted(seconds: float, result: Any = None) -> Any:
+        delays.append(seconds)
+        return await sleep(0, result)
+
+    async def nobody() -> str:
+        if len(delays) == 6:
+            monkeypatch.undo()
+            tried.set()
+        raise NoSuchAgent("nobody is there")
+
+    async with two(plane, "d-away", echo=echo) as (_, mesh), await mesh.create_stream("d-away", "echo", durable=True) as stream:
+        assert stream.on_close is not None
+        await stream.on_close()  # its own look
+        monkeypatch.setattr("mesh.streams.durable.asyncio", SimpleNamespace(**{**vars(asyncio), "sleep": noted}))
+        keeping = asyncio.create_task(stream.keep_served(nobody, lambda _: mesh.subjects.stream_frame("d-away", "x", "opener", "x"), ""))
+        await tried.wait()
+        keeping.cancel()
+    assert delays == [2.0, 4.0, 8.0, 16.0, 20.0, 20.0]

@@ -34,7 +34,9 @@ LEAVE_SECONDS: Final = 2.0
 """For the broker to take what was said, when a stream is left by an exception."""
 
 SERVED_SECONDS: Final = 2.0
-"""Between two looks of who opened it: does anybody serve it?"""
+AWAY_SECONDS: Final = 20.0
+"""Between two looks of who opened it: does anybody serve it? Longer each time that nobody is there who could, as each time costs a question
+to the control plane."""
 
 THERE: Final = b"?"
 """On the subject of a stream's frames: asks the broker whether anybody listens, and nobody answers."""
@@ -192,13 +194,16 @@ class DurableStream:
     async def keep_served(self, open: Callable[[], Awaitable[str]], frame: Callable[[str], str], end: str) -> None:
         """Have it served, until both directions have ended: `open` asks for that and returns which end does, `frame` says where it
         listens."""
+        delay = SERVED_SECONDS
         while not self.over:
-            await asyncio.sleep(SERVED_SECONDS)
+            await asyncio.sleep(delay)
             try:
                 await self._connection.request(frame(end), THERE, timeout=1.0)
             except NoResponders:
-                with suppress(MeshError):  # nobody is there who could: what we say waits at the broker
-                    end = await open()
+                try:
+                    end, delay = await open(), SERVED_SECONDS
+                except MeshError:  # nobody is there who could: what we say waits at the broker
+                    delay = min(AWAY_SECONDS, delay * 2)
             except MeshError:
                 continue  # it is there, and answers nothing
 

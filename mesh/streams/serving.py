@@ -14,6 +14,7 @@ from mesh.link.call import Call, Handler
 from mesh.policy.stream_flow import LEFT, WINDOW, WINDOW_BYTES, Flow
 from mesh.streams.durable import DurableStream
 from mesh.streams.ends import MOST_EACH, Ends
+from mesh.streams.flows import MOST_FLOWS
 from mesh.streams.stream import Stream
 from mesh.wire import control
 from mesh.wire.jsonrpc import Frame, dumps
@@ -124,6 +125,8 @@ class Serving:
             return self._durable[key][1].taken
         if sum(caller == call.caller for caller, _ in self._durable) >= MOST_EACH:
             raise Busy(f"{self._ends.me!r} serves {MOST_EACH} durable streams of {call.caller!r}, and no more", retry_after=1.0)
+        if len(self._durable) >= MOST_FLOWS:  # the broker lets it read no more
+            raise Busy(f"{self._ends.me!r} serves {MOST_FLOWS} durable streams, and no more", retry_after=1.0)
         stream = self._make_durable(asked.stream, call.caller, asked.type, asked.content, sent=asked.sent)
         task = asyncio.create_task(self._serve_durable(handler, stream), name=f"durable stream {asked.type} of {call.caller}")
         self._durable[key] = task, stream
