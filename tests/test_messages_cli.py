@@ -50,6 +50,37 @@ async def test_what_is_sent_is_heard(broker: Broker, plane: str, tmp_path: Path)
     assert (second["id"], second["content"]) == (plain.out.strip(), "hello")
 
 
+async def test_what_nobody_reads_is_not_taken(broker: Broker, plane: str, tmp_path: Path) -> None:
+    """`mesh listen | head -1` ends, and loses no message: what it could not show comes again."""
+    broker.authority.issue("piped", ("agent",))
+    async with Mesh(name="sender", broker=plane) as sender:
+        await sender.messages.publish_message("piped", "t", "first")
+        async with started("listen", "--name", "piped", *broker.options, cwd=tmp_path) as listening:
+            assert listening.stdout is not None
+            assert b"first" in await listening.stdout.readline()
+            listening._transport.get_pipe_transport(1).close()  # type: ignore[attr-defined]
+            await sender.messages.publish_message("piped", "t", "second")
+            async with asyncio.timeout(10):
+                assert await listening.wait() == 0
+        ended = await mesh("listen", "--name", "piped", "--count", "1", "--json", *broker.options, cwd=tmp_path)
+    assert (ended.json["content"], ended.json["delivery"]) == ("second", 2)
+
+
+async def test_mailboxes_are_shown(broker: Broker, plane: str, tmp_path: Path) -> None:
+    async with Mesh(name="sender", broker=plane) as sender:
+        await sender.messages.publish_messages([("postbox", "t", number) for number in range(3)])
+        await sender.messages.publish_message("postbox", "t", priority="high")
+    one = await mesh("mailbox", "postbox", "--json", *broker.options, cwd=tmp_path)
+    lanes = {"critical": 0, "high": 1, "normal": 3, "low": 0}
+    assert one.json == [{"name": "postbox", "lanes": lanes, "listened": False, "waiting": 4}]
+    shown = await mesh("mailbox", "postbox", *broker.options, cwd=tmp_path)
+    assert [line.split() for line in shown.out.splitlines() if "postbox" in line] == [["postbox", "0", "1", "3", "0", "4", "never"]]
+    all_of_them = await mesh("mailbox", "--name", "operator", "--json", *broker.options, cwd=tmp_path)
+    assert "postbox" in {each["name"] for each in all_of_them.json}
+    denied = await mesh("mailbox", "--json", *broker.options, cwd=tmp_path)
+    assert denied.error["code"] == "permission_denied"
+
+
 async def test_who_writes_to_a_name_that_nobody_has_is_told_and_it_is_stored(broker: Broker, plane: str, tmp_path: Path) -> None:
     said = await mesh("send", "misspelt", "t", "x", "--json", *broker.options, cwd=tmp_path)
     assert said.code == 0
@@ -75,13 +106,22 @@ async def test_what_is_sent_later(broker: Broker, plane: str, tmp_path: Path) ->
     assert {each["id"]: each.get("every") or each.get("cron") or each.get("at") for each in listed.json} == {
         "s0": 300, "s1": "0 9 * * 1-5", "s2": "2100-01-01T00:00:00.000000Z",
     }  # fmt: skip
-    assert "every 300 s" in (await mesh("schedules", "list", *as_planner, cwd=tmp_path)).out
+    shown = (await mesh("schedules", "list", *as_planner, cwd=tmp_path)).out
+    assert "every 300 s" in shown
+    assert "cron 0 9 * * 1-5 Europe/Berlin" in shown
     for number in range(3):
         assert (await mesh("schedules", "cancel", f"s{number}", *as_planner, cwd=tmp_path)).code == 0
     gone = await mesh("schedules", "cancel", "s0", "--json", *as_planner, cwd=tmp_path)
     assert gone.code != 0
     assert "no_such_schedule" in gone.err
-    for wrong in (("--in", "soon"), ("--at", "10m"), ("--every", "1s", "--in", "1s"), ("--every", "0.5s")):
+    for wrong in (
+        ("--expires", "5", "--wait"),
+        ("--in", "1s", "--zone", "Europe/Berlin"),
+        ("--in", "soon"),
+        ("--at", "10m"),
+        ("--every", "1s", "--in", "1s"),
+        ("--every", "0.5s"),
+    ):
         assert (await mesh("send", "later", "t", *wrong, *as_planner, cwd=tmp_path)).code == 2
 
 

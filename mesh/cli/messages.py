@@ -54,6 +54,10 @@ def send(
     """Send a message, now or later. It is kept until an agent that answers to the name has handled it, whenever that is."""
     if sum(each is not None for each in (after, at, every, cron)) > 1 or (wait and any((after, at, every, cron))):
         raise typer.BadParameter("one of them at most, and none with --wait", param_hint="--in, --at, --every, --cron")
+    if wait and expires is not None:
+        raise typer.BadParameter("with --wait nobody begins to handle it after --timeout", param_hint="--expires")
+    if zone is not None and cron is None:
+        raise typer.BadParameter("it is the time zone of --cron; other times may say theirs", param_hint="--zone")
     if at is not None and at[-1:] in "smhdw":
         raise typer.BadParameter("a time, as 2026-01-31T12:00; for a while from now: --in 10m", param_hint="--at")
     delay, due = read_span("--in", after), read_time("--at", at)
@@ -201,6 +205,7 @@ def list_schedules(
             return
         for each in found:
             when = f"every {each['every']} s" if "every" in each else f"at {each['at']}" if "at" in each else f"cron {each['cron']}"
+            when += f" {each['zone']}" if "zone" in each else ""
             text = json.dumps(each["content"], ensure_ascii=False)
             print_text(f"{plain(each['id'])}  {plain(when)}  → {plain(each['to'])} {plain(each['type'])}: {text}")
         if not found:
