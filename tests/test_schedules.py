@@ -6,8 +6,10 @@ from typing import Any
 import pytest
 
 from mesh import Mesh, clock
+from mesh.broker import schedules
 from mesh.broker.schedules import MOST_SCHEDULES, Schedules, make_schedule
-from mesh.errors import BadSchedule, Denied, NoSuchSchedule
+from mesh.delivery import write_letter
+from mesh.errors import BadSchedule, BrokerUnavailable, Denied, NoSuchSchedule
 from mesh.link.jetstream import JetStream
 from mesh.subjects import CONTROL_PLANE
 from mesh.topology import DUE, SCHEDULED, SCHEDULES, bucket_stream, bucket_subject
@@ -58,6 +60,35 @@ async def test_one_with_the_same_id_takes_the_others_place(plane: str) -> None:
             await mesh.messages.publish_message("nobody", "t", content, delay=3600, id="same")
         assert [each["content"] for each in await mesh.messages.list_schedules()] == ["second"]
         await mesh.messages.cancel_schedule("same")
+
+
+async def test_of_several_at_once_with_the_same_id_one_stays(plane: str) -> None:
+    """And what a control plane that died has left of others goes with it."""
+    async with joined(plane, "hasty") as mesh:
+        await asyncio.gather(*(mesh.messages.publish_message("nobody", "t", n, delay=3600, id="same") for n in range(5)))
+        assert len(await mesh.messages.list_schedules()) == 1
+        await mesh.messages.cancel_schedule("same")
+        assert await mesh.messages.list_schedules() == []
+
+
+async def test_what_is_due_is_not_lost_where_its_dead_letter_cannot_be_kept_at_once(
+    plane: str, broker: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried: list[str] = []
+
+    async def write(*said: Any) -> None:
+        tried.append(said[1])
+        if len(tried) == 1:
+            raise BrokerUnavailable("not now")
+        await write_letter(*said)
+
+    monkeypatch.setattr(schedules, "write_letter", write)
+    broker.authority.issue("sacked", ("agent", "host"))
+    async with joined(plane, "sacked") as mesh:
+        await mesh.messages.publish_message("employer", "t", "last words", delay=1, id="once")
+    broker.authority.issue("sacked", ("agent",))
+    [letter] = await letters(plane, "employer")
+    assert (letter.letter.code, letter.item.content, len(tried)) == ("denied", "last words", 2)
 
 
 async def test_what_cannot_be_kept_is_refused(plane: str) -> None:

@@ -34,7 +34,7 @@ import hashlib
 import hmac
 import json
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -213,14 +213,13 @@ class Schedules:
         keys = bucket_subject(SCHEDULED, f"{escape(caller)}.*.*")
         info = await self._js.api(f"STREAM.INFO.{bucket_stream(SCHEDULED)}", {"subjects_filter": keys})
         there = info["state"].get("subjects") or {}
-        before = await self._find(caller, schedule.id)
-        if before is None and len(there) >= MOST_SCHEDULES:
+        if len(there) >= MOST_SCHEDULES and not await self._find(caller, schedule.id):
             raise BadSchedule(
                 f"{caller!r} has {MOST_SCHEDULES} schedules, and may have no more", hint="`mesh schedules cancel ID` ends one"
             )
         if 0 < info["config"]["max_bytes"] * FULL < info["state"]["bytes"] + len(body):
             raise BadSchedule("the mesh keeps no more schedules now", hint="`mesh schedules list` shows yours")
-        await self._bucket.put(schedule.key, body)
+        revision = await self._bucket.put(schedule.key, body)
         try:
             await self._set(schedule)
         except ApiError as error:
@@ -230,8 +229,9 @@ class Schedules:
             raise BadSchedule(
                 f"the broker cannot keep this time: {error.description}", hint="a cron line ends in day, month, weekday"
             ) from None
-        if before is not None:
-            await self._end(before)
+        for other, of_other in await self._find(caller, schedule.id):
+            if of_other < revision:  # of several that came at once the last one stays
+                await self._end(other)
         return {"id": schedule.id}
 
     async def list(self, caller: str) -> dict[str, Any]:
@@ -243,15 +243,17 @@ class Schedules:
         """`mesh/unschedule` `{"id"}`. What is due already may still be sent. Raises NoSuchSchedule."""
         id = str(asked.get("id"))
         found = await self._find(caller, id)
-        if found is None:
+        if not found:
             raise NoSuchSchedule(f"{caller!r} has no schedule {id!r}", hint="`mesh schedules list` shows those that there are")
-        await self._end(found)
+        for schedule, _ in found:
+            await self._end(schedule)
         return {}
 
-    async def _find(self, sender: str, id: str) -> Schedule | None:
+    async def _find(self, sender: str, id: str) -> Sequence[tuple[Schedule, int]]:
+        """Those with an id, and the revision of each: several, while one takes another's place."""
         entries = (await self._bucket.snapshot(f"{escape(sender)}.{escape(id)}.*")).values()
-        found = [each for each in map(_read, entries) if each is not None and not each.was_due]
-        return found[-1] if found else None
+        read = ((_read(entry), entry.revision) for entry in entries)
+        return [(schedule, revision) for schedule, revision in read if schedule is not None and not schedule.was_due]
 
     async def _set(self, schedule: Schedule) -> None:
         """Have the broker keep its time."""
@@ -334,8 +336,8 @@ class Schedules:
             self._may_send(schedule.sender, message.target, message.priority)
             await self._js.publish(to, message.encode(for_sender=True), headers={MSG_ID: schedule.digest(tick)})
         except Denied as problem:
+            await self._bury(due, message, "denied", problem.message)  # first: once its schedule has ended, nobody knows what was due
             await self._end(schedule)
-            await self._bury(due, message, "denied", problem.message)
         except ApiError as problem:
             if schedule.when.repeats:
                 _log.info("a tick is left out", subject=due.subject, why=str(problem))
