@@ -34,6 +34,8 @@ class Door:
         self.tasks: dict[str, Task] = {}
         self.calls: list[tuple[Called, int, int]] = []
         self.given_up: list[str] = []
+        self.asked = 0
+        """Questions that the control plane would have been asked."""
         self.away: MeshError | None = None
         """What who waits is told, where nobody can say how a job stands."""
         self._changed = asyncio.Condition()
@@ -53,9 +55,11 @@ class Door:
         return task
 
     async def get(self, id: str) -> Task | None:
+        self.asked += 1
         return self.tasks.get(id)
 
     async def all(self) -> list[Task]:
+        self.asked += 1
         return list(self.tasks.values())
 
     async def wait(self, id: str, seconds: float = 5.0) -> Task | None:

@@ -138,6 +138,22 @@ async def test_a_host_listens_to_so_many_tasks_and_no_more(host: Host, monkeypat
         said = await host.next()
 
 
+async def test_a_listen_for_many_tasks_costs_few_questions(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The control plane answers a participant 200 a minute."""
+    monkeypatch.setattr(link, "GRACE", 0.0)
+    for at in range(50):
+        await host.modern("tools/call", at, name="add")
+    host.door.asked = 0
+    ids = [*host.door.tasks, "job-99"]
+    host.say("subscriptions/listen", "l", notifications={"taskIds": ids}, _meta=META)
+    assert (await host.next())["params"]["notifications"]["taskIds"] == ids[:-1]
+    assert host.door.asked < 10
+    host.say("subscriptions/listen", "m", notifications={"taskIds": [str(at) for at in range(101)]}, _meta=META)
+    while (said := await host.next()).get("id") != "m":
+        pass
+    assert "at most 100" in said["error"]["message"]
+
+
 async def test_who_gives_up_before_it_knows_the_task_leaves_none(host: Host) -> None:
     host.say("tools/call", name="add", _meta=META)
     await host.signals.until(lambda: host.door.calls)

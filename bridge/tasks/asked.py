@@ -28,8 +28,8 @@ GONE: Final = frozenset({"tasks/result", "tasks/list"})
 
 LISTEN: Final = "subscriptions/listen"
 
-MOST_IDS: Final = 1_000
-"""Tasks of one listen."""
+MOST_IDS: Final = 100
+"""Tasks of one listen: of 200 questions a minute to the control plane each costs one to begin with."""
 
 _SEARCHED: Final = EXTENSION[EXTENSION.index("/") :].encode() + b'"'
 """The end of the extension's name: what is before the stroke may be an escape for it, as some writers of JSON have it."""

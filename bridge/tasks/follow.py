@@ -26,7 +26,7 @@ from mesh.wire.jsonrpc import Frame, dumps, scan
 MOST_FOLLOWED: Final = 100
 """Tasks of a session at once."""
 
-MOST_HEARD: Final = 1_000
+MOST_HEARD: Final = 200
 """Tasks of all listens of a host at once; one more listen is refused as busy."""
 
 _log = structlog.get_logger("bridge.tasks")

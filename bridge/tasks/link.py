@@ -43,6 +43,9 @@ GRACE: Final = 1.0
 STOPPING: Final = 10.0
 """Seconds that a cancellation waits for the work to stop, in the handshake era, whose answer is the cancelled task."""
 
+FEW: Final = 5
+"""Tasks of a listen that are asked for one by one."""
+
 NOT_STORED: Final = (Denied, MailboxFull, TooLarge)
 """After these there is no job."""
 
@@ -153,7 +156,7 @@ class Tasked:
             elif isinstance(asked, bytes):
                 answer = asked
             elif isinstance(asked, Listen):
-                ids = [id for id in asked.ids if await self._find(id) is not None]
+                ids = await self._ours_of(asked.ids)
                 await self._follow.listen(frame, ids, sink, self._link.take if asked.others else None)
                 return
             elif isinstance(asked, Submit):
@@ -234,6 +237,13 @@ class Tasked:
             tasks = [task for task in tasks if _key(task) > asked.after]
         page = tasks[:PAGE]
         return told.page(id_of(frame), page, _key(page[-1]) if len(tasks) > PAGE else None)
+
+    async def _ours_of(self, ids: tuple[str, ...]) -> list[str]:
+        """Those that are there: one question for each, or one for all."""
+        if len(ids) <= FEW:
+            return [id for id in ids if await self._find(id) is not None]
+        shown = {task.id for task in await self._desk.all() if self._whose.shows(task)}
+        return [id for id in ids if id in shown]
 
     async def _find(self, id: str) -> Task | None:
         task = await self._desk.get(id)
