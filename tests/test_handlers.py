@@ -3,8 +3,11 @@
 import asyncio
 from typing import Any
 
+import pytest
+
 from mesh.broker import AgentMessage
-from tests.message_world import Inbox, joined, letters, receiving, until
+from mesh.errors import RemoteError
+from tests.message_world import Inbox, joined, letters, receiving, until, until_gone
 
 
 async def test_a_handler_whose_own_work_is_cancelled_has_failed(plane: str) -> None:
@@ -25,6 +28,16 @@ async def test_a_timeout_of_the_handlers_own_is_told_as_such(plane: str) -> None
         await sender.messages.publish_message("impatient", "t")
         [letter] = await letters(plane, "impatient")
     assert {each.error for each in letter.letter.attempts} == {"TimeoutError()"}
+
+
+@pytest.mark.parametrize("result", [object(), "x" * 2_000_000, {1, 2}], ids=["no JSON", "too large", "a set"])
+async def test_what_cannot_be_answered_is_told_and_was_done_once(plane: str, result: object) -> None:
+    inbox = Inbox(result)
+    async with receiving(plane, "speechless", inbox), joined(plane) as sender:
+        with pytest.raises(RemoteError, match="did it, and cannot answer") as told:
+            await sender.messages.send_message("speechless", "t", timeout=10)
+        await until_gone(plane, "speechless")
+    assert (told.value.data["mesh"], len(inbox.messages)) == ("unanswerable", 1)
 
 
 async def test_a_slow_handler_leaves_the_work_to_others(plane: str) -> None:

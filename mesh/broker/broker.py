@@ -15,7 +15,7 @@ from typing import Any, Final, Self, Unpack
 
 from mesh import clock
 from mesh.background import Background
-from mesh.broker.family import MessageFamily, MessageLanes, MessageLetters
+from mesh.broker.family import UNANSWERABLE, MessageFamily, MessageLanes, MessageLetters
 from mesh.broker.mailboxes import Mailbox, Mailboxes, Over
 from mesh.broker.receiving import MessageSubscription, settle
 from mesh.broker.sending import MessageOptions, build, send, submit, told
@@ -195,8 +195,8 @@ class MessageBroker:
         """Send a message, wait until it was handled, and return what the handler returned.
 
         Where the target has no room it is tried again, with a backoff, within `timeout` seconds. After these nobody begins to handle it.
-        Raises as `publish_message`, RemoteError where it became a dead letter (`data["mesh"]` says why), and CallTimeout: it may have been
-        handled, or be handled now.
+        Raises as `publish_message`, RemoteError where it became a dead letter (`data["mesh"]` says why) or what the handler returned cannot
+        be sent (`unanswerable`), and CallTimeout: it may have been handled, or be handled now.
         """
         number = next(self._numbers)
         subject = self._subjects.build(Reply(self._name, to, self._token, str(number), quiet=True))
@@ -215,7 +215,8 @@ class MessageBroker:
         error = answer.get("error")
         if isinstance(error, dict):
             said = {"mesh": error.get("code"), "id": message.id}
-            raise RemoteError(MESH_ERROR, f"{to!r} did not do it: {error.get('message')}", said)
+            what = "did it, and cannot answer" if error.get("code") == UNANSWERABLE else "did not do it"
+            raise RemoteError(MESH_ERROR, f"{to!r} {what}: {error.get('message')}", said)
         return answer.get("result")
 
     async def schedule_message(

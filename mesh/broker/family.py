@@ -9,7 +9,7 @@ from typing import Any, Final
 import structlog
 
 from mesh.delivery import Again, Family, Kept, Key, Lane, Told
-from mesh.errors import MalformedMessage, MeshError, Refused
+from mesh.errors import MalformedMessage, MeshError, Refused, TooLarge
 from mesh.link.connection import Connection, Message
 from mesh.link.jetstream import Delivery
 from mesh.policy.lines import worth_a_line
@@ -19,6 +19,9 @@ from mesh.wire.jsonrpc import dumps
 from mesh.wire.letter import DeadLetter
 from mesh.wire.message import AgentMessage, read_message
 from mesh.wire.reading import is_brokers
+
+UNANSWERABLE: Final = "unanswerable"
+"""The code of an answer in whose place there is none: the message was done."""
 
 AskLanes = Callable[[str, Collection[str]], Awaitable[list[str]]]
 """Has the control plane make lanes of a name, and returns the priorities of those there are. Raises MeshError."""
@@ -92,10 +95,14 @@ class MessageFamily(Family[AgentMessage]):
 
     def _answer(self, message: AgentMessage, said: dict[str, Any]) -> None:
         """To who waits for it, if it still does. Only on a subject that can be its own."""
-        with contextlib.suppress(MeshError, TypeError, ValueError):  # no subject, no room, no connection, or nothing that JSON can say
+        with contextlib.suppress(MeshError):  # no subject, no connection
             to = self._subjects.parse(message.answer_to or "")
             if isinstance(to, Reply) and to.quiet and (to.caller, to.target) == (message.sender, message.target):
-                self._connection.send(message.answer_to or "", dumps({"id": message.id, **said}))
+                try:
+                    self._connection.send(message.answer_to or "", dumps({"id": message.id, **said}))
+                except (TypeError, ValueError, RecursionError, TooLarge) as problem:
+                    error = {"code": UNANSWERABLE, "message": f"what its handler returned cannot be sent: {problem}"}
+                    self._connection.send(message.answer_to or "", dumps({"id": message.id, "error": error}))
 
 
 class MessageLetters:
