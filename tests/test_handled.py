@@ -5,9 +5,11 @@ from contextlib import aclosing
 from functools import partial
 from typing import Any
 
+import pytest
+
 from mesh import Mesh
 from mesh.broker import HandledInBucket
-from mesh.delivery import Key
+from mesh.delivery import Key, handled_bucket
 from mesh.delivery.handled_bucket import _digest
 from mesh.link.jetstream import JetStream
 from mesh.link.reader import read_stream
@@ -147,6 +149,31 @@ async def test_after_a_reconnection_what_went_missing_is_read_first(plane: str) 
         said = handled.seen(key)
         assert not isinstance(said, bool)
         assert await said
+
+
+async def test_where_nothing_can_be_read_after_a_reconnection_only_the_first_waits(plane: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The control plane is away, and nobody makes a reader."""
+    monkeypatch.setattr(handled_bucket, "CATCH_UP", 0.3)
+    inbox, waited = Inbox(), []
+    async with joined(plane) as sender, Mesh(name="cut-off", broker=plane) as mesh, mesh.messages.handled_in_bucket() as handled:
+        seen_then = handled._seen_then
+
+        async def seen(key: Key) -> bool:
+            waited.append(key)
+            return await seen_then(key)
+
+        async def read() -> None:
+            await asyncio.Event().wait()
+
+        async with mesh.messages.subscribe_to_messages(inbox, handled=handled):
+            await sender.messages.publish_message("cut-off", "t", 0)
+            await inbox.holds(1)
+            monkeypatch.setattr(handled, "_read", read)
+            monkeypatch.setattr(handled, "_seen_then", seen)
+            handled._read_on()
+            await sender.messages.publish_messages([("cut-off", "t", number) for number in range(1, 5)])
+            await inbox.holds(5)
+    assert len(waited) == 1
 
 
 async def test_nobody_says_what_is_done_under_another_name(plane: str) -> None:

@@ -142,6 +142,7 @@ class HandledInBucket:
                 await self._following.wait()
         except TimeoutError:
             _log.warning("what was handled could not be read in time; what others did meanwhile may be done twice")
+            self._following.set()  # until the next reconnection: what follows need not wait for it as well
         return _digest(key) in self._known[self._owner(key)]
 
     def record(self, key: Key) -> Awaitable[None] | None:
