@@ -9,6 +9,7 @@ import pytest
 
 from mesh import Mesh
 from mesh.delivery import receiver
+from mesh.errors import TooLarge
 from mesh.jobs import Work, doing
 from mesh.jobs.ending import Ending
 from mesh.jobs.records import Records
@@ -141,3 +142,10 @@ async def test_who_leaves_while_a_report_is_written_gives_its_attempt_back(broke
             await written.wait()
         now = await boss.jobs.get(job.id)
     assert (now.state, now.attempts) == ("queued", 0)
+
+
+@pytest.mark.parametrize("tool", ["a" * 1025, "🦀" * 200])
+async def test_a_tool_whose_name_no_subject_can_say_is_refused_before_it_is_stored(broker: Broker, tool: str) -> None:
+    async with joined(broker.url) as boss:
+        with pytest.raises(TooLarge):
+            await boss.jobs.submit("kim", tool)

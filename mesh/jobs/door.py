@@ -12,7 +12,7 @@ from typing import Any, Final, Self, TypedDict
 
 from mesh import clock
 from mesh.delivery import Participant, what_is_full
-from mesh.errors import ApiError, CallTimeout, ConfigError, JobCancelled, JobFailed, MailboxFull, MeshError
+from mesh.errors import ApiError, CallTimeout, ConfigError, JobCancelled, JobFailed, MailboxFull, MeshError, TooLarge
 from mesh.jobs.asking import FIRST_DELAY, asks, passing
 from mesh.jobs.desk import GRACE_NS
 from mesh.jobs.doing import Handler
@@ -21,6 +21,7 @@ from mesh.jobs.worker import JobWorker
 from mesh.link.connection import Message, Subscription
 from mesh.link.denial import check_answers
 from mesh.rpc import build_request
+from mesh.subjects import LONGEST_NAME, escape
 from mesh.topology import MOST_JOBS
 from mesh.wire.job import JOB_HEADER, LONGEST_KEPT, MOST_TRIES, NONCE, JobRecord, job_id, read_id, record_of
 from mesh.wire.job import JobOptions as Header
@@ -92,6 +93,8 @@ class Jobs:
             raise ConfigError(f"a job has an agent, a tool, 1 to {MOST_TRIES} attempts, and is kept for {LONGEST_KEPT:,} seconds at most")
         if deadline is not None and not 0 < deadline <= LONGEST_KEPT:
             raise ConfigError(f"a job's deadline is up to {LONGEST_KEPT:,} seconds from now")
+        if len(escape(tool)) > LONGEST_NAME:
+            raise TooLarge("the tool's name is too long for a job: its subject could not say it", limit=LONGEST_NAME)
         subject = self._subjects.job(agent, self._name, "tools/call", tool)
         key = key or secrets.token_hex(16)
         nonce = self._store.digest(f"{subject} {key} job")[:NONCE].lower()
