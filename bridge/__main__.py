@@ -61,6 +61,7 @@ async def _serve(options: argparse.Namespace) -> int:
         inbox=options.inbox,
         answers=tuple(options.answer),
         topics=tuple(options.topic),
+        broadcasts=options.broadcasts,
         streams=options.streams,
         **({} if options.at_once is None else {"at_once": options.at_once}),
         rate=options.rate,

@@ -47,6 +47,7 @@ def serve_command(spec: AgentSpec, credentials: Path | None) -> list[str]:
     command += ["--streams", spec.streams] if spec.streams else []
     command += [part for tool in spec.answers for part in ("--answer", tool)]
     command += [part for topic in spec.topics for part in ("--topic", topic)]
+    command += ["--broadcasts"] if spec.broadcasts else []
     command += [part for role in spec.roles for part in ("--role", role)]
     command += [] if spec.rate is None else ["--rate", str(spec.rate)]
     command += [part for tool, said in spec.tools.items() if said.rate is not None for part in ("--tool-rate", f"{tool}={said.rate}")]

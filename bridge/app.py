@@ -126,6 +126,7 @@ async def serve(
     inbox: str = "",
     answers: Sequence[str] = (),
     topics: Sequence[str] = (),
+    broadcasts: bool = False,
     streams: Mapping[str, StreamHandler] | None = None,
     mesh: Mesh | None = None,
     state_dir: str | Path | None = None,
@@ -138,12 +139,13 @@ async def serve(
             await asyncio.Event().wait()
 
     `journal` is full, metadata or none; `tools` says it for single tools: `{"read_secret": {"journal": "none"}}`.
-    `inbox` is the tool that messages to the agent are handed to, and those on `topics`; those of a type that is in `answers` go to the tool
-    of that name. `streams` are served by their types. Raises BrokerUnavailable, ServerUnreachable, ConfigError.
+    `inbox` is the tool that messages to the agent are handed to, those on `topics`, and with `broadcasts` those to all; those of a type
+    that is in `answers` go to the tool of that name. `streams` are served by their types. Raises BrokerUnavailable, ServerUnreachable,
+    ConfigError.
     """
     from bridge.ports.local import LocalServer  # the SDK's server side is heavy, and a bridge for a command does without it
 
-    said = {"inbox": inbox, "answers": tuple(answers), "topics": tuple(topics)}
+    said = {"inbox": inbox, "answers": tuple(answers), "topics": tuple(topics), "broadcasts": broadcasts}
     spec = make_spec(name=name, python="in:process", roles=tuple(roles), journal=journal, tools=tools or {}, **said)
     async with AsyncExitStack() as stack:
         local = await stack.enter_async_context(LocalServer(server).entered())

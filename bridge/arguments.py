@@ -67,6 +67,7 @@ def make_parser() -> argparse.ArgumentParser:
         "--answer", action="append", default=[], metavar="TOOL", help="a tool for messages of the type of its name, as a call"
     )
     serve.add_argument("--topic", action="append", default=[], help="hand messages on this topic to its tools, too; may be repeated")
+    serve.add_argument("--broadcasts", action="store_true", help="hand messages to all, and to all of its roles, to its tools, too")
     serve.add_argument("--streams", default="", metavar="MODULE:NAME", help="with --python: what serves its streams, by their types")
     serve.add_argument("--sessions", default="own", choices=["own", "shared"], help="a server for each handshake session, or one for all")
     serve.add_argument("--with-stdin", action="store_true", help="end when stdin does (for a parent process)")

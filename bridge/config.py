@@ -16,7 +16,8 @@ tools.read_secret.journal = "none"
 tools.read_secret.rate = "5/min"
 inbox = "take_message"                  # messages to it are handed to this tool of its server,
 answers = ["read_secret"]               # but those of these types to the tool of that name, with their content as its arguments
-topics = ["system.update"]              # and so are messages on these topics, which one of its roles lets it hear
+topics = ["system.update"]              # and so are messages on these topics, which one of its roles lets it hear,
+broadcasts = true                       # and what is sent to all, or to all of its roles
 sessions = "shared"                     # one child for all sessions of the handshake era; "own" (the default): one for each
 
 [agents.attic]
@@ -117,6 +118,8 @@ class AgentSpec(BaseModel):
     not call them."""
     topics: tuple[str, ...] = ()
     """Messages on these topics are handed to its tools, too."""
+    broadcasts: bool = False
+    """And those to all, and to all who answer to one of its roles."""
     streams: str = ""
     """`module:name` of what serves its streams: a mapping of their types to handlers."""
     journal: JournalMode = "full"
@@ -137,8 +140,8 @@ class AgentSpec(BaseModel):
             raise ValueError("python and streams are written module:name")
         if self.streams and not self.python:
             raise ValueError("streams are served by an agent in Python")
-        if self.topics and not (self.inbox or self.answers):
-            raise ValueError("topics are for tools that take messages: name one as its inbox, or in answers")
+        if (self.topics or self.broadcasts) and not (self.inbox or self.answers):
+            raise ValueError("topics and broadcasts are for tools that take messages: name one as its inbox, or in answers")
         if self.url and not self.url.startswith(("http://", "https://", "ws://", "wss://")):
             raise ValueError("url begins with http://, https://, ws:// or wss://")
         if self.transport and not self.url:

@@ -4,7 +4,8 @@ In mesh.toml `inbox = "take_message"` names the tool for all of them. Of `{"id",
 "deadline"?, "correlation_id"?, "metadata", "delivery"}` it gets what its input schema has as properties; all, where it names none. What a
 message does not say is null where the schema requires it, and left out elsewhere.
 `answers = ["code_review"]` names tools for messages of the type of their name: the message is a call, and its content the arguments. Its
-sender needs no right to call them, only to send. With `topics` messages on these are handed on in the same way.
+sender needs no right to call them, only to send. With `topics` messages on these are handed on in the same way, with
+`broadcasts = true` those to all and to its roles.
 
 The result is the answer, if the sender waits for one: the structured content, or else the text.
 
@@ -38,7 +39,7 @@ from mesh.wire.job import content_of
 
 @asynccontextmanager
 async def delivered(mesh: Mesh, exposed: Exposed, facts: Facts, spec: AgentSpec, workers: int) -> AsyncIterator[None]:
-    """While the block lasts the agent's messages, those to its roles and those on its topics go to its tools, if it names any for them.
+    """While the block lasts the agent's messages, those to its roles, on its topics and to all go to its tools, if it names any for them.
 
     Raises ConfigError where the server has no such tool, Denied.
     """
@@ -53,7 +54,9 @@ async def delivered(mesh: Mesh, exposed: Exposed, facts: Facts, spec: AgentSpec,
                 f"agent {exposed.agent!r}: {tool!r} of {key} is no tool of its server", hint=f"it has {', '.join(tools) or 'none'}"
             )
     taking = ToolInbox(exposed, tools.get(spec.inbox), spec.answers)
-    async with mesh.messages.subscribe_to_messages(taking, roles=spec.roles, topics=spec.topics, workers=workers):
+    async with mesh.messages.subscribe_to_messages(
+        taking, roles=spec.roles, topics=spec.topics, broadcasts=spec.broadcasts, workers=workers
+    ):
         yield
 
 

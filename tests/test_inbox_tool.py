@@ -15,7 +15,7 @@ from mesh.delivery import receiver
 from mesh.errors import ConfigError, RemoteError
 from mesh.streams import Stream
 from tests.conftest import Broker
-from tests.message_world import AT_ONCE, letters, until_gone
+from tests.message_world import AT_ONCE, letters, until, until_gone
 
 
 def clerk(taken: list[dict[str, Any]], *fail: str) -> MCPServer[Any]:
@@ -104,6 +104,16 @@ async def test_messages_of_its_name_are_calls_of_a_tool_and_all_others_go_to_the
     assert taken == [{"content": "rain"}]
 
 
+async def test_what_is_sent_to_all_and_to_a_role_is_handed_on(plane: str) -> None:
+    taken: list[dict[str, Any]] = []
+    options: dict[str, Any] = {"inbox": "take", "broadcasts": True, "roles": ["clerks"]}
+    async with serve(clerk(taken), name="hearing", broker=plane, **options), Mesh(name="boss", broker=plane) as boss:
+        await boss.messages.broadcast("to.all", 1)
+        await boss.messages.broadcast("to.clerks", 2, to="clerks")
+        await until(lambda: len(taken) == 2)
+    assert sorted((each["type"], each["content"]) for each in taken) == [("to.all", 1), ("to.clerks", 2)]
+
+
 async def test_a_type_that_no_tool_takes_is_a_dead_letter(plane: str) -> None:
     async with serve(clerk([]), name="narrow", broker=plane, answers=["take"]), Mesh(name="boss", broker=plane) as boss:
         with pytest.raises(RemoteError, match="no tool takes"):
@@ -134,6 +144,7 @@ def test_the_file_may_say_it() -> None:
         ({"command": "x", "streams": "m:s"}, "in Python"),
         ({"python": "m:s", "streams": "m"}, "module:name"),
         ({"python": "m:s", "topics": ("a",)}, "tools that take messages"),
+        ({"python": "m:s", "broadcasts": True}, "tools that take messages"),
     ],
 )
 def test_what_does_not_go_together_is_told(said: dict[str, Any], problem: str) -> None:
@@ -142,10 +153,11 @@ def test_what_does_not_go_together_is_told(said: dict[str, Any], problem: str) -
 
 
 def test_an_agent_in_python_is_told_all_of_it() -> None:
-    spec = make_spec(name="a", python="m:s", inbox="take", answers=("add", "sub"), topics=("x.*",), streams="m:streams")
+    spec = make_spec(name="a", python="m:s", inbox="take", answers=("add", "sub"), topics=("x.*",), streams="m:streams", broadcasts=True)
     command = serve_command(spec, None)
     options = make_parser().parse_args(command[command.index("serve") :])
     assert (options.inbox, options.answer, options.topic, options.streams) == ("take", ["add", "sub"], ["x.*"], "m:streams")
+    assert options.broadcasts
 
 
 def test_what_serves_no_streams_is_told() -> None:
