@@ -10,7 +10,7 @@ from mesh.events import Event, Reject, Subscriptions, retention
 from mesh.events.retention import tidy, trim
 from mesh.link.jetstream import JetStream
 from mesh.subjects import Subjects
-from mesh.topology import EVENTS
+from mesh.topology import EVENTS, declare
 from tests.conftest import Broker
 from tests.event_world import Heard, consumers, hearing, joined, state
 from tests.message_world import letters
@@ -98,6 +98,12 @@ async def test_room_is_made_of_what_all_have_acknowledged_and_of_nothing_else(pl
         async with hearing(mesh, "room.a", heard, "room"):
             await heard.holds(70)
         assert heard.data[50:] == list(range(20))
+
+
+def test_room_is_made_before_a_fast_publisher_has_filled_it() -> None:
+    """One publisher of large events stored 120 MB a second, and filled the stream between two looks when these were ten seconds apart."""
+    room = next(spec.max_bytes for spec in declare("mesh").all_streams() if spec.name == EVENTS) * (1 - retention.FULL)
+    assert room / 120e6 > 3 * retention.EVERY
 
 
 async def test_room_is_made_of_a_publishers_crowd_on_one_topic_alone(plane: str, monkeypatch: pytest.MonkeyPatch) -> None:
