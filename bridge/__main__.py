@@ -21,7 +21,7 @@ from bridge.arguments import make_parser
 from mesh.background import end_tasks
 from mesh.errors import ConfigError, MeshError
 from mesh.settings import Settings, make_settings
-from mesh.subjects import GATEWAY
+from mesh.subjects import CONTROL_PLANE, GATEWAY
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -101,6 +101,11 @@ async def _connect(options: argparse.Namespace) -> int:
     settings = _settings(options, options.caller)
     if options.find_only and options.name is not None:
         raise ConfigError("--find-only is for all agents as one", hint="leave the name out")
+    if options.name == CONTROL_PLANE:
+        raise ConfigError(
+            f"{CONTROL_PLANE!r} is no agent, but the control plane",
+            hint="leave the name out: the mesh's own tools stand beside those of all agents",
+        )
     if options.print_config is not None:
         from bridge.host_config import advice, make_entry, make_http_entry
 

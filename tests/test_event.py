@@ -42,6 +42,13 @@ def test_what_is_written_is_read_again(binary: bool, publisher: str, data: Any, 
 
 
 @pytest.mark.parametrize("binary", [False, True])
+@pytest.mark.parametrize("number", [float("nan"), float("inf"), -float("inf")])
+def test_what_is_no_number_in_json_is_refused(binary: bool, number: float) -> None:
+    with pytest.raises(ConfigError, match="JSON"):
+        encode(new_event("me", "build.done", [number], id="1", type="t"), binary=binary)
+
+
+@pytest.mark.parametrize("binary", [False, True])
 def test_bytes_are_data_too(binary: bool) -> None:
     encoded = encode(new_event("me", "build.done", b"\x00\xff", id="1", type="t"), binary=binary)
     assert read(encoded.body, dict(encoded.headers)).data == b"\x00\xff"

@@ -78,6 +78,12 @@ def test_find_only_is_for_all_agents() -> None:
     assert "leave the name out" in refused.stderr
 
 
+def test_the_control_plane_is_no_agent() -> None:
+    refused = run("connect", "mesh")
+    assert refused.returncode == 1
+    assert "leave the name out: the mesh's own tools stand beside" in refused.stderr
+
+
 def test_mesh_up_leaves_the_hosts_way_onto_the_mesh_out(tmp_path: Path) -> None:
     _, over_http = make_http_entry("claude-code", "http://127.0.0.1:8808", agent=None)
     servers = {"time": {"command": "mcp-server-time"}, "mesh": entry("claude-code"), "web": json.loads(over_http)["mcpServers"]["mesh"]}

@@ -32,7 +32,6 @@ from pydantic_core import from_json
 
 from mesh import clock
 from mesh.errors import ConfigError, MalformedMessage
-from mesh.wire.jsonrpc import dumps
 
 SPEC: Final = "1.0"
 CONTENT_TYPE: Final = "content-type"
@@ -208,15 +207,21 @@ def encode(event: Event, *, binary: bool = False) -> Encoded:
     attributes = event.attributes
     try:
         if not binary:
-            return Encoded(dumps(event.as_dict()), _HEADERS)
+            return Encoded(_dumps(event.as_dict()), _HEADERS)
         headers = {BINARY + name: quote(_text(value), safe=_SAFE) for name, value in attributes.items() if name != "datacontenttype"}
         headers[CONTENT_TYPE] = attributes.get("datacontenttype", "application/json")
-        return Encoded(event.data if isinstance(event.data, bytes) else dumps(event.data), headers)
+        return Encoded(event.data if isinstance(event.data, bytes) else _dumps(event.data), headers)
     except (TypeError, ValueError, RecursionError) as problem:
         raise ConfigError(f"an event's data is JSON, or bytes: {problem}", hint="turn it into dicts, lists, texts and numbers") from None
 
 
 _HEADERS: Final = {CONTENT_TYPE: STRUCTURED}
+_encode: Final = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
+"""NaN and the infinities are no JSON: who is no Python program could not read them."""
+
+
+def _dumps(value: Any) -> bytes:
+    return _encode(value).encode()
 
 
 def read_event(
