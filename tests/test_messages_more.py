@@ -9,7 +9,7 @@ from mesh import Mesh
 from mesh.broker import AgentMessage
 from mesh.errors import ConfigError, MailboxFull, TooLarge
 from mesh.link.jetstream import JetStream
-from tests.message_world import AT_ONCE, Inbox, joined, letters, receiving, until, until_gone, waiting
+from tests.message_world import AT_ONCE, Inbox, again, joined, letters, receiving, until, until_gone, waiting
 
 TRACE = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
 
@@ -212,7 +212,6 @@ async def test_what_comes_again_while_it_is_being_done_is_done_once(
     plane: str, monkeypatch: pytest.MonkeyPatch, stored_twice: bool
 ) -> None:
     """Delivered again, as the broker did not hear that somebody is at it; or stored again, as it forgot that it has it."""
-    monkeypatch.setattr("mesh.delivery.handling.TWICE", 0.05)
     name = "busy-twice" if stored_twice else "busy"
     begun: list[AgentMessage] = []
     release, came_again = asyncio.Event(), asyncio.Event()
@@ -221,12 +220,12 @@ async def test_what_comes_again_while_it_is_being_done_is_done_once(
         begun.append(message)
         await release.wait()
 
-    async with joined(plane) as sender, receiving(plane, name, handle, workers=2) as taking:
+    async with joined(plane) as sender, receiving(plane, name, handle, workers=2, handler_seconds=5) as taking:
         handling = taking.receiver.handling
-        again = handling._again
+        came = handling._again
 
         async def note(running: Any, held: Any) -> None:
-            await again(running, held)
+            await came(running, held)
             came_again.set()
 
         monkeypatch.setattr(handling, "_again", note)
@@ -243,3 +242,21 @@ async def test_what_comes_again_while_it_is_being_done_is_done_once(
         release.set()
         await until_gone(plane, name)
     assert len(begun) == 1
+
+
+async def test_what_was_stored_twice_is_not_given_up_while_it_is_being_done(plane: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mesh.delivery.handling.TWICE", 0.05)
+    begun: list[AgentMessage] = []
+
+    async def handle(message: AgentMessage) -> None:
+        begun.append(message)
+        await asyncio.sleep(1.5)
+
+    async with joined(plane) as sender, receiving(plane, "long-twice", handle, workers=2, handler_seconds=3):
+        await sender.messages.publish_message("long-twice", "t", id="1")
+        await until(lambda: begun)
+        await again(sender, "long-twice", begun[0])
+        await until_gone(plane, "long-twice")
+    assert len(begun) == 1
+    async with joined(plane, "operator") as operator:
+        assert await operator.messages.dead_letters.find(target="long-twice") == []

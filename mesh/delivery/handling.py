@@ -48,7 +48,7 @@ MOST_FAILURES: Final = 1000
 """Messages whose failed attempts are remembered for their dead letters. Others of them went to other instances, or nobody knows where."""
 
 TWICE: Final = 1.0
-"""Seconds until something is looked at again that was stored twice, and is being done."""
+"""Seconds until something is looked at again that was stored twice, and is being done, where that may be as often as it likes."""
 
 _log: Final = structlog.get_logger("mesh.delivery")
 
@@ -212,7 +212,8 @@ class Handling(Generic[T]):
         if (running.delivery.stream, running.delivery.seq) == (held.delivery.stream, held.delivery.seq):
             running.message, running.delivery = held.message, held.delivery
         else:
-            await self._js.nak(held.message, TWICE)
+            # Each look is a delivery: there are enough of them until the handler's time is over.
+            await self._js.nak(held.message, TWICE if held.most < 2 else self._handler_seconds / (held.most - 1))
 
     async def _done(self, held: Held[T], key: Key, item: T, result: Any) -> bool:
         """Whether its record is on its way, and the rest behind that."""
