@@ -3,13 +3,14 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from mesh import Mesh
 from mesh.delivery import receiver
-from mesh.errors import TooLarge
+from mesh.errors import NoSuchAgent, TooLarge
 from mesh.jobs import Work, doing
 from mesh.jobs.ending import Ending
 from mesh.jobs.records import Records
@@ -149,3 +150,15 @@ async def test_a_tool_whose_name_no_subject_can_say_is_refused_before_it_is_stor
     async with joined(broker.url) as boss:
         with pytest.raises(TooLarge):
             await boss.jobs.submit("kim", tool)
+
+
+async def test_without_a_control_plane_it_is_said_what_to_start(tmp_path: Path) -> None:
+    alone = Broker(tmp_path / ".mesh")
+    try:
+        alone.start()
+        async with joined(alone.url) as boss:
+            with pytest.raises(NoSuchAgent, match="no control plane") as problem:
+                await boss.jobs.get("1-a")
+        assert problem.value.hint == "start `mesh up`"
+    finally:
+        alone.close()

@@ -171,6 +171,8 @@ class Targets:
             try:
                 return await self._probes.ask(name, b"", patience)
             except NoResponders:
+                if name == CONTROL_PLANE:
+                    raise NoSuchAgent("no control plane runs, and it alone can answer this", hint="start `mesh up`") from None
                 raise NoSuchAgent(f"nobody answers to {name!r}", hint="`mesh agents` shows who is there") from None
             except CallTimeout:
                 continue
