@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
+from mesh.background import Background
 from mesh.broker import mailboxes
 from mesh.errors import MailboxFull
 from mesh.topology import LANES
@@ -65,6 +66,29 @@ async def test_a_sender_is_slowed_by_what_all_have_sent(plane: str, monkeypatch:
         assert inbox.contents[-1] == "slow"
         await until(lambda: not known._known["pond"].over)
         assert known.sending("pond", "refuse") is None
+
+
+async def test_who_gives_up_waiting_leaves_its_place_to_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mailboxes, "RATE", 50.0)
+
+    async def look(_: str) -> mailboxes.Mailbox:
+        return mailboxes.Mailbox({"normal": mailboxes.MOST + 1}, True)
+
+    async with Background() as tasks:
+        known = mailboxes.Mailboxes(look, look, tasks)
+        known.sending("flood", "slow")
+        await until(lambda: known._known["flood"].over)
+
+        async def send() -> None:
+            await (known.sending("flood", "slow") or asyncio.sleep(0))
+
+        many = [asyncio.create_task(send()) for _ in range(1000)]  # twenty seconds' worth
+        await asyncio.sleep(0)
+        for task in many:
+            task.cancel()
+        await asyncio.gather(*many, return_exceptions=True)
+        async with asyncio.timeout(2):
+            await send()
 
 
 async def test_few_questions_are_asked(plane: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -60,8 +60,8 @@ class _Known:
         """Messages."""
         self.looked = 0.0
         self.looking = False
-        self.turn = 0.0
-        """When the last message that waits goes out."""
+        self.turn = asyncio.Lock()
+        """Of who waits to send; who gives up leaves its place to the next."""
 
     @property
     def over(self) -> bool:
@@ -103,12 +103,11 @@ class Mailboxes:
         )
 
     async def _take_turn(self, to: str, known: _Known) -> None:
-        known.turn = turn = max(known.turn, monotonic()) + 1 / RATE
-        while known.over and (left := turn - monotonic()) > 0:
-            await asyncio.sleep(min(left, LOOK))
-            self._look_again(to, known)
-        if not known.over:
-            known.turn = 0.0
+        async with known.turn:
+            due = monotonic() + 1 / RATE
+            while known.over and (left := due - monotonic()) > 0:
+                await asyncio.sleep(min(left, LOOK))
+                self._look_again(to, known)
 
     def _look_again(self, to: str, known: _Known) -> None:
         if monotonic() - known.looked > LOOK:
