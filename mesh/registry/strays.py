@@ -33,10 +33,11 @@ _log: Final = structlog.get_logger("mesh.plane")
 
 async def keep_clean(js: JetStream, subjects: Subjects) -> None:
     """Until it is cancelled."""
+    looked: dict[str, int] = {}
     while True:
         try:
             await remove_strays(js, subjects)
-            await remove_words(js)
+            await remove_words(js, looked)
         except MeshError as problem:
             _log.info("what strayed into streams stays for now", why=str(problem))
         await asyncio.sleep(EVERY)
@@ -63,30 +64,38 @@ async def remove_strays(js: JetStream, subjects: Subjects) -> int:
     return gone
 
 
-async def remove_words(js: JetStream, crowded: int = CROWDED) -> int:
-    """Take away the broker's own answers where a sender's share is crowded. Returns how many there were."""
-    gone = 0
+async def remove_words(js: JetStream, looked: dict[str, int], crowded: int = CROWDED) -> int:
+    """Take away the broker's own answers where a sender's share is crowded. Returns how many there were.
+
+    `looked` says how far the share of each subject is known already, and is kept from one look to the next: what waits does not change, and
+    to read all of it again takes seconds for each share that waits for a receiver which is away.
+    """
+    gone, full = 0, set[str]()
     for stream in (*LANES.values(), JOBS):
         if int((await js.api(f"STREAM.INFO.{stream}"))["state"]["messages"]) < crowded:
             continue
         counts: dict[str, int] = (await js.api(f"STREAM.INFO.{stream}", {"subjects_filter": ">"}))["state"].get("subjects") or {}
         for subject in (each for each, count in counts.items() if count >= crowded):
-            removed = await _remove_words(js, stream, subject)
+            full.add(subject)
+            removed, looked[subject] = await _remove_words(js, stream, subject, looked.get(subject, 0))
             if removed:
                 _log.warning("answers of the broker's filled a sender's share", subject=subject, count=removed)
             gone += removed
+    for subject in looked.keys() - full:
+        del looked[subject]
     return gone
 
 
-async def _remove_words(js: JetStream, stream: str, subject: str) -> int:
-    gone, seq = 0, 0
+async def _remove_words(js: JetStream, stream: str, subject: str, seq: int) -> tuple[int, int]:
+    """Of what lies behind `seq`: how many were removed, and the last one's sequence."""
+    gone = 0
     while True:
         try:
             said: dict[str, Any] = await js.api(f"STREAM.MSG.GET.{stream}", {"seq": seq + 1, "next_by_subj": subject})
         except ApiError as error:
             if error.err_code != NO_MESSAGE:
                 raise
-            return gone
+            return gone, seq
         found = stored_message(said["message"])
         seq = found.seq
         if is_brokers(found.body):

@@ -149,7 +149,7 @@ async def test_fill_anothers_share_with_what_the_broker_answers(world: World) ->
             await honest.messages.publish_message("absent", "t")
         with capture_logs():
             async with Mesh(name="mesh", broker=world.url) as plane:
-                await remove_words(JetStream(plane.connection))
+                await remove_words(JetStream(plane.connection), {})
         assert await stored(bare, lane, "MESSAGES_NORMAL") == 1
         await honest.messages.publish_message("absent", "t")
     await bare.ask("$JS.API.STREAM.PURGE.MESSAGES_NORMAL", dumps({"filter": lane}))
