@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from mesh.broker import AgentMessage
+from mesh.broker import AgentMessage, Retry
 from mesh.errors import RemoteError
 from tests.message_world import Inbox, joined, letters, receiving, until, until_gone
 
@@ -28,6 +28,18 @@ async def test_a_timeout_of_the_handlers_own_is_told_as_such(plane: str) -> None
         await sender.messages.publish_message("impatient", "t")
         [letter] = await letters(plane, "impatient")
     assert {each.error for each in letter.letter.attempts} == {"TimeoutError()"}
+
+
+@pytest.mark.parametrize("after", [60.0, 1e10, 1e300, float("inf")])
+async def test_what_is_to_come_again_late_comes_before_its_stream_drops_it(
+    plane: str, monkeypatch: pytest.MonkeyPatch, after: float
+) -> None:
+    monkeypatch.setattr("mesh.delivery.handling.LATEST", 0.5)
+    inbox = Inbox(Retry(after=after))
+    async with receiving(plane, "patient", inbox), joined(plane) as sender:
+        await sender.messages.publish_message("patient", "t")
+        await inbox.holds(2)
+        await until_gone(plane, "patient")
 
 
 @pytest.mark.parametrize("result", [object(), "x" * 2_000_000, {1, 2}], ids=["no JSON", "too large", "a set"])

@@ -15,6 +15,8 @@ control plane keeps it (`mesh.delivery.given_up`).
 
 With `manual` the handler's return says nothing: what it was given stays in hand until somebody settles it (`Handling.settle`), or
 `handler_seconds` are over, which counts as a failure.
+
+This module is long because every way in which one delivery ends stands here.
 """
 
 import asyncio
@@ -46,6 +48,10 @@ HANDLER_SECONDS: Final = 300.0
 
 MOST_FAILURES: Final = 1000
 """Messages whose failed attempts are remembered for their dead letters. Others of them went to other instances, or nobody knows where."""
+
+LATEST: Final = 6.5 * 86_400
+"""Seconds from when something was stored until it comes again at the latest, however long its handler wants to wait: its stream drops it
+after seven days."""
 
 TWICE: Final = 1.0
 """Seconds until something is looked at again that was stored twice, and is being done, where that may be as often as it likes."""
@@ -270,6 +276,7 @@ class Handling(Generic[T]):
             return
         after = error.after if isinstance(error, Retry) else None
         after = self._backoff.wait(delivery.deliveries, random.random()) if after is None else max(0.0, after)
+        after = min(after, max(0.0, LATEST - (clock.wall_ns() - delivery.time_ns) / 1e9))
         told = None if held.item is None else self._family.failed(held.item, said, after)
         if told is not None:
             await told

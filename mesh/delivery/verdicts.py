@@ -2,7 +2,7 @@
 
 
 class Retry(Exception):
-    """Try again, after `after` seconds if given. It counts as an attempt."""
+    """Try again, after `after` seconds if given, but while its stream still has it. It counts as an attempt."""
 
     def __init__(self, why: str = "", *, after: float | None = None) -> None:
         super().__init__(why)
