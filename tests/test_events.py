@@ -4,6 +4,7 @@ import asyncio
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 
 from mesh.delivery import HandledInSqlite
 from mesh.errors import BadExpression, ConfigError, Denied
@@ -269,3 +270,21 @@ async def test_an_event_has_one_topic(plane: str, topic: str) -> None:
     async with joined(plane) as mesh:
         with pytest.raises(ConfigError):
             await mesh.events.publish(topic, 1)
+
+
+async def test_a_subscription_that_is_deleted_while_it_is_open_begins_anew_and_says_so(plane: str) -> None:
+    heard = Heard()
+    async with joined(plane) as mesh, hearing(mesh, "deleted.x", heard, "deleted") as subscription:
+        await mesh.events.publish("deleted.x", 1)
+        await heard.holds(1)
+        with capture_logs() as said:
+            await mesh.events.unsubscribe("deleted")
+            await mesh.events.publish("deleted.x", "in between")
+            subscription.receiver.look()
+            async with asyncio.timeout(10):
+                while not await mesh.events.subscriptions():  # noqa: ASYNC110
+                    await asyncio.sleep(0.02)
+            await mesh.events.publish("deleted.x", 2)
+            await heard.holds(2)
+    assert heard.data == [1, 2]
+    assert [each["name"] for each in said if "deleted while it was open" in each["event"]] == ["deleted"]

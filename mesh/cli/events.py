@@ -197,7 +197,7 @@ def delete(
     credentials: options.Credentials = None,
     as_json: options.Json = False,
 ) -> None:
-    """Delete a durable subscription. What it had still to read, nobody reads."""
+    """Delete a durable subscription. What it had still to read, nobody reads. Who has it open makes it anew, within a minute."""
 
     async def work() -> None:
         async with joined(state_dir, broker, name, credentials, quiet=as_json, usually=OPERATOR if agent else None) as mesh:

@@ -129,8 +129,8 @@ class EventBridge:
         return DurableSubscription(JetStream(self._connection), self._subjects, family, source, handler, prepare, **options)
 
     async def unsubscribe(self, name: str, *, agent: str | None = None) -> None:
-        """Delete a durable subscription of ours, or as an operator one of `agent`. What it had still to hear nobody hears. Raises
-        ConfigError where there is none, Denied."""
+        """Delete a durable subscription of ours, or as an operator one of `agent`. What it had still to hear nobody hears. A process that
+        has it open makes it anew, within a minute. Raises ConfigError where there is none, Denied."""
         await self._ask("mesh/unsubscribe", {"name": name} if agent is None else {"name": name, "agent": agent})
 
     async def subscriptions(self, *, all: bool = False) -> list[dict[str, Any]]:

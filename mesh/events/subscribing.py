@@ -63,7 +63,12 @@ class Subscribed:
         wanted = {"normal", *self._known, *(str(each) for each in noticed)}
         said = await self._ask("mesh/subscribe", {**self._about, "wanted": sorted(wanted)})
         name = str(self._about["name"])
-        self._known = {priority: Lane(self._agent, priority, EVENTS, str(each), name) for priority, each in said["consumers"].items()}
+        before, self._known = (
+            self._known,
+            {priority: Lane(self._agent, priority, EVENTS, str(each), name) for priority, each in said["consumers"].items()},
+        )
+        if any(lane != before.get(priority, lane) for priority, lane in self._known.items()):
+            _log.warning("a subscription was deleted while it was open, and begins anew; what came in between it has not heard", name=name)
         return self._known.values(), True
 
 
