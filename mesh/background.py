@@ -51,9 +51,9 @@ class Background:
         return [task.get_name() for task in self._others()]
 
     async def end(self, patience: float = 0.0) -> None:
-        """Cancel what has not ended by itself within `patience` seconds, and wait for it."""
-        if patience:
-            await self.wait(patience)
+        """Cancel what has not ended by itself within `patience` seconds, and wait for it. What could go on right now gets its turn first:
+        what was handed to it is in its hands then."""
+        await self.wait(patience)
         while others := self._others():
             await end_tasks(*others)
 

@@ -72,6 +72,16 @@ async def test_what_a_cancelled_task_starts_does_not_outlive_its_owner() -> None
     assert not len(background)
 
 
+async def test_what_could_go_on_gets_its_turn_before_it_is_cancelled() -> None:
+    """A pull loop has taken what came for it, and can say that it will not handle it."""
+    background, work = Background(), Work()
+    background.start(work.run(), "one")
+    await _begun()
+    work.let.set()
+    await background.end()
+    assert work.end == "done"
+
+
 async def test_patience_has_an_end() -> None:
     background, work = Background(), Work()
     background.start(work.run(), "slow")
