@@ -52,6 +52,9 @@ async def test_the_original_rhythm_times_a_factor(plane: str) -> None:
                 mesh.events.replay_events("pace.x", start, speed=wrong)
         with pytest.raises(ConfigError):
             mesh.events.replay_events("pace.x", start, start - 1)
+        for never in (-1, 2**63, datetime(1969, 12, 31, tzinfo=UTC)):
+            with pytest.raises(ConfigError, match="1970"):
+                mesh.events.replay_events("a", never)
         with pytest.raises(ConfigError, match="zone"):
             mesh.events.replay_events("pace.x", datetime(2026, 1, 1))  # noqa: DTZ001
 

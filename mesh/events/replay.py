@@ -71,6 +71,8 @@ class Replay:
             raise ConfigError(
                 f"a replay has no speed {speed}", hint="1 is the original rhythm, 2 twice as fast; leave it out for no rhythm"
             )
+        if not 0 <= from_ns < 2**63:
+            raise ConfigError("a replay begins after 1970 and before 2262", hint="0 is the first event that there is")
         if to_ns is not None and to_ns < from_ns:
             raise ConfigError("a replay ends after it begins", hint="look at the two times, and at their zones")
         self.from_ns = from_ns
