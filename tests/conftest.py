@@ -9,6 +9,7 @@ import asyncio
 import os
 import signal
 import threading
+from collections import defaultdict
 from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
@@ -25,6 +26,16 @@ T = TypeVar("T")
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell's background job ignores Ctrl-C, and so would all that it starts
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files that run side by side end together if long ones begin early: first those with tests that may take longer than all others, last
+    the many short ones of the directories below."""
+    longest: dict[Path, float] = defaultdict(float)
+    for item in items:
+        marker = item.get_closest_marker("timeout")
+        longest[item.path] = max(longest[item.path], marker.args[0] if marker else 0)
+    items.sort(key=lambda item: (-longest[item.path], len(item.path.parts)))
 
 
 class Broker:
