@@ -107,6 +107,15 @@ async def test_few_questions_are_asked(plane: str, monkeypatch: pytest.MonkeyPat
     assert 2 <= len(asked) <= 4
 
 
+async def test_who_sends_to_many_may_ask_other_things_as_well(plane: str) -> None:
+    """The control plane answers a participant 200 questions a minute."""
+    async with joined(plane, "postman") as sender:
+        await sender.messages.publish_messages([(f"door{number}", "t", number) for number in range(250)])
+        await until(lambda: not any(each.looking for each in sender.messages._mailboxes._known.values()))
+        for _ in range(20):
+            assert await sender.messages.list_schedules() == []
+
+
 async def test_who_sends_to_nobody_is_told_once(plane: str) -> None:
     async with joined(plane) as sender, receiving(plane, "listens", Inbox()):
         with capture_logs() as lines:

@@ -4,9 +4,9 @@ Theory of operation
 -------------------
 The broker holds each sender to its share (`mailbox_full`). It does not hold all of them together to anything, and lets no sender see what
 others send. So the control plane is asked (`mesh/mailbox`), beside the sending: at the first message to a name, once in `EVERY` of them,
-and every `LOOK` seconds while more than `MOST` messages wait there. Until fewer wait, messages to that name go out `RATE` times a second,
-or are refused, as their sender wishes (`over`). The answer is as old as that, and where no control plane answers nobody is slowed: the
-bound is advice, and the share is not.
+and every `LOOK` seconds while more than `MOST` messages wait there; about all names together `MOST_LOOKS`. Until fewer wait, messages to
+that name go out `RATE` times a second, or are refused, as their sender wishes (`over`). The answer is as old as that, and where no control
+plane answers nobody is slowed: the bound is advice, and the share is not.
 
 The first answer also tells whether a name is known at all. What is sent to nobody waits, and may be misspelt: it is logged once.
 """
@@ -20,12 +20,16 @@ import structlog
 from mesh.background import Background
 from mesh.clock import monotonic
 from mesh.errors import MailboxFull, MeshError, NoSuchAgent
+from mesh.policy.rate import Limiter, Rate
 
 MOST: Final = 100_000
 """Messages that wait for one name, in all: ten shares."""
 
 EVERY: Final = 256
 LOOK: Final = 0.5
+
+MOST_LOOKS: Final = Rate(100, 60.0)
+"""Questions of one sender, about all names: the control plane answers so many of all kinds and no more, and others matter more."""
 
 RATE: Final = 100.0
 """Messages a second from one sender to a name whose mailbox is over `MOST`."""
@@ -76,6 +80,7 @@ class Mailboxes:
         self._target = target
         self._background = background
         self._known: dict[str, _Known] = {}
+        self._looks: Limiter[None] = Limiter(MOST_LOOKS)
 
     def sending(self, to: str, over: Over) -> Awaitable[None] | None:
         """Before each message. None, or what is to be awaited first. Raises MailboxFull."""
@@ -114,7 +119,7 @@ class Mailboxes:
             self._look(to, known)
 
     def _look(self, to: str, known: _Known) -> None:
-        if not known.looking:
+        if not known.looking and not self._looks.take(None, monotonic()):
             known.looking = True
             known.until_look = EVERY
             self._background.start(self._learn(to, known), f"mailbox of {to}")
