@@ -263,8 +263,9 @@ class MessageBroker:
         `async with mesh.messages.subscribe_to_messages(handle): …`. Several processes of one name share its messages.
 
         `topics` (`*` is any word, `>` the rest) and `broadcasts` (to all, and to `roles`) come too, from when they were first subscribed to
-        under this `name`: durable, so that what was sent while we were away is there. With `ack="manual"` the handler's return says
-        nothing, and each message is settled by `acknowledge_message` or `retry_message`, within `handler_seconds`. Raises Denied.
+        under this `name`: durable, so that what was sent while we were away is there. Each of them has `workers` of its own. With
+        `ack="manual"` the handler's return says nothing, and each message is settled by `acknowledge_message` or `retry_message`, within
+        `handler_seconds`. Raises Denied.
         """
         targets = (self._name, *roles)
         for target in targets:
