@@ -77,8 +77,8 @@ class Program:
             raise _said(str(problem), variables) from None
         given = self._compiled.return_type().name()
         if given != "DYN" and not given.startswith(yields.upper()):
-            wanted = "true or false" if yields == "bool" else 'a map, as {"key": value}'
-            raise BadExpression(f"the expression yields {given}, and must yield {wanted}", hint="see `mesh events --help` for examples")
+            wanted, hint = ("true or false", "compare: data.n > 3") if yields == "bool" else ("a map", "write {'key': value}")
+            raise BadExpression(f"the expression yields {given}, and must yield {wanted}", hint=hint)
         tree = parse(self._compiled.serialize())
         self._root = tree.root
         self._roots = frozenset(name for name in variables.names if name not in variables.texts)
