@@ -21,7 +21,10 @@ From = Annotated[str | None, typer.Option("--from", metavar="NAME", help="Only t
 Code = Annotated[
     str | None,
     typer.Option(
-        "--code", metavar="CODE", help="Only rejected, failed, expired, malformed, undelivered or unread ones.", show_default=False
+        "--code",
+        metavar="CODE",
+        help="Only rejected, failed, expired, malformed, undelivered, unread, invalid or denied ones.",
+        show_default=False,
     ),
 ]
 

@@ -44,7 +44,8 @@ class DeadLetter:
     subject: str
     body: bytes
     code: str
-    """`rejected`, `failed`, `expired`, `malformed`, `undelivered` where the receiver ended each time, `unread` where nobody came for it."""
+    """`rejected`, `failed`, `expired`, `malformed`, `undelivered` where the receiver ended each time, `unread` where nobody came for it,
+    `invalid` (no schema allows it, or a transformation failed), `denied` (its sender might not send it when it was due)."""
     reason: str
     deliveries: int
     stored_ns: int
