@@ -211,7 +211,6 @@ async def test_a_caller_cut_off_a_hundred_times_loses_nothing(plane: str) -> Non
         await load.run(cut(proxy, 100, seed=1, longest=0.1))
     figure(f"caller cut 100 times: {load}")
     load.check(recorder)
-    assert len(load.results) > 100
 
 
 async def test_a_caller_of_a_pool_cut_off_loses_nothing(plane: str) -> None:
