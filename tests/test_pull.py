@@ -114,6 +114,8 @@ async def test_what_nobody_took_goes_to_others_at_once(js, stream) -> None:
         await fill(js, stream, 20)
         [*first] = await pulls.take()
         await fill(js, stream, 200, start=20)  # they are on their way
+    for message in pulls.left():
+        js.connection.send(message.reply, b"-NAK")
     async with asyncio.timeout(20), PullLoop(js.connection, stream, "c", batch=1000) as others:
         taken = await take(js, others, 220 - len(first))
     assert {message.body for message in taken} == {b"%d" % number for number in range(220)} - {message.body for message in first}

@@ -15,7 +15,7 @@ minute in case a notice was missed, and after each reconnection.
 
 import asyncio
 import contextlib
-from collections.abc import Coroutine, Hashable, Mapping
+from collections.abc import Coroutine, Hashable, Iterable, Mapping
 from contextlib import AsyncExitStack
 from functools import partial
 from typing import Any, Final, Generic, Literal, Self, TypedDict, TypeVar, Unpack
@@ -46,6 +46,9 @@ is begun, it has lost an attempt."""
 
 LEAVE_SECONDS: Final = 5.0
 """That the end of a receiver waits for handlers that run. Then they are cancelled, and their messages come again."""
+
+_AHEAD_OF_OTHERS: Final = 0.02
+"""Seconds that the first message goes back ahead of those that follow."""
 
 REFRESH: Final = 60.0
 _SOON: Final = 2.0
@@ -141,7 +144,7 @@ class Receiver(Generic[T]):
 
     async def __aenter__(self) -> Self:
         async with AsyncExitStack() as stack:
-            stack.callback(self._let_go)  # last, when nothing of ours is asked for any more
+            stack.push_async_callback(self._let_go)  # last, when nothing of ours is asked for any more
             self._pullers = await stack.enter_async_context(Background())
             self._handlers = await stack.enter_async_context(Background())
             stack.push_async_callback(self._leave)
@@ -227,13 +230,16 @@ class Receiver(Generic[T]):
 
     async def _pull(self, pulled: _Pulled) -> None:
         lane, most = pulled.lane, pulled.most
-        async with pulled.pulls:
-            async for messages in pulled.pulls:
-                for message in messages:
-                    held: Held[T] = Held(lane, message, most)
-                    self._held[held] = pulled
-                    self._waiting.put(lane.priority, held)
-                self._arrived.set()
+        try:
+            async with pulled.pulls:
+                async for messages in pulled.pulls:
+                    for message in messages:
+                        held: Held[T] = Held(lane, message, most)
+                        self._held[held] = pulled
+                        self._waiting.put(lane.priority, held)
+                    self._arrived.set()
+        finally:
+            self._held.update((Held(lane, message, most), pulled) for message in pulled.pulls.left())
 
     async def _say_working(self) -> None:
         while True:
@@ -274,9 +280,19 @@ class Receiver(Generic[T]):
         self._arrived.set()
         await self._handlers.end(LEAVE_SECONDS)
 
-    def _let_go(self) -> None:
-        """What was not begun, or did not end, may be delivered to others at once."""
+    async def _let_go(self) -> None:
+        """What was not begun, or did not end, may be delivered to others at once, in the order in which it came. The first of each lane
+        goes ahead: with it the server finds that nobody waits for our last pull, and puts it behind all that it has by then."""
+        first = {pulled: held for held, pulled in reversed(self._held.items())}
+        self._give_back(first.values())
+        try:
+            if len(first) < len(self._held):
+                await asyncio.sleep(_AHEAD_OF_OTHERS)
+        finally:
+            self._give_back(held for held, pulled in self._held.items() if first[pulled] is not held)
+            self._held.clear()
+
+    def _give_back(self, these: Iterable[Held[T]]) -> None:
         with contextlib.suppress(BrokerUnavailable):
-            for held in self._held:
+            for held in these:
                 self._js.connection.send(held.message.reply, b"-NAK")
-        self._held.clear()

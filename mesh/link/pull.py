@@ -32,7 +32,6 @@ Source: NATS ADR-37 (simplified consumers), ADR-9 (idle heartbeats), ADR-13 (pul
 """
 
 import asyncio
-import contextlib
 import json
 import random
 from collections.abc import AsyncIterator, Callable
@@ -51,6 +50,10 @@ MAX_BYTES: Final = 16 * 1024 * 1024
 
 _SLACK: Final = 0.5
 """Seconds that a heartbeat may be late, twice over, before it counts as missed."""
+
+_QUIET: Final = 0.05
+_LEAVING: Final = 0.5
+"""Seconds after which nothing that a pull was given is on its way any more, and that the end of a loop waits for that at most."""
 
 _FIRST_DELAY: Final = 0.1
 _LONGEST_DELAY: Final = 2.0
@@ -113,6 +116,8 @@ class PullLoop:
         self._asked = 0
         self._buffer: list[Message] = []
         self._heard = 0.0
+        self._busy = 0.0
+        """When something was asked for, or a message came."""
         self._delay = _FIRST_DELAY
         self._not_before = 0.0
         self._empty = False
@@ -130,19 +135,26 @@ class PullLoop:
         return self
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        """The server forgets pulls whose inbox nobody listens to. With `holds` what nobody took may come to others at once, also what was
-        on its way; without, it comes again after its `ack_wait`."""
+        """The server forgets pulls whose inbox nobody listens to. With `holds` what it has sent us meanwhile is waited for, and `left` has
+        what nobody took; without, that comes again after its `ack_wait`."""
         self._empty = True
         for detach in self._detach:
             detach()
         if self._timer is not None:
             self._timer.cancel()
-        if self._subscription is not None:
-            await self._subscription.unsubscribe(drain=self._holds)
-        if self._holds:
-            with contextlib.suppress(BrokerUnavailable):
-                for message in self._buffer:
-                    self._connection.send(message.reply, b"-NAK")
+        try:
+            if self._holds:
+                await self._fall_quiet()
+        finally:
+            if self._subscription is not None:
+                await self._subscription.unsubscribe(drain=self._holds)
+
+    async def _fall_quiet(self) -> None:
+        """The server gives messages to a pull in one place and sends them in another. Where nobody listens any more by then, they are lost
+        for `ack_wait`."""
+        end = monotonic() + _LEAVING
+        while self._asked and (rest := min(end, self._busy + _QUIET) - monotonic()) > 0:  # noqa: ASYNC110
+            await asyncio.sleep(rest)
 
     def __aiter__(self) -> AsyncIterator[list[Message]]:
         return self
@@ -174,6 +186,11 @@ class PullLoop:
         self._ask()
         return messages
 
+    def left(self) -> list[Message]:
+        """What nobody took, once the loop has ended. They are the taker's to give back."""
+        messages, self._buffer = self._buffer, []
+        return messages
+
     def resize(self, batch: int, least: int) -> None:
         """From now on. What was asked for may still come."""
         self.batch, self._least = batch, max(1, least)
@@ -199,6 +216,7 @@ class PullLoop:
         if self._asked == 0:
             self._heard = now
         self._asked += room
+        self._busy = now
 
     def _on_message(self, message: Message) -> None:
         self._heard = monotonic()
@@ -206,6 +224,7 @@ class PullLoop:
             self._on_status(message)
         elif self._mark in message.reply:
             self._asked = max(0, self._asked - 1)
+            self._busy = self._heard
             self._delay = _FIRST_DELAY
             self._buffer.append(message)
             self._wake()
