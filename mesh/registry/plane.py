@@ -31,10 +31,9 @@ from mesh.link.jetstream import JetStream
 from mesh.link.reconcile import reconcile
 from mesh.policy.lines import worth_a_line
 from mesh.policy.rate import Rate
-from mesh.registry import micro
+from mesh.registry import duties, micro
 from mesh.registry.desk import Desk
 from mesh.registry.directory import Directory
-from mesh.registry.duties import DUTIES
 from mesh.registry.gone import GRACE, Departures, caller_of
 from mesh.registry.readers import make_reader
 from mesh.registry.sight import RightsOf, Sight
@@ -99,8 +98,8 @@ class ControlPlane:
                 subscription = await self._connection.subscribe(subject, handler, queue=queue)
                 stack.push_async_callback(subscription.unsubscribe)
             self._background.start(self._sweep(), "sweep of the registry")
-            for what, duty in DUTIES.items():
-                self._background.start(duty(self._js, self._subjects, self._sight), what)
+            for what in duties.DUTIES:
+                self._background.start(duties.do(what, self._js, self._subjects, self._sight), what)
             stack.callback(self._connection.on_up(self._on_up))
             self._stack = stack.pop_all()
         return self
