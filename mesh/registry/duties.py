@@ -18,7 +18,6 @@ from mesh.registry.sight import Sight
 from mesh.registry.strays import keep_clean
 from mesh.subjects import Subjects
 
-
 _AGAIN: Final = Backoff(first=1.0, longest=60.0)
 
 _log: Final = structlog.get_logger("mesh.registry")
