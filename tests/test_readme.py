@@ -1,4 +1,5 @@
-"""README.md cannot drift: its Python runs, its commands work as typed, its files are read, against a mesh that `mesh up` started."""
+"""README.md and docs/machines.md cannot drift: their Python runs, their commands work as typed, their files are read, against a mesh that
+`mesh up` started."""
 
 import asyncio
 import os
@@ -17,10 +18,11 @@ from bridge.mesh_tools.tools import TOOLS
 from tests.typed import BIN, ROOT, mesh_of, run
 
 README = (ROOT / "README.md").read_text()
+TEXT = README + (ROOT / "docs/machines.md").read_text()
 
 
 def blocks(language: str) -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+    return re.findall(rf"```{language}\n(.*?)```", TEXT, re.DOTALL)
 
 
 def commands() -> list[str]:
@@ -42,7 +44,7 @@ def mesh_dir(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 @pytest.mark.parametrize("number", range(len(blocks("python"))))
 def test_python_runs(number: int, mesh_dir: Path) -> None:
     out = run([sys.executable, "-c", blocks("python")[number]], mesh_dir)
-    said = ("Europe/Berlin", "add_note", "Hello, mesh", "local True", "{'sum': 7}", "'steps': 10", "[0, 1, 4, 9]", "again: ", "at /ok")
+    said = ("Europe/Berlin", "add_note", "Hello, mesh", "{'sum': 7}", "'steps': 10", "[0, 1, 4, 9]", "again: ", "at /ok", "local True")
     assert said[number] in out
 
 
