@@ -54,7 +54,7 @@ LATEST: Final = 6.5 * 86_400
 after seven days."""
 
 TWICE: Final = 1.0
-"""Seconds until something is looked at again that was stored twice, and is being done, where that may be as often as it likes."""
+"""Seconds until something is looked at again that was stored three times, and is being done, where that may be as often as it likes."""
 
 _log: Final = structlog.get_logger("mesh.delivery")
 
@@ -107,6 +107,8 @@ class Handling(Generic[T]):
         self._failures: dict[tuple[str, int], list[Attempt]] = {}
         """Of messages that will come again, by stream and sequence."""
         self._running: dict[Key, Held[T]] = {}
+        self._twins: dict[Key, Held[T]] = {}
+        """What was stored a second time, beside the first, which runs."""
         self._behind: dict[Awaitable[object], list[tuple[Held[T], T, Any]]] = {}
         """What is done, with its result, by the record that is on its way."""
 
@@ -144,8 +146,7 @@ class Handling(Generic[T]):
             await self._js.ack(held.message)
             return False
         if (other := self._running.get(key)) is not None:
-            await self._again(other, held)
-            return False
+            return await self._again(other, held, key)
         most = family.attempts(item)
         if most is not None and (held.most < 0 or most < held.most):
             held.most = most
@@ -212,14 +213,24 @@ class Handling(Generic[T]):
         if not goes_on:
             self._end(held)
 
-    async def _again(self, running: Held[T], held: Held[T]) -> None:
+    async def _again(self, running: Held[T], held: Held[T], key: Key) -> bool:
         """It came again while its handler runs: the broker did not hear for long that we are at it. What becomes of it is said of the
-        newest delivery. Stored twice, the second one waits for the first to end."""
+        newest delivery. Stored twice, the second one stays in hand until the first has ended. True: it goes on."""
         if (running.delivery.stream, running.delivery.seq) == (held.delivery.stream, held.delivery.seq):
             running.message, running.delivery = held.message, held.delivery
-        else:
-            # Each look is a delivery: there are enough of them until the handler's time is over.
+        elif key not in self._twins:
+            self._twins[key] = held
+            return True
+        else:  # each look is a delivery: there are enough of them until the handler's time is over
             await self._js.nak(held.message, TWICE if held.most < 2 else self._handler_seconds / (held.most - 1))
+        return False
+
+    async def _look_again(self, twin: Held[T]) -> None:
+        try:
+            await self._js.nak(twin.message)
+        except Exception as problem:
+            _unsaid(twin, problem)
+        self._ended(twin)
 
     async def _done(self, held: Held[T], key: Key, item: T, result: Any) -> bool:
         """Whether its record is on its way, and the rest behind that."""
@@ -257,6 +268,8 @@ class Handling(Generic[T]):
     def _end(self, held: Held[T]) -> None:
         if held.key is not None:
             del self._running[held.key]
+            if (twin := self._twins.pop(held.key, None)) is not None:
+                self._beside(self._look_again(twin), True)
         self._ended(held)
 
     async def _failed(self, held: Held[T], error: BaseException, *, late: bool = False) -> None:
