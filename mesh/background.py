@@ -3,13 +3,9 @@
 import asyncio
 import contextlib
 from collections.abc import Coroutine
-from typing import Any, Final, Self
-
-import structlog
+from typing import Any, Self
 
 from mesh.errors import MeshError
-
-_log: Final = structlog.get_logger("mesh.background")
 
 
 class Background:
@@ -64,10 +60,13 @@ class Background:
         self._tasks.discard(task)
         if task.cancelled() or (error := task.exception()) is None:
             return
+        import structlog  # failures are rare, and `mesh --help` does not wait for it
+
+        log = structlog.get_logger("mesh.background")
         if isinstance(error, MeshError):
-            _log.warning("a task failed", task=task.get_name(), why=str(error))
+            log.warning("a task failed", task=task.get_name(), why=str(error))
         else:
-            _log.error("a task failed", task=task.get_name(), exc_info=error)
+            log.error("a task failed", task=task.get_name(), exc_info=error)
 
 
 async def end_tasks(*tasks: "asyncio.Future[Any] | None") -> None:

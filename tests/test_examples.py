@@ -23,7 +23,7 @@ PERSONAS = ("engineering-manager", "product-manager", "qa-manager")
 PATTERNS = {
     "request": ("approved: True",),
     "fire_and_forget": ("the broker has",),
-    "job": ("queued", "running", "done 4 of 4: audit log", "roadmap ready: [['sso', 'search'], ['export'], ['audit log'], [], [], []]"),
+    "job": ("running", "done 4 of 4: audit log", "roadmap ready: [['sso', 'search'], ['export'], ['audit log'], [], [], []]"),
     "stream": ("'event': 'started'", "'name': 'test_a_circle_is_refused', 'outcome': 'passed'", "'failed': 0, 'stopped': False}"),
     "health": ("local says local is unhealthy",),
 }
