@@ -18,8 +18,8 @@ async def test_an_argument_that_the_tool_does_not_know(broker: Broker, tmp_path:
 
 
 async def test_a_tool_that_failed(broker: Broker, tmp_path: Path) -> None:
-    """A result is a result for a program, which reads `isError`; a person sees a command that failed."""
+    """A command that failed, for a person and for a program, which gets the result all the same."""
     async with a_mesh(broker):
         assert await mesh("call", "echo", "broken", *broker.options, cwd=tmp_path) == Ended(1, "", "no such note\n")
         programs = await mesh("call", "echo", "broken", *broker.options, "--json", cwd=tmp_path)
-        assert (programs.code, programs.json["isError"], programs.err) == (0, True, "")
+        assert (programs.code, programs.json["isError"], programs.err) == (1, True, "")

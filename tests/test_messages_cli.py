@@ -74,6 +74,7 @@ async def test_mailboxes_are_shown(broker: Broker, plane: str, tmp_path: Path) -
     lanes = {"critical": 0, "high": 1, "normal": 3, "low": 0}
     assert one.json == [{"name": "postbox", "lanes": lanes, "listened": False, "waiting": 4}]
     shown = await mesh("mailbox", "postbox", *broker.options, cwd=tmp_path)
+    assert shown.out.splitlines()[0].endswith("waiting  was listened to"), "which says nothing of now"
     assert [line.split() for line in shown.out.splitlines() if "postbox" in line] == [["postbox", "0", "1", "3", "0", "4", "never"]]
     all_of_them = await mesh("mailbox", "--name", "operator", "--json", *broker.options, cwd=tmp_path)
     assert "postbox" in {each["name"] for each in all_of_them.json}

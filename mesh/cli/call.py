@@ -1,8 +1,8 @@
 """`mesh call`: one call of a tool, from a shell or a script.
 
-What a script can rely on: with `--json`, stdout is MCP's result object and the code 0 whenever the tool gave a result, also one whose
-`isError` is true (the object says so); an error, of the MCP server or of the mesh, is JSON on stderr and the code is 1. Without
-`--json` the text of a result with `isError` goes to stderr and the code is 1, as of any program that failed.
+What a script can rely on: the code is 0 where the tool did it, and 1 where it gave a result whose `isError` is true, or an error came, of
+the MCP server or of the mesh. With `--json` a result of either kind is MCP's object on stdout, and an error is JSON on stderr; without it
+the text of a result with `isError` goes to stderr.
 """
 
 import sys
@@ -74,11 +74,11 @@ def call(
                 result = await mesh.call(agent, tool, arguments, progress=line.show)
             finally:
                 line.clear()
+        failed = result.get("isError") is True
         if as_json:
             print_json(result)
-            return 0
-        failed = result.get("isError") is True
-        print_text(content_text(result), stderr=failed)
+        else:
+            print_text(content_text(result), stderr=failed)
         return 1 if failed else 0
 
     execute(work, as_json=as_json)

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 LAST_WORD: Final = 2.0
 """Seconds that Ctrl-C waits for the name of a job that was just submitted."""
 
+WITH_ERROR: Final = "done, with an error"
+"""For people, how a job stands whose tool gave a result that says `isError`. With `--json` it is `done`, as the result says the rest."""
+
 JobId = Annotated[str, typer.Argument(metavar="ID", help="The job, as `submit` and `list` name it.", show_default=False)]
 
 
@@ -105,9 +108,8 @@ def list_jobs(
             print_text("no jobs")
         for job in jobs:
             who = f"{job.caller} → " if everybody else ""
-            print_text(
-                f"{job.id}  {job.state:<9}  {clock.iso(job.created_ns)[:19]}  {plain(f'{who}{job.target} {job.name}')}{_how_far(job)}"
-            )
+            head = f"{job.id}  {_standing(job):<{len(WITH_ERROR)}}  {clock.iso(job.created_ns)[:19]}"
+            print_text(f"{head}  {plain(f'{who}{job.target} {job.name}')}{_how_far(job)}")
 
     execute(work, as_json=as_json)
 
@@ -132,7 +134,7 @@ def show(
             return
         for key, value in job.as_dict().items():
             if key not in ("result", "error"):
-                print_text(f"{key:<14} {plain(str(value))}")
+                print_text(f"{key:<14} {plain(_standing(job) if key == 'state' else str(value))}")
         if job.error is not None:
             print_text(f"{'error':<14} {plain(str(job.error.get('message', '')))}")
         if isinstance(job.result, dict):
@@ -179,7 +181,7 @@ def cancel(
         if as_json:
             print_json(job.as_dict())
         else:
-            print_text(job.state if job.state == "cancelled" else f"it was over already: {job.state}")
+            print_text(job.state if job.state == "cancelled" else f"it was over already: {_standing(job)}")
 
     execute(work, as_json=as_json)
 
@@ -231,11 +233,10 @@ async def _wait(jobs: "Jobs", id: str, timeout: float | None, as_json: bool) -> 
     assert last is not None
     if as_json:
         print_json(last.as_dict())
-        return 0 if last.state == "done" else 1
+        return 0 if last.state == "done" and not last.tool_failed else 1
     result: Any = result_of(last)
-    failed = isinstance(result, dict) and result.get("isError") is True
-    print_text(content_text(result if isinstance(result, dict) else {}), stderr=failed)
-    return 1 if failed else 0
+    print_text(content_text(result if isinstance(result, dict) else {}), stderr=last.tool_failed)
+    return 1 if last.tool_failed else 0
 
 
 class Bar:
@@ -268,6 +269,10 @@ def bar_text(job: "JobRecord", width: int) -> str:
         return f"{job.state}{_how_far(job)}"
     full = round(width * min(1.0, max(0.0, job.progress / job.total)))
     return f"[{'#' * full}{'.' * (width - full)}] {job.progress:g}/{job.total:g} {said}"
+
+
+def _standing(job: "JobRecord") -> str:
+    return WITH_ERROR if job.tool_failed else job.state
 
 
 def _how_far(job: "JobRecord") -> str:

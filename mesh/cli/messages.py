@@ -121,7 +121,8 @@ def mailbox(
     credentials: options.Credentials = None,
     as_json: options.Json = False,
 ) -> None:
-    """Show how many messages wait for a name, in the hands of its receivers too. Of all names only operators see them."""
+    """Show how many messages wait for a name, in the hands of its receivers too, and whether anybody ever listened there. Of all names
+    only operators see them."""
 
     async def work() -> None:
         from mesh.cli.render import console, print_json, table
@@ -136,7 +137,7 @@ def mailbox(
             (each, *(box.lanes[priority] for priority in PRIORITIES), box.waiting, "yes" if box.listened else "never")
             for each, box in found.items()
         ]
-        console().print(table(("name", *PRIORITIES, "waiting", "listened"), rows, right=(*PRIORITIES, "waiting")))
+        console().print(table(("name", *PRIORITIES, "waiting", "was listened to"), rows, right=(*PRIORITIES, "waiting")))
 
     execute(work, as_json=as_json)
 

@@ -3,9 +3,11 @@
 | code | when |
 |---|---|
 | 0 | it did what was asked |
-| 1 | it did not: a MeshError, a tool that failed, a check that found something |
+| 1 | it did not: a MeshError, a tool that failed (`isError`), a check that found something |
 | 2 | it was not asked properly: unknown option, missing argument |
 | 130 | Ctrl-C |
+
+They are the same with `--json` and without.
 
 Logs: a command that ends by itself shows warnings on stderr, and with `--json` none, so that stderr holds the error and nothing else.
 """

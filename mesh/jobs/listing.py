@@ -106,5 +106,4 @@ def _brief(record: JobRecord) -> JobRecord:
     error = record.error
     if error is not None:
         error = {"code": error.get("code"), "message": str(error.get("message", ""))[:BRIEF]}
-    failed = isinstance(record.result, dict) and record.result.get("isError") is True
-    return replace(record, result={"isError": True} if failed else None, error=error)
+    return replace(record, result={"isError": True} if record.tool_failed else None, error=error)

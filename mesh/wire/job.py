@@ -128,6 +128,11 @@ class JobRecord:
         return content_of(self.result) if isinstance(self.result, dict) else None
 
     @property
+    def tool_failed(self) -> bool:
+        """Whether it is done, and what the tool returned says that it failed (MCP's `isError`): for the job's life a result like any."""
+        return isinstance(self.result, dict) and self.result.get("isError") is True
+
+    @property
     def nonce(self) -> str:
         return self.id.partition("-")[2]
 
