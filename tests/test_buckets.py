@@ -12,12 +12,13 @@ from functools import partial
 import pytest
 
 from mesh.errors import BrokerError, Refused
+from mesh.link import buckets
 from mesh.link.buckets import Bucket, Entry
 from mesh.link.connection import Connection
 from mesh.link.jetstream import JetStream
 from mesh.link.reconcile import ensure
 from mesh.link.view import BucketView
-from mesh.topology import BucketSpec, bucket_stream, reader_spec
+from mesh.topology import BucketSpec, bucket_stream, bucket_subject, reader_spec
 from tests.conftest import Broker
 
 BARE = True  # what is tested here is below all identities
@@ -305,6 +306,34 @@ async def test_a_key_that_expires_while_the_broker_is_away_is_gone_afterwards(br
             await asyncio.to_thread(broker.start)
             await watch.until(lambda: "a.1" not in view.entries)
             assert values(view) == {"a.2": b"2"}
+
+
+async def test_what_was_deleted_does_not_come_back_with_a_killed_broker(broker, js, monkeypatch) -> None:
+    """The file store forgets, when it is killed, that a value gave way to a marker, if the marker is gone by then."""
+    monkeypatch.setattr(buckets, "MARKER_SECONDS", 1)
+    name = next(_names)
+    for spec in (BucketSpec(name=name, max_age=5), BucketSpec(name=f"{name}once", max_age=0, written_once=True)):
+        await ensure(js, spec.stream)
+    bucket, once = Bucket(js, name), Bucket(js, f"{name}once", written_once=True)
+    async with asyncio.timeout(30):
+        for each in (bucket, once):
+            await each.put("a.1", b"1")
+            await each.put("a.1", b"2")
+            await each.put("b.1", b"the block is not empty")
+            await each.delete("a.1")
+        for each in (bucket, once):
+            there = True
+            while there:
+                await asyncio.sleep(0.05)
+                asked = {"subjects_filter": bucket_subject(each.name, "a.1")}
+                there = bool((await js.api(f"STREAM.INFO.{bucket_stream(each.name)}", asked))["state"].get("subjects"))
+        back = asyncio.Event()
+        js.connection.on_up(back.set)
+        await asyncio.to_thread(broker.kill)
+        await asyncio.to_thread(broker.wait_ready)
+        await back.wait()
+        assert "a.1" not in await bucket.snapshot()
+        assert list(await once.snapshot()) == ["b.1"]
 
 
 async def test_a_callback_that_raises_ends_nothing(js, bucket) -> None:

@@ -11,10 +11,12 @@ from mesh import Mesh, clock
 from mesh.errors import ConfigError, NoSuchAgent, RateLimited
 from mesh.link.buckets import Bucket
 from mesh.link.jetstream import JetStream
+from mesh.registry import presence
 from mesh.registry.directory import Agent, Directory
 from mesh.registry.plane import MOST_ASKED
+from mesh.registry.vitals import LOST_SECONDS
 from mesh.subjects import CONTROL_PLANE, key_of
-from mesh.topology import HEALTH, REGISTRY
+from mesh.topology import HEALTH, REGISTRY, declare
 from tests.conftest import Broker
 from tests.helpers import (
     CUT_WARNINGS,
@@ -277,3 +279,20 @@ async def test_nobody_has_readers_made_without_end(plane: str) -> None:
         assert len(refused) > 25
         async with modest.directory() as directory:
             assert directory.instances_of(CONTROL_PLANE)
+
+
+async def test_who_stays_is_not_forgotten_with_who_left_long_ago(plane: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The registry forgets what is old, so that a broker that is killed brings nobody back: entries are written again before that."""
+    registry = next(each for each in declare().buckets if each.name == REGISTRY)
+    assert registry.max_age == LOST_SECONDS >= 2 * (presence.RENEW_SECONDS + presence.LOOK_SECONDS)
+    monkeypatch.setattr(presence, "LOOK_SECONDS", 0.05)
+    monkeypatch.setattr(presence, "RENEW_SECONDS", 0.2)
+    async with asyncio.timeout(20), Mesh(name="operator", broker=plane) as mesh, serving(plane, "stays", Recorder()) as (stays,):
+        bucket = Bucket(JetStream(mesh.connection), REGISTRY)
+        key = key_of("stays", stays.entry.instance)
+        written = set[int]()
+        while len(written) < 3:
+            entry = await bucket.get(key)
+            assert entry is not None
+            written.add(entry.revision)
+            await asyncio.sleep(0.02)

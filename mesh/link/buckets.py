@@ -11,8 +11,11 @@ Traps answered:
 - nats-py's KV gives an entry with the value None for an expired key, and its `create` then fails for ever: an agent could never
   register again. Here a marker is a key that is not there, and `create` writes over it.
 - nats-py's `put` has no TTL. One without a TTL lives until the bucket's own `max_age`.
-- A marker that a client writes stays for ever in a bucket without `max_age`, one for each instance that ever was. Here it gets a
-  TTL of its own.
+- What was overwritten may come back when a broker is killed. Its file store writes nothing down when a key's newer message takes the place
+  of an older one, as it finds that out again when it starts; but that the newer one expired or was purged it does write down, and then it
+  takes the older one for the key's newest. So whatever is written over a value has to stay until that value is too old for the bucket: a
+  marker has no TTL of its own, and goes by the bucket's `max_age`. Of a bucket that is written once, the value is purged before, which
+  is written down; there a marker needs a TTL, and has one.
 - A purge through the stream's API leaves no marker and is told to nobody, so it is not offered here.
 
 Source: NATS ADR-8 (key-value), ADR-31 (direct get), ADR-43 (TTL and markers).
@@ -33,7 +36,8 @@ TTL: Final = "Nats-TTL"
 EXPECTED: Final = "Nats-Expected-Last-Subject-Sequence"
 
 MARKER_SECONDS: Final = 60
-"""How long the marker of a deleted key stays. Copies hear of it at once, and one that was away reads the bucket anew."""
+"""How long the marker of a deleted key stays in a bucket that is written once. Copies hear of it at once, and one that was away reads the
+bucket anew."""
 
 PER_SUBJECT: Final = "maximum messages per subject exceeded"
 """Of a key that is written once (nats-server, store.go); what a full stream says has the same code."""
@@ -71,7 +75,8 @@ class Bucket:
         self._stream = bucket_stream(name)
 
     async def put(self, key: str, value: bytes, *, ttl: int | None = None, revision: int | None = None) -> int:
-        """Write, and return the new revision. `ttl` is in whole seconds, at least 1.
+        """Write, and return the new revision. `ttl` is in whole seconds, at least 1. In a bucket on disk that is not written once, what has
+        one may be followed by the value that it was written over, if the broker is killed (see above).
 
         With `revision` only if that is the key's newest (0: none); else raises Refused, as somebody else has written meanwhile.
         """
@@ -82,7 +87,7 @@ class Bucket:
 
     async def delete(self, key: str, *, revision: int | None = None) -> int:
         """Put a marker in the key's place, whether it is there or not. Returns the marker's revision."""
-        return await self._write(key, b"", {OPERATION: "DEL", TTL: f"{MARKER_SECONDS}s"}, revision)
+        return await self._write(key, b"", {OPERATION: "DEL", **({TTL: f"{MARKER_SECONDS}s"} if self._written_once else {})}, revision)
 
     async def create(self, key: str, value: bytes, *, ttl: int | None = None) -> int:
         """Write a key that is not there, or is marked as gone. Raises Refused where it is there."""

@@ -37,7 +37,7 @@ from mesh.registry.directory import Directory
 from mesh.registry.gone import GRACE, Departures, caller_of
 from mesh.registry.readers import make_reader
 from mesh.registry.sight import RightsOf, Sight
-from mesh.registry.vitals import LOST_SECONDS, Losses
+from mesh.registry.vitals import Losses
 from mesh.subjects import CONTROL_PLANE, Subjects, unescape
 from mesh.topology import HEALTH, REGISTRY, bucket_stream, bucket_subject, declare
 from mesh.wire import control
@@ -239,5 +239,5 @@ class ControlPlane:
             return
         _log.warning("instance lost", agent=entry.agent, instance=entry.instance, why=reason)
         lost = entry.model_copy(update={"lost": Loss(at_ns=clock.wall_ns(), reason=reason)})
-        await self._registry.put(key, lost.encode(), ttl=LOST_SECONDS)
+        await self._registry.put(key, lost.encode())
         self._losses.lost(key, entry, reason)

@@ -2,9 +2,11 @@
 
 The first heartbeat is stored before the first call can arrive, so whoever knows all heartbeats knows all who may hold a call.
 When the broker was away, the health bucket (memory) may be empty and this connection has another number: both are written anew.
+The registry forgets what is old, so that nobody who left comes back: an entry that stays is written again and again.
 """
 
 import asyncio
+import random
 from collections.abc import Callable, Collection
 from typing import Final, Literal
 
@@ -21,11 +23,17 @@ from mesh.link.responder import Responder
 from mesh.policy.lines import worth_a_line
 from mesh.registry.vitals import Vitals
 from mesh.subjects import key_of
-from mesh.topology import HEALTH, REGISTRY, bucket_subject
+from mesh.topology import HEALTH, REGISTRY, REGISTRY_AGE, bucket_subject
 from mesh.wire.entries import HEALTH_TTL_SECONDS, Client, Health, InstanceEntry, read
 
 BUCKET_SECONDS: Final = 3.0
 """How long to wait for buckets that are not there. A control plane makes them within one."""
+
+RENEW_SECONDS: Final = REGISTRY_AGE / 3
+"""After which an entry is written again."""
+
+LOOK_SECONDS: Final = 20.0
+"""Between two looks whether it is time to. The time is the wall's, which the broker goes by: a machine that slept may be late at once."""
 
 State = Literal["up", "degraded"]
 
@@ -63,6 +71,8 @@ class Presence:
         self._copy: Subscription | None = None
         self._detach: Callable[[], None] | None = None
         self._again: asyncio.Task[None] | None = None
+        self._renewing: asyncio.Task[None] | None = None
+        self._written_ns = 0
 
     @property
     def state(self) -> State:
@@ -88,18 +98,20 @@ class Presence:
         self._heart.add(self._subject, self._beat, self._open_connection)
         self._detach = self._connection.on_up(self._rewrite)
         await self._responder.start()
+        self._renewing = asyncio.create_task(self._renew(), name=f"renewal of {self.entry.agent}")
         if self._vitals is not None:
             self._vitals.start()
 
     async def update(self, entry: InstanceEntry) -> None:
         """Say something else of this instance from now on."""
         self.entry = entry
-        await self._registry.put(self._key, entry.encode())
+        await self._put()
 
     async def leave(self) -> None:
         """Take no more calls, then be gone, told as such. Where the broker is away, the heartbeat's TTL says it instead."""
         if self._detach is not None:
             self._detach()
+        await end_tasks(self._renewing)
         await end_tasks(self._again)
         if self._vitals is not None:
             await self._vitals.stop()
@@ -131,7 +143,17 @@ class Presence:
         beat = self._beat()
         if beat is not None:
             await self._health.put(self._key, beat, ttl=HEALTH_TTL_SECONDS)
+        await self._put()
+
+    async def _put(self) -> None:
         await self._registry.put(self._key, self.entry.encode())
+        self._written_ns = clock.wall_ns()
+
+    async def _renew(self) -> None:
+        while True:
+            await asyncio.sleep(LOOK_SECONDS * (0.5 + random.random() / 2))  # a thousand that were started together do not write together
+            if abs(clock.wall_ns() - self._written_ns) > RENEW_SECONDS * 1e9:  # less than nothing, where the clock was set back
+                self._rewrite()
 
     async def _write_first(self) -> None:
         """A broker that was just restarted has no health bucket until the control plane has made it again: wait for that, a little."""

@@ -33,13 +33,14 @@ from mesh.link.responder import Responder
 from mesh.policy.rights.compile import HEALTH_TOPIC
 from mesh.registry.usage import Use, spent, use_of
 from mesh.subjects import CONTROL_PLANE, Subjects
+from mesh.topology import REGISTRY_AGE
 from mesh.wire.entries import Health, InstanceEntry
 from mesh.wire.event import encode, new_event
 
 KEPT: Final = 4
 """Periods after which the broker forgets an event."""
 
-LOST_SECONDS: Final = 3600
+LOST_SECONDS: Final = REGISTRY_AGE
 """How long the mesh knows of an instance that went without a word: its entry in the registry, and what was said of its end."""
 
 STATUS: Final = {"up": "healthy", "degraded": "unhealthy"}

@@ -56,6 +56,11 @@ HEALTH_TTL: Final = 4
 """Seconds that a heartbeat counts for. At one beat a second three may be lost, and a hung instance is gone in under six seconds."""
 
 
+REGISTRY_AGE: Final = 3600
+"""Seconds that the registry knows of an instance that says nothing of itself: what says that it left, or was lost, stays as long. A shorter
+time for that, or none for entries, and a broker that is killed would bring back who left long ago (`mesh.link.buckets`)."""
+
+
 @dataclass(frozen=True, slots=True)
 class Topology:
     """All that a mesh keeps at the broker."""
@@ -123,6 +128,7 @@ def declare(prefix: str = "mesh", replicas: int = 1) -> Topology:
     registry = BucketSpec(
         name=REGISTRY,
         description="who there is: agents, instances, their tools",
+        max_age=REGISTRY_AGE,
         max_bytes=256 * MIB,
         republish=subjects.bucket_republish(REGISTRY),
         replicas=replicas,
