@@ -224,7 +224,7 @@ async def test_what_comes_again_while_it_is_being_done_is_done_once(
         handling = taking.receiver.handling
         came = handling._again
 
-        async def note(*args: Any) -> bool:
+        async def note(*args: Any) -> Any:
             goes_on = await came(*args)
             came_again.set()
             return goes_on
