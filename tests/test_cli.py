@@ -79,7 +79,16 @@ def leaves(command: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str
         yield path, command
 
 
+def groups(command: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """Every command that has others below it, `mesh` itself first."""
+    if hasattr(command, "commands"):
+        yield path, command
+        for name, each in command.commands.items():
+            yield from groups(each, (*path, name))
+
+
 COMMANDS = dict(leaves(typer.main.get_command(make_app())))
+GROUPS = dict(groups(typer.main.get_command(make_app())))
 
 
 def test_every_command_is_here() -> None:
@@ -102,6 +111,13 @@ def test_help_has_an_example_and_the_common_options(path: tuple[str, ...]) -> No
     options = {option for parameter in command.params for option in parameter.opts}
     assert {"--state-dir", "--broker", "--json"} <= options
     assert all(parameter.help for parameter in command.params if parameter.name != "help")
+
+
+@pytest.mark.parametrize("path", GROUPS, ids=" ".join)
+def test_help_of_a_group_has_an_example_of_a_command_in_it(path: tuple[str, ...]) -> None:
+    said = GROUPS[path].epilog or ""
+    words = tuple(said[said.index("mesh ") :].split()[1:]) if "mesh " in said else ()
+    assert any(words[: len(leaf)] == leaf for leaf in COMMANDS if leaf[: len(path)] == path), f"{GROUPS[path].name}: {said!r}"
 
 
 def test_what_stands_in_two_places_is_the_same() -> None:

@@ -213,7 +213,8 @@ def _parse(text: str, where: str) -> Any:
 
 
 def add_to(events: typer.Typer) -> None:
-    group = typer.Typer(no_args_is_help=True, help="Schemas of topics: what events must look like.")
+    help = "Schemas of topics: what events must look like."
+    group = typer.Typer(no_args_is_help=True, epilog="Example: mesh events schemas list", help=help)
     group.command("list", epilog="Example: mesh events schemas list 'build.>'")(list_)
     group.command("show", epilog="Example: mesh events schemas show build.done --version 1")(show)
     group.command("register", epilog="Example: mesh events schemas register build.done build.json --rule backward")(register)

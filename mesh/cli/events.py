@@ -265,10 +265,10 @@ class _Bar:
 
 def add_to(app: typer.Typer) -> None:
     app.command("publish", epilog="Example: mesh publish build.done project=mesh ok:=true --priority high")(publish)
-    group = typer.Typer(no_args_is_help=True, help="Hear events, now or again.")
+    group = typer.Typer(no_args_is_help=True, epilog="Example: mesh events listen 'build.*'", help="Hear events, now or again.")
     group.command("listen", epilog="Example: mesh events listen 'build.*' --durable nightly")(listen)
     group.command("replay", epilog="Example: mesh events replay 'build.>' --from 2h --speed 10")(replay)
-    kept = typer.Typer(no_args_is_help=True, help="Durable subscriptions.")
+    kept = typer.Typer(no_args_is_help=True, epilog="Example: mesh events subscriptions list", help="Durable subscriptions.")
     kept.command("list", epilog="Example: mesh events subscriptions list --all")(list_)
     kept.command("delete", epilog="Example: mesh events subscriptions delete nightly")(delete)
     group.add_typer(kept, name="subscriptions")

@@ -284,7 +284,8 @@ def _how_far(job: "JobRecord") -> str:
 
 
 def add_to(app: typer.Typer) -> None:
-    group = typer.Typer(no_args_is_help=True, help="Calls that are stored, done when somebody is there, and collected later.")
+    help = "Calls that are stored, done when somebody is there, and collected later."
+    group = typer.Typer(no_args_is_help=True, epilog="Example: mesh jobs list", help=help)
     group.command("submit", epilog="Example: mesh jobs submit time get_current_time timezone=Europe/Berlin --wait")(submit)
     group.command("list", epilog="Example: mesh jobs list")(list_jobs)
     group.command("show", epilog="Example: mesh jobs show 7-9df36260b63195da3c24")(show)

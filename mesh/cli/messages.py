@@ -183,7 +183,9 @@ def listen(
     execute(work, as_json=as_json)
 
 
-schedules = typer.Typer(help="Messages of ours that are sent later, or again and again.", no_args_is_help=True)
+schedules = typer.Typer(
+    no_args_is_help=True, epilog="Example: mesh schedules list", help="Messages of ours that are sent later, or again and again."
+)
 
 
 @schedules.command("list", epilog="Example: mesh schedules list --name qa-manager")
