@@ -102,7 +102,7 @@ async def test_a_call_that_no_role_allows_fails_at_once(broker: Broker, answerin
         refused: list[str] = []
         mesh.connection.on_denied(refused.append)
         assert "echo" in await mesh.call("time", "now", {})
-        for agent, tool, action in (("time", "set", "call time/set"), ("git", "log", "call git")):
+        for agent, tool, action in (("time", "set", "call time/set"), ("git", "log", "call git/log")):
             with pytest.raises(Denied, match=f"may not {action}") as caught:
                 await mesh.call(agent, tool, {})
             assert caught.value.code == "permission_denied"

@@ -285,8 +285,8 @@ def test_permissions_allow_what_the_rules_mean(world: World) -> None:
 def test_explain_agrees_with_the_permissions(world: World) -> None:
     (policy, roles), text = policy_of(world), SUBJECTS.build(world.subject)
     permissions = expand(compile_scope(policy, roles, SUBJECTS), world.me, memberships_of(roles))
-    assert explain(policy, world.me, roles, f"publish {text}").allowed is permissions.may_publish(text)
-    assert explain(policy, world.me, roles, f"subscribe {text}").allowed is permissions.may_subscribe(text)
+    assert explain(policy, world.me, roles, f"nats pub {text}").allowed is permissions.may_publish(text)
+    assert explain(policy, world.me, roles, f"nats sub {text}").allowed is permissions.may_subscribe(text)
 
 
 @given(worlds())

@@ -131,11 +131,22 @@ def test_who_may_publish_and_hear() -> None:
     permissions = expand(compile_scope(policy, ["r"], SUBJECTS), "me", ())
     for topic, emits, hears in (("build.done", True, False), ("build", False, False), ("agent.health", False, True), ("a.b", False, False)):
         assert permissions.may_publish(f"mesh.v1.event.me.low.{topic}") is emits
-        assert explain(policy, "me", ["r"], f"emit {topic}").allowed is emits
+        assert explain(policy, "me", ["r"], f"publish {topic}").allowed is emits
         assert permissions.may_subscribe(f"mesh.v1.event.*.*.{topic}") is hears
-        assert explain(policy, "me", ["r"], f"hear {topic}").allowed is hears
-    assert explain(policy, "me", ["r"], "emit build.done").rule == "publish build.*"
+        assert explain(policy, "me", ["r"], f"subscribe {topic}").allowed is hears
+    assert explain(policy, "me", ["r"], "publish build.done").rule == "publish build.*"
     assert not permissions.may_publish("mesh.v1.event.other.low.build.done")
+    for action, allowed in (
+        ("publish build.*", True),
+        ("publish build.>", False),
+        ("publish *.done", False),
+        ("subscribe agent.*", True),
+        ("subscribe agent.>", True),
+        ("subscribe >", False),
+    ):
+        assert explain(policy, "me", ["r"], action).allowed is allowed, action
+    with pytest.raises(ConfigError, match="names no topics"):
+        explain(policy, "me", ["r"], "publish build..done")
 
 
 def test_who_may_call_a_tool_may_submit_it() -> None:
@@ -276,8 +287,8 @@ POLICY = Policy.of([Role("reviewer", (parse_rule("time/now"), parse_rule("git"),
         ("answer reviewer", "agent", "answer"),
         ("see git", "reviewer", "git"),
         ("call mesh", "everyone", "take part"),
-        ("publish $KV.health.bob.i1", "agent", "answer"),
-        ("subscribe mesh.v1.reply.bob.*.c1.*", "everyone", "take part"),
+        ("nats pub $KV.health.bob.i1", "agent", "answer"),
+        ("nats sub mesh.v1.reply.bob.*.c1.*", "everyone", "take part"),
     ],
 )
 def test_explain_names_role_and_rule(action: str, role: str, rule: str) -> None:
@@ -295,6 +306,12 @@ def test_explain_names_role_and_rule(action: str, role: str, rule: str) -> None:
         ("read journal", ("auditor", "operator")),
         ("change topology", ("operator",)),
         ("answer alice", ("alice",)),
+        ("answer nobody-defined-it", ("nobody-defined-it",)),
+        ("answer host", ()),
+        ("send *", ("host", "operator")),
+        ("publish build.done", ("host", "operator")),
+        ("subscribe build.>", ("host",)),
+        ("nats pub $JS.API.STREAM.INFO.JOURNAL", ("auditor", "operator")),
     ],
 )
 def test_explain_names_the_roles_that_would_allow_it(action: str, roles: tuple[str, ...]) -> None:
@@ -303,8 +320,14 @@ def test_explain_names_the_roles_that_would_allow_it(action: str, roles: tuple[s
     assert (verdict.allowed, verdict.roles) == (False, roles)
 
 
+def test_explain_names_roles_that_are_needed_together() -> None:
+    assert explain(POLICY, "bob", ["host"], "answer bob").roles == ("agent",)
+    assert explain(POLICY, "bob", ["host"], "answer alice").roles == ("agent+alice",)
+
+
 def test_explain_says_which_part_is_allowed() -> None:
     assert "allowed is time/now" in explain(POLICY, "bob", ["reviewer"], "call time").why
+    assert "a part of it would be allowed by the role reviewer (time/now); the role host" in explain(POLICY, "bob", [], "call time").why
 
 
 @pytest.mark.parametrize("action", ["", "call", "dance", "read minds", "change everything"])

@@ -22,6 +22,7 @@ from mesh.audit.reading import follow as follow_journal
 from mesh.audit.reading import read_history
 from mesh.errors import Denied, MalformedMessage, Refused, TooLarge
 from mesh.link.connection import Connection
+from mesh.link.denial import denied
 from mesh.link.jetstream import JetStream
 from mesh.link.reader import MakeConsumer, Stored
 from mesh.subjects import Subjects
@@ -201,9 +202,7 @@ class Journal:
         try:
             return await self._js.api(f"STREAM.INFO.{JOURNAL}")
         except Denied as problem:
-            who, action = self._connection.name, "read journal"
-            hint = f"`mesh auth explain {who} '{action}'` says which roles would"
-            raise Denied(f"{who!r} may not {action}: no rule of its roles allows it", hint=hint, **problem.details) from None
+            raise denied(problem.details["subject"], self._connection.name, "read journal") from None
 
 
 def _what(reader: PartReader, message: Stored, exchange: str) -> What | None:

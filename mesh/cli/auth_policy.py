@@ -25,8 +25,9 @@ def explain(
         list[str],
         typer.Argument(
             metavar="ACTION...",
-            help="call AGENT, call AGENT/TOOL, call AGENT/prompt:NAME, call AGENT/resource:URI, answer NAME, see AGENT, "
-            "read journal|registry|health, change topology, publish SUBJECT, subscribe SUBJECT",
+            help="call AGENT, call AGENT/TOOL, call AGENT/prompt:NAME, call AGENT/resource:URI, call AGENT/stream:TYPE, "
+            "submit AGENT/TOOL, send NAME, publish TOPIC, subscribe TOPIC, answer NAME, see AGENT, read journal|registry|health, "
+            "change topology; of NATS itself: nats pub SUBJECT, nats sub SUBJECT",
         ),
     ],
     roles: Annotated[list[str] | None, typer.Option("--role", help="As if it had these roles. [default: those it was issued]")] = None,

@@ -11,6 +11,7 @@ from mesh.cli.running import execute, joined
 from mesh.subjects import OPERATOR
 
 if TYPE_CHECKING:
+    from mesh.node import Mesh
     from mesh.topology import Action
 
 Prune = Annotated[bool, typer.Option("--prune", help="Delete streams that the mesh does not declare, with all that they hold.")]
@@ -28,14 +29,10 @@ def plan(
     """Show what `apply` would do. Changes nothing."""
 
     async def work() -> int:
-        from mesh.link.jetstream import JetStream
-        from mesh.link.reconcile import read_actual
-        from mesh.topology import Kind, declare
-        from mesh.topology import plan as make_plan
+        from mesh.topology import Kind
 
         async with joined(state_dir, broker, name, credentials, quiet=as_json, usually=OPERATOR) as mesh:
-            declared = declare(mesh.settings.prefix)
-            actions = make_plan(declared, await read_actual(JetStream(mesh.connection), declared), prune=prune)
+            actions = await _planned(mesh, prune=prune)
         _print(actions, as_json=as_json)
         return int(check and any(action.kind not in (Kind.UNCHANGED, Kind.UNDECLARED) for action in actions))
 
@@ -56,22 +53,35 @@ def apply(
     async def work() -> None:
         from mesh.link.jetstream import JetStream
         from mesh.link.reconcile import apply as carry_out
-        from mesh.link.reconcile import read_actual
-        from mesh.topology import Kind, declare
-        from mesh.topology import plan as make_plan
+        from mesh.topology import Kind
 
         async with joined(state_dir, broker, name, credentials, quiet=as_json, usually=OPERATOR) as mesh:
-            js, declared = JetStream(mesh.connection), declare(mesh.settings.prefix)
-            actions = make_plan(declared, await read_actual(js, declared), prune=prune)
+            actions = await _planned(mesh, prune=prune)
             doomed = [action.name for action in actions if action.kind is Kind.DELETE]
             if doomed and not yes:
                 # Asked on stderr: stdout is for the answer, which a program may read.
                 question = f"Delete {', '.join(doomed)} with all that they hold?"
                 await asyncio.to_thread(typer.confirm, question, abort=True, err=True)
-            await carry_out(js, actions)
+            await carry_out(JetStream(mesh.connection), actions)
         _print(actions, as_json=as_json)
 
     execute(work, as_json=as_json)
+
+
+async def _planned(mesh: "Mesh", *, prune: bool) -> "tuple[Action, ...]":
+    from mesh.errors import Denied
+    from mesh.link.denial import denied
+    from mesh.link.jetstream import JetStream
+    from mesh.link.reconcile import read_actual
+    from mesh.topology import declare
+    from mesh.topology import plan as make_plan
+
+    declared = declare(mesh.settings.prefix)
+    try:
+        actual = await read_actual(JetStream(mesh.connection), declared)
+    except Denied as problem:
+        raise denied(problem.details["subject"], mesh.name, "change topology") from None
+    return make_plan(declared, actual, prune=prune)
 
 
 def as_dict(action: "Action") -> dict[str, Any]:

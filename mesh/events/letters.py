@@ -40,4 +40,5 @@ class EventLetters:
 
     def again(self, kept: Kept) -> Again:
         headers = {**kept.letter.headers, ONLY: only(kept.target, kept.letter.subscription)}
-        return Again(kept.letter.subject, kept.letter.body, headers, f"publish {kept.letter.subject}")
+        action = f"publish {kept.sent.topic}" if isinstance(kept.sent, EventSubject) else f"nats pub {kept.letter.subject}"
+        return Again(kept.letter.subject, kept.letter.body, headers, action)

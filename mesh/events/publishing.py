@@ -10,7 +10,7 @@ from mesh.delivery import Participant, what_is_full
 from mesh.errors import ConfigError, EventsFull
 from mesh.events.schemas import Schemas
 from mesh.link.jetstream import PubAck
-from mesh.subjects import PRIORITIES
+from mesh.subjects import ANY, PRIORITIES
 from mesh.topology import MOST_EVENTS
 from mesh.wire.event import Event, encode, new_event
 
@@ -58,7 +58,7 @@ class Publishing:
     async def broadcast(self, to: str, data: Any, options: EventOptions) -> "asyncio.Future[str]":
         event = self._new("", data, {**options, "type": options.get("type") or "broadcast"})
         event.to = to
-        return await self._submit(event, self._subjects.cast(self._name, event.priority, to), f"send {to}", options)
+        return await self._submit(event, self._subjects.cast(self._name, event.priority, to), f"send {'*' if to == ANY else to}", options)
 
     def _new(self, topic: str, data: Any, options: EventOptions) -> Event:
         priority = options.get("priority", "normal")

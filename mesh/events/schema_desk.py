@@ -55,6 +55,9 @@ class Rights(Protocol):
 
     def sees_topic(self, caller: str, topic: str) -> bool: ...
 
+    def check_sees_topic(self, caller: str, topic: str) -> None:
+        """Raises Denied."""
+
     def rules(self, caller: str) -> bool: ...
 
 
@@ -181,8 +184,7 @@ class SchemaDesk:
             )
 
     async def _get(self, caller: str, asked: SchemaQuestion) -> dict[str, Any]:
-        if not self._rights.sees_topic(caller, asked.topic):
-            raise Denied(f"{caller!r} may neither publish nor hear {asked.topic!r}", hint="ask for a role that may")
+        self._rights.check_sees_topic(caller, asked.topic)
         versions = await self._versions(asked.topic)
         if not versions:
             raise ConfigError(f"{asked.topic!r} has no schema", hint="`mesh events schemas list` shows those there are")

@@ -37,7 +37,7 @@ PREFIX: Final = "sub-"
 class Sight(Protocol):
     """What the control plane knows of rights (`mesh.registry.sight`)."""
 
-    def check_hears(self, caller: str, filter: str, what: str) -> None:
+    def check_hears(self, caller: str, filter: str) -> None:
         """Raises Denied where `caller` may not hear all that `filter` takes."""
 
     def rules(self, caller: str) -> bool:
@@ -77,11 +77,6 @@ class Subscription(NamedTuple):
             start_seq=self.start(priority),
             metadata={OWNER: self.agent, SUBSCRIPTION: self.name},
         )
-
-    @property
-    def what(self) -> str:
-        """In the words of `mesh auth explain`."""
-        return f"subscribe {self.topic}" if self.topic is not None else f"answer {', '.join(self.roles)}"
 
 
 class Subscriptions:
@@ -189,7 +184,7 @@ class Subscriptions:
 
     def _check(self, asked: Subscription) -> None:
         for each in asked.filters(self._subjects):
-            self._sight.check_hears(asked.agent, each, asked.what)
+            self._sight.check_hears(asked.agent, each)
 
     def _check_owner(self, caller: str, agent: str | None) -> None:
         if agent != caller and not self._sight.rules(caller):

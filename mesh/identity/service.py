@@ -76,9 +76,7 @@ class AuthenticationService:
     def authorize_action(self, identity: AgentIdentity, action: str, resource: str) -> bool:
         """Whether it may: `"call", "git/git_log"`, or another action of `mesh auth explain`. By the rights that count now; who was revoked
         has none. Raises ConfigError for what is no action."""
-        publishes, subject = asked_for(f"{action} {resource}", identity.name, self._authority.subjects)
-        rights = self._rights(identity.name)
-        return rights.may_publish(subject) if publishes else rights.may_subscribe(subject)
+        return asked_for(f"{action} {resource}", identity.name, self._authority.subjects).allowed_by(self._rights(identity.name))
 
     def _check(self, credentials: Credentials) -> None:
         """As the broker decides it, by the account's claims. Raises ConfigError."""

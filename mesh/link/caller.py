@@ -37,13 +37,17 @@ class Caller:
     ) -> dict[str, Any]:
         """The result of an MCP request; `Mesh.call` says more. Tried a second time only where nobody can have taken the first one."""
         seconds = self._timeout if timeout is None else timeout
+        name = _name_in(method, params)
         for attempt in (1, 2):
-            target = await self.target(agent)
+            target = self._exchanges.targets.fresh(agent)
+            if target is None:
+                self._exchanges.check(agent, method, name)  # who may not is told what it asked for
+                target = await self._exchanges.targets.resolve(agent)
             done: asyncio.Future[Frame] = asyncio.get_running_loop().create_future()
             exchange = self._exchanges.open(
                 target,
                 method,
-                _name_in(method, params),
+                name,
                 on_frame=partial(_on_frame, done, progress),
                 on_failure=partial(_on_failure, done),
                 timeout=seconds,

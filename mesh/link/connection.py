@@ -37,9 +37,10 @@ import structlog
 from mesh import clock
 from mesh.background import end_tasks
 from mesh.crypto.creds import read_credentials
-from mesh.errors import BrokerError, BrokerUnavailable, CallTimeout, ConfigError, Denied, NoResponders, NotAdmitted, TooLarge
+from mesh.errors import BrokerError, BrokerUnavailable, CallTimeout, ConfigError, NoResponders, NotAdmitted, TooLarge
 from mesh.link.address import is_secure, without_userinfo
 from mesh.link.client import FastClient, NotSecure
+from mesh.link.denial import refused_by_broker
 from mesh.link.server_program import check_server_info
 from mesh.link.tls import ClientTls
 from mesh.policy.lines import worth_a_line
@@ -435,7 +436,10 @@ class Connection:
                 _log.exception("a message handler failed", subject=subject, count=self.failures)
 
     async def _on_error(self, error: Exception) -> None:
-        say = _log.warning if self._is_up else _log.debug  # while it is down: one for each attempt, several a second
+        refused = _PUBLISH_REFUSED.search(str(error))
+        told = refused is not None and self._refused(refused[1].lower())
+        # Who asked is told what is refused. While it is down there is one for each attempt, several a second.
+        say = _log.warning if self._is_up and not told else _log.debug
         say("broker", error=str(error), connection=self.name)
         if not self._is_up:
             self._wait(2 * self._client.options["reconnect_time_wait"])
@@ -444,20 +448,21 @@ class Connection:
             # Who was revoked on this machine has no file any more.
             no_file = isinstance(error, FileNotFoundError) and error.filename == self._options.get("user_credentials")
             self._turned_away = self._turned_away or no_file or _NOT_ADMITTED.search(str(error)) is not None
-        if refused := _PUBLISH_REFUSED.search(str(error)):
-            self._refused(refused[1].lower())
-        elif (refused := _SUBSCRIBE_REFUSED.search(str(error))) and refused[1].lower() == f"{self._inbox}.*".lower():
+        if (deaf := _SUBSCRIBE_REFUSED.search(str(error))) and deaf[1].lower() == f"{self._inbox}.*".lower():
             self._deaf = True
             self._fail_requests()
 
-    def _refused(self, subject: str) -> None:
-        """The broker does not take what we sent to `subject`, which nats-py gives in lower case."""
+    def _refused(self, subject: str) -> bool:
+        """The broker does not take what we sent to `subject`, which nats-py gives in lower case. Returns whether a request is told so."""
+        told = False
         for token, asked in self._requested.items():
             future = self._requests[token]
             if asked.lower() == subject and not future.done():
-                future.set_exception(Denied(f"the broker does not let {self.name!r} publish to {asked}", subject=asked))
+                told = True
+                future.set_exception(refused_by_broker(asked, self.name))
         for callback in list(self._denied):
             callback(subject)
+        return told
 
     def _wait(self, seconds: float) -> None:
         self._client.options["reconnect_time_wait"] = min(seconds, self._last_wait)

@@ -376,6 +376,10 @@ class Exchanges:
             self._ask([exchange])
         self._wheel.add(exchange, max(self._next_look(exchange), now + 0.1))
 
+    def check(self, target: str, method: str, name: str | None) -> None:
+        """Raises Denied where we may not ask this of `target`."""
+        check(self.connection, self.subjects.call(target, ANY, self.caller, method, name), self.caller, action_of(target, method, name))
+
     def _on_denied(self, refused: str) -> None:
         """The broker refused what our own look at the rights had passed: they were taken away a moment ago, or are not known to us."""
         self.probes.on_denied(refused)

@@ -25,8 +25,9 @@ from collections.abc import Callable, Mapping
 from typing import Final, Self
 
 from mesh.clock import monotonic
-from mesh.errors import ApiError, BrokerError, BrokerUnavailable, Denied, MeshError, NoResponders, OutcomeUnknown
+from mesh.errors import ApiError, BrokerError, BrokerUnavailable, MeshError, NoResponders, OutcomeUnknown
 from mesh.link.connection import Connection, Message, Subscription
+from mesh.link.denial import refused_by_broker
 from mesh.link.jetstream import PASSING, PubAck, parse_ack
 
 MSG_ID: Final = "Nats-Msg-Id"
@@ -201,7 +202,7 @@ class WindowedPublisher:
 
     def _on_denied(self, subject: str) -> None:
         for entry in [each for each in self._in_flight.values() if each.subject.lower() == subject]:
-            self._end(entry, Denied(f"the broker does not let us publish to {entry.subject}", subject=entry.subject))
+            self._end(entry, refused_by_broker(entry.subject, self._connection.name))
 
     def _on_up(self) -> None:
         for entry in list(self._parked.values()):

@@ -91,7 +91,7 @@ class Desk:
             return (await make_consumer(self._js, _stream_reader(asked)))._asdict()
         if asked.stream == EVENTS:
             for each in asked.filters or (self._subjects.events(), self._subjects.casts()):
-                self._sight.check_hears(caller, each, f"hear {each}")
+                self._sight.check_hears(caller, each)
             return (await make_consumer(self._js, _stream_reader(asked)))._asdict()
         raise MalformedMessage(f"nobody may read {asked.bucket or asked.stream!r}")
 

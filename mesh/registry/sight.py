@@ -2,14 +2,19 @@
 and the readers that it makes keep to the same."""
 
 from collections.abc import Callable
+from typing import Final
 
 from mesh.errors import Denied
-from mesh.link.denial import denied
+from mesh.link.denial import denied, hearing, hint
 from mesh.policy.rights import Permissions
 from mesh.subjects import EACH, OPERATOR, Subjects, escape, rights_api
-from mesh.topology import JOBS, LANES, REGISTRY
+from mesh.topology import HEALTH, JOBS, LANES, REGISTRY
 
 RightsOf = Callable[[str], Permissions]
+
+
+SEEN: Final = (REGISTRY, HEALTH)
+"""Buckets that tell who there is."""
 
 
 class Sight:
@@ -36,7 +41,7 @@ class Sight:
         copies = self._subjects.bucket_copy(bucket)
         keys = tuple(each.removeprefix(copies[: -len("*.*")]) for each in self._rights_of(caller).narrow(copies))
         if not keys:
-            raise Denied(f"{caller!r} may not read {bucket!r}: no rule of its roles lets it see an agent")
+            raise denied(copies, caller, f"read {bucket}" if bucket in SEEN else f"answer {caller}")
         return (">",) if "*.*" in keys else keys
 
     def check_receives(self, caller: str, target: str) -> None:
@@ -70,10 +75,10 @@ class Sight:
         if self._rights_of is not None and not self._rights_of(caller).may_publish(subject):
             raise denied(subject, caller, f"read {stream.lower()}")
 
-    def check_hears(self, caller: str, filter: str, what: str) -> None:
-        """Raises Denied where `caller` may not hear every subject that `filter` takes. `what` as in `mesh auth explain`: `subscribe x`."""
+    def check_hears(self, caller: str, filter: str) -> None:
+        """Raises Denied where `caller` may not hear every subject that `filter` takes."""
         if self._rights_of is not None and not self._rights_of(caller).may_hear_all(filter):
-            raise denied(filter, caller, what)
+            raise denied(filter, caller, hearing(self._subjects, filter, caller))
 
     def check_publishes(self, caller: str, topic: str) -> None:
         """Raises Denied where `caller` may not publish on a topic."""
@@ -85,12 +90,19 @@ class Sight:
         """Whether `caller` may know the schemas of a topic: whoever may publish or hear it."""
         return self._rights_of is None or self._rights_of(caller).may_hear_all(self._subjects.schemas_of(topic))
 
+    def check_sees_topic(self, caller: str, topic: str) -> None:
+        """Raises Denied where `caller` may neither publish nor hear a topic."""
+        if not self.sees_topic(caller, topic):
+            subject = self._subjects.schemas_of(topic)
+            raise Denied(f"{caller!r} may neither publish nor hear {topic!r}", hint=hint(caller, f"subscribe {topic}"), subject=subject)
+
     def schemas(self, caller: str, keys: tuple[str, ...]) -> tuple[str, ...]:
         """Keys of the schemas that `caller` may read, as filters: those that it asks for. Raises Denied."""
         copies = self._subjects.schemas_of().removesuffix(">")
         for key in keys or (">",):
             if self._rights_of is not None and not self._rights_of(caller).may_hear_all(copies + key):
-                raise Denied(f"{caller!r} may not read the schemas {key}: no rule of its roles lets it publish or hear such events")
+                topics = key if key.endswith(">") else key.rpartition(".")[0]  # the last token is the version
+                raise denied(copies + key, caller, hearing(self._subjects, self._subjects.events()[: -len(">")] + topics, caller))
         return keys or (">",)
 
     def rules(self, caller: str) -> bool:
