@@ -13,7 +13,8 @@ import os
 import signal
 import sys
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, TextIO
+from contextlib import AsyncExitStack
+from typing import TYPE_CHECKING, Any, TextIO
 
 import structlog
 
@@ -22,6 +23,9 @@ from mesh.background import end_tasks
 from mesh.errors import ConfigError, MeshError
 from mesh.settings import Settings, make_settings
 from mesh.subjects import CONTROL_PLANE, GATEWAY
+
+if TYPE_CHECKING:
+    from mesh.cli.stopping import Stop
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -46,6 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 async def _serve(options: argparse.Namespace) -> int:
     from bridge.app import expose, load_streams, make_spec, port_factory
     from mesh import Mesh
+    from mesh.cli.stopping import Stop
 
     spec = make_spec(
         name=options.name,
@@ -74,17 +79,18 @@ async def _serve(options: argparse.Namespace) -> int:
         else:
             _say(f"{agent} is on the mesh: {detail}" if kind == "ready" else f"{agent}: {kind} {detail}", sys.stderr)
 
-    told = _told()
-    watching = asyncio.create_task(_end_of_stdin(told), name="stdin") if options.with_stdin else None
-    async with (
-        port_factory(spec) as make_port,
-        Mesh(settings=_settings(options, options.name), roles=("agent", *spec.roles)) as mesh,
-        expose(mesh, spec, make_port, streams=load_streams(spec.streams), on_event=on_event),
-    ):
+    stop = Stop(patient=options.with_stdin)
+    async with AsyncExitStack() as stack:
+        await stack.enter_async_context(stop.listening())
+        if options.with_stdin:
+            stack.push_async_callback(end_tasks, asyncio.create_task(_end_of_stdin(stop), name="stdin"))
+        mesh = await stack.enter_async_context(Mesh(settings=_settings(options, options.name), roles=("agent", *spec.roles)))
+        if options.python and not options.with_stdin:  # `mesh up` has said it, and what the agent's entry says
+            os.environ.update(mesh.environment() | {"MESH_BROKER": mesh.settings.broker_url()})
+        make_port = await stack.enter_async_context(port_factory(spec, mesh.environment()))
+        await stack.enter_async_context(expose(mesh, spec, make_port, streams=load_streams(spec.streams), on_event=on_event))
         _settled()
-        await told.wait()
-    if watching is not None:
-        watching.cancel()
+        await stop.wait()
     return 0
 
 
@@ -126,7 +132,7 @@ async def _connect(options: argparse.Namespace) -> int:
     from mesh import Mesh
 
     signals = _told()
-    async with contextlib.AsyncExitStack() as stack:
+    async with AsyncExitStack() as stack:
         mesh = await stack.enter_async_context(Mesh(settings=settings))
         port = StdioHost()
         links = await stack.enter_async_context(Links(mesh))
@@ -225,12 +231,12 @@ def _told() -> asyncio.Event:
     return told
 
 
-async def _end_of_stdin(told: asyncio.Event) -> None:
+async def _end_of_stdin(stop: "Stop") -> None:
     reader = asyncio.StreamReader(limit=2**16)
     await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
     while await reader.read(2**16):
         pass
-    told.set()
+    stop.ask()
 
 
 COMMANDS = {"serve": _serve, "connect": _connect, "http": _http}

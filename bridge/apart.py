@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import json
-import os
 import signal
 import sys
 from collections.abc import Callable
@@ -23,7 +22,7 @@ async def run_apart(spec: AgentSpec, settings: Settings, note: Callable[[str, st
         *serve_command(spec, credentials),
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
-        env=environment(spec, settings),
+        env=environment(spec, settings, credentials),
         cwd=spec.cwd,
         start_new_session=True,
     )
@@ -55,14 +54,10 @@ def serve_command(spec: AgentSpec, credentials: Path | None) -> list[str]:
     return [*command, "--credentials", str(credentials.absolute())] if credentials else command
 
 
-def environment(spec: AgentSpec, settings: Settings) -> dict[str, str]:
-    """Its variables. Where the broker is stands here, not on the command line, which every user of the machine can read: an address may
-    hold a password."""
-    env = {**os.environ, **spec.env, "MESH_PREFIX": settings.prefix, "MESH_BROKER": settings.broker_url()}
-    if (tls := settings.broker_tls()) is not None:
-        files = {"MESH_CA": tls.ca, "MESH_CLIENT_CERT": tls.cert}
-        env |= {name: str(file.absolute()) for name, file in files.items() if file is not None}
-    return env
+def environment(spec: AgentSpec, settings: Settings, credentials: Path | None) -> dict[str, str]:
+    """Its variables: those of the agent, and what its entry says. Where the broker is stands here, not on the command line, which every
+    user of the machine can read: an address may hold a password, and the bridge in that process needs it."""
+    return {**settings.environment(credentials), "MESH_BROKER": settings.broker_url(), **spec.env}
 
 
 async def _end(process: asyncio.subprocess.Process) -> None:

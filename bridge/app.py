@@ -10,8 +10,9 @@ import importlib
 import os
 import random
 import sys
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -182,8 +183,8 @@ def load_python(path: str) -> Any:
 
 
 @asynccontextmanager
-async def port_factory(spec: AgentSpec) -> AsyncIterator[PortFactory]:
-    """The way to the server that `spec` names."""
+async def port_factory(spec: AgentSpec, environment: Mapping[str, str] | None = None) -> AsyncIterator[PortFactory]:
+    """The way to the server that `spec` names. A child has this environment, None: ours, and what `spec` says."""
     if spec.python:
         from bridge.ports.local import LocalServer
 
@@ -196,8 +197,8 @@ async def port_factory(spec: AgentSpec) -> AsyncIterator[PortFactory]:
         async with remote(spec.name, spec.url, spec.speaks, spec.headers, tls=tls) as server:
             yield server.port
     else:
-        argv = spec.argv()
-        yield lambda: ChildPort(spec.name, argv, env=spec.env, cwd=spec.cwd)
+        argv, env = spec.argv(), {**(os.environ if environment is None else environment), **spec.env}
+        yield lambda: ChildPort(spec.name, argv, env=env, cwd=spec.cwd)
 
 
 class Host:
@@ -225,8 +226,9 @@ class Host:
         """Keep all agents on the mesh until cancelled."""
         async with asyncio.TaskGroup() as group:
             for agent in self._agents:
-                keep = self._keep_process(agent) if agent.python else self._keep_bridge(agent, heart)
-                group.create_task(self._keep(agent.name, keep), name=f"bridge of {agent.name}")
+                settings = self._settings.model_copy(update={"name": agent.name})
+                attempt = partial(run_apart, agent, settings, self.note) if agent.python else partial(self._bridge, agent, settings, heart)
+                group.create_task(self._keep(agent.name, attempt), name=f"bridge of {agent.name}")
 
     async def wait_tried(self) -> None:
         await asyncio.gather(*(event.wait() for event in self._tried.values()))
@@ -242,39 +244,36 @@ class Host:
             self._all_ready.set()
         self._on_event(kind, agent, detail)
 
-    async def _keep(self, name: str, attempts: AsyncIterator[str]) -> None:
-        """Each item of `attempts` is a failed attempt; try again, later and later, and soon again after a long good run."""
-        delay, since = FIRST_DELAY, clock.monotonic()
-        async for problem in attempts:
+    async def _keep(self, name: str, attempt: Callable[[], Awaitable[str]]) -> None:
+        """Try again whenever an attempt ends, later and later, and soon again after a long good run. An attempt says, or raises, how it
+        ended: one agent that fails, whatever its reason is, ends no other."""
+        delay = FIRST_DELAY
+        while True:
+            since = clock.monotonic()
+            self.note("starting", name, "")
+            try:
+                problem = await attempt()
+            except (MeshError, TimeoutError) as error:
+                hint = f" ({error.hint})" if isinstance(error, MeshError) and error.hint else ""
+                problem = f"{str(error) or type(error).__name__}{hint}"
+            except Exception as error:  # a mistake of ours
+                _log.exception("the bridge failed", agent=name)
+                problem = f"{type(error).__name__}: {error}"
             self.note("failed", name, problem)
             if clock.monotonic() - since > LAST_DELAY:
                 delay = FIRST_DELAY
-            since = clock.monotonic()
             await asyncio.sleep(delay * random.uniform(0.5, 1.0))
             delay = min(LAST_DELAY, delay * 2)
 
-    async def _keep_bridge(self, spec: AgentSpec, heart: Heart) -> AsyncIterator[str]:
-        settings = self._settings.model_copy(update={"name": spec.name})
-        while True:
-            self.note("starting", spec.name, "")
-            try:
-                async with (
-                    port_factory(spec) as make_port,
-                    Mesh(settings=settings, heart=heart, roles=("agent", *spec.roles)) as mesh,
-                    expose(mesh, spec, make_port, on_event=self.note),
-                ):
-                    await asyncio.Event().wait()
-            except (MeshError, TimeoutError) as problem:
-                hint = f" ({problem.hint})" if isinstance(problem, MeshError) and problem.hint else ""
-                yield f"{str(problem) or type(problem).__name__}{hint}"
-            except Exception as problem:  # a mistake of ours in one bridge must not end the others
-                _log.exception("the bridge failed", agent=spec.name)
-                yield f"{type(problem).__name__}: {problem}"
-
-    async def _keep_process(self, spec: AgentSpec) -> AsyncIterator[str]:
-        while True:
-            self.note("starting", spec.name, "")
-            yield await run_apart(spec, self._settings, self.note)
+    async def _bridge(self, spec: AgentSpec, settings: Settings, heart: Heart) -> str:
+        """Keep one on the mesh until it fails."""
+        async with (
+            Mesh(settings=settings, heart=heart, roles=("agent", *spec.roles)) as mesh,
+            port_factory(spec, mesh.environment()) as make_port,
+            expose(mesh, spec, make_port, on_event=self.note),
+        ):
+            await asyncio.Event().wait()
+        return "it has ended"
 
 
 @asynccontextmanager

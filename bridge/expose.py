@@ -47,6 +47,8 @@ STEADY: Final = 30.0
 MOST_WAITING: Final = 1_000
 """Calls that wait while the server is being started."""
 
+_LOOK: Final = "run its command by hand and look at what it writes"
+
 _log = structlog.get_logger("bridge")
 
 
@@ -165,30 +167,34 @@ class Exposed:
         return facts
 
     async def _reach(self) -> tuple[Channel, Facts]:
+        """A server, and what it says of itself. Raises ServerUnreachable."""
+        try:
+            async with asyncio.timeout(START_SECONDS):
+                return await self._reach_in_an_era()
+        except TimeoutError:
+            raise ServerUnreachable(f"{self.agent}: the server does not answer within {START_SECONDS:g} s", hint=_LOOK) from None
+
+    async def _reach_in_an_era(self) -> tuple[Channel, Facts]:
         """Whatever goes wrong, no server is left behind: also when the time is up or the bridge ends, which are cancellations here."""
-        async with asyncio.timeout(START_SECONDS):
-            channel = await self._new_channel()
-            try:
-                return channel, await ask(channel)
-            except (CallError, TimeoutError) as problem:
-                await channel.close("it did not answer")
-                if isinstance(problem, RemoteError) and problem.rpc_code == control.MESH_ERROR:
-                    raise ServerUnreachable(f"{self.agent}: {problem.message}") from None
-            except BaseException:
-                await channel.close("it was not waited for")
-                raise
-            channel = await self._new_channel()
-            try:
-                return channel, await ask_by_handshake(channel)
-            except (CallError, TimeoutError) as problem:
-                await channel.close("it did not answer")
-                raise ServerUnreachable(
-                    f"{self.agent}: the server does not answer as an MCP server: {problem}",
-                    hint="run its command by hand and look at what it writes",
-                ) from None
-            except BaseException:
-                await channel.close("it was not waited for")
-                raise
+        channel = await self._new_channel()
+        try:
+            return channel, await ask(channel)
+        except (CallError, TimeoutError) as problem:
+            await channel.close("it did not answer")
+            if isinstance(problem, RemoteError) and problem.rpc_code == control.MESH_ERROR:
+                raise ServerUnreachable(f"{self.agent}: {problem.message}") from None
+        except BaseException:
+            await channel.close("it was not waited for")
+            raise
+        channel = await self._new_channel()
+        try:
+            return channel, await ask_by_handshake(channel)
+        except (CallError, TimeoutError) as problem:
+            await channel.close("it did not answer")
+            raise ServerUnreachable(f"{self.agent}: the server does not answer as an MCP server: {problem}", hint=_LOOK) from None
+        except BaseException:
+            await channel.close("it was not waited for")
+            raise
 
     async def _new_channel(self) -> Channel:
         def on_end(_: str) -> None:

@@ -269,6 +269,10 @@ class Mesh:
         """A live copy of who is there: `async with mesh.directory() as directory`."""
         return Directory(JetStream(self.connection), self.subjects, self.readers.of_bucket, on_change)
 
+    def environment(self) -> dict[str, str]:
+        """The environment for a process that is to be this participant, as `Settings.environment`."""
+        return self.settings.environment(self._credentials)
+
     async def _open_connection(self) -> Connection:
         url, tls = self.settings.broker_url(), self.settings.broker_tls()
         self._credentials: Path | None = self.settings.credentials or await find_credentials(

@@ -15,12 +15,15 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from mesh.crypto.creds import read_credentials
 from mesh.errors import BrokerUnavailable, ConfigError
-from mesh.link.address import is_secure
+from mesh.link.address import is_secure, without_userinfo
 from mesh.link.tls import ClientTls
 from mesh.subjects import unescape
 
 STATE_DIR: Final = Path(".mesh")
 RUNTIME_FILE: Final = "mesh.json"
+
+_WHOSE: Final = frozenset(f"MESH_{each}" for each in ("BROKER", "STATE_DIR", "NAME", "PREFIX", "CREDENTIALS", "CA", "CLIENT_CERT", "TOKEN"))
+"""Variables that say who somebody is, and where."""
 
 
 def installed_version() -> str:
@@ -67,6 +70,16 @@ class Settings(BaseSettings):
             ca = own
         return ClientTls(ca, cert) if ca or cert else None
 
+    def environment(self, credentials: Path | None) -> dict[str, str]:
+        """The environment for a process that is to be this participant, whose credentials are in that file: ours, but a plain `Mesh()`
+        there is this participant. It leads to nothing of others: no state directory, where the credentials of all are, no token, no
+        password in the broker's address. Raises as `broker_url`."""
+        tls = self.broker_tls() or ClientTls()
+        files = {"MESH_CREDENTIALS": credentials, "MESH_CA": tls.ca, "MESH_CLIENT_CERT": tls.cert}
+        said = {"MESH_NAME": self.name, "MESH_PREFIX": self.prefix, "MESH_BROKER": without_userinfo(self.broker_url())}
+        said |= {variable: str(file.absolute()) for variable, file in files.items() if file is not None}
+        return {variable: value for variable, value in os.environ.items() if variable.upper() not in _WHOSE} | said
+
 
 def _path(said: Any) -> Path | None:
     return Path(said) if isinstance(said, str) else None
@@ -75,11 +88,13 @@ def _path(said: Any) -> Path | None:
 def make_settings(usually: str | None = None, /, **given: Any) -> Settings:
     """Settings from arguments (None: not given) and the environment. Raises ConfigError that names the setting.
 
-    Where no name is given it is the one in the credentials, then `usually`, then the default.
+    Where no name is given it is the one in the credentials, then `usually`, then the default. Credentials that are given as an argument
+    say the name before the environment does.
     """
     try:
-        settings = Settings(**{key: value for key, value in given.items() if value is not None})
-        if "name" in settings.model_fields_set:
+        given = {key: value for key, value in given.items() if value is not None}
+        settings = Settings(**given)
+        if "name" in given or ("name" in settings.model_fields_set and "credentials" not in given):
             return settings
         if settings.credentials is not None:
             usually = unescape(read_credentials(settings.credentials).name)

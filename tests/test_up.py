@@ -103,6 +103,27 @@ async def test_an_agent_that_does_not_start_disturbs_no_other(tmp_path: Path) ->
         assert not any(each["event"] == "ready" for each in running.said)
 
 
+async def test_an_agent_that_was_revoked_disturbs_no_other(tmp_path: Path) -> None:
+    """Neither one whose process asks for its credentials nor one whose bridge does."""
+    agents_file(tmp_path, good=NOTES, code={"python": "examples.notes:server"}, child=NOTES)
+    assert (await mesh("auth", "init", "--state-dir", tmp_path / "state", cwd=tmp_path)).code == 0
+    for name in ("code", "child"):
+        for words in (("issue", name, "--role", "agent"), ("revoke", name)):
+            assert (await mesh("auth", *words, "--state-dir", tmp_path / "state", cwd=tmp_path)).code == 0
+    async with up(tmp_path) as running:
+        for name in ("code", "child"):
+            failed = {"agent": name, "state": "failed"}
+            if not any(failed.items() <= each.items() for each in running.said):
+                await running.until("agent", **failed)
+            detail = next(each["detail"] for each in running.said if failed.items() <= each.items())
+            assert detail == f"{name} was revoked (`mesh auth issue {name}` lets it in again, with a new key.)"
+        if not any(each.get("agent") == "good" and each["state"] == "ready" for each in running.said):
+            await running.until("agent", agent="good", state="ready")
+        assert (await running.mesh("auth", "issue", "code")).code == 0
+        await running.until("agent", agent="code", state="ready")
+        assert await running.end() == 0
+
+
 async def test_a_broker_that_dies_comes_back_and_the_mesh_with_it(tmp_path: Path) -> None:
     agents_file(tmp_path, notes=NOTES)
     async with up(tmp_path) as running:

@@ -39,14 +39,14 @@ _log = structlog.get_logger("bridge.child")
 
 
 class ChildPort:
-    """One child process. `command` is not given to a shell."""
+    """One child process. `command` is not given to a shell; `env` is its whole environment, None: ours."""
 
     def __init__(self, name: str, command: Sequence[str], *, env: Mapping[str, str] | None = None, cwd: Path | None = None) -> None:
         self.name = name
         self.garbage = 0
         """Lines that were no message."""
         self._command = list(command)
-        self._env = {**os.environ, **env} if env else None
+        self._env = env
         self._cwd = cwd
         self._transport: asyncio.SubprocessTransport | None = None
         self._stdin: asyncio.WriteTransport | None = None

@@ -1,6 +1,6 @@
-"""How `mesh up` ends: once asked in order, asked again at once.
+"""How `mesh up` and `mesh-bridge serve` end: once asked in order, asked again at once.
 
-SIGINT (Ctrl-C), SIGTERM and SIGHUP (the terminal is closed) all ask for the same. While the mesh starts, being asked cancels the
+SIGINT (Ctrl-C), SIGTERM and SIGHUP (the terminal is closed) all ask for the same. While it starts, being asked cancels the
 start, and what has been started by then ends in order too. A second signal means that somebody does not want to wait: all
 children are killed, none is left behind, and the process is gone.
 """
@@ -26,8 +26,10 @@ class Stop:
     `async with stop.listening()` goes around everything, `await stop.wait()` inside, when all has started.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, patient: bool = False) -> None:
+        """`patient`: being asked again changes nothing. A parent process may ask in more than one way, and kills by itself."""
         self.asked = asyncio.Event()
+        self._patient = patient
         self._cancels: asyncio.Task[Any] | None = None
 
     @asynccontextmanager
@@ -51,12 +53,15 @@ class Stop:
         self._cancels = None
         await self.asked.wait()
 
-    def _on_signal(self) -> None:
-        if self.asked.is_set():
-            force()
-        self.asked.set()
-        if self._cancels is not None:
+    def ask(self) -> None:
+        if self._cancels is not None and not self.asked.is_set():
             self._cancels.cancel()
+        self.asked.set()
+
+    def _on_signal(self) -> None:
+        if self.asked.is_set() and not self._patient:
+            force()
+        self.ask()
 
 
 def force() -> None:
