@@ -43,7 +43,7 @@ async def say(url, path):
             print("ready", flush=True)
             while stream.sent < 30_000:
                 await stream.send(stream.sent + 1)
-            await stream.end()
+            stream.end()
             async for _ in stream:
                 pass
             print("done", flush=True)
@@ -119,7 +119,7 @@ async def test_nothing_is_lost_or_doubled_when_either_side_is_cut_off(plane: str
             async def say() -> None:
                 for message in said:
                     await stream.send(message)
-                await stream.end()
+                stream.end()
 
             saying = asyncio.create_task(say())
             cut = {"opener": mesh, "server": server}[who]

@@ -41,7 +41,7 @@ async def test_both_ways_to_the_end_and_nothing_is_left(plane: str) -> None:
         async with await mesh.create_stream("d-echo", "echo", durable=True) as stream:
             for message in said:
                 await stream.send(message)
-            await stream.end()
+            stream.end()
             assert [message async for message in stream] == said
         async with asyncio.timeout(10):
             while await left(looking) != (0, 0):  # noqa: ASYNC110
@@ -68,7 +68,7 @@ async def test_errors_and_cancelling(plane: str) -> None:
             with pytest.raises(RemoteError, match="no further"):
                 await stream.receive()
         async with await mesh.streams.open_durable("d-fails", "waits") as stream:
-            await stream.cancel("not wanted")
+            stream.cancel("not wanted")
             await until(lambda: reasons)
         assert "not wanted" in str(reasons[0])
 
@@ -89,7 +89,7 @@ async def test_a_full_queue_holds_the_sender_up(plane: str, monkeypatch: pytest.
         async def flood() -> None:
             for number in range(most + 50):
                 await stream.send(number)
-            await stream.end()
+            stream.end()
 
         flooding = asyncio.create_task(flood())
         await until(lambda: stream.sent == most)
@@ -106,12 +106,12 @@ async def test_who_goes_on_takes_over_and_the_one_before_is_told(plane: str, mon
     async with two(plane, "d-over", echo=echo) as (_, mesh), await mesh.streams.open_durable("d-over", "echo", id="over") as first:
         await first.send("one")
         assert await first.receive() == "one"
-        async with await mesh.streams.open_durable("d-over", "echo", id="over", sent=1, taken=1) as second:
+        async with await mesh.streams.open_durable("d-over", "echo", id="over", taken=1) as second:
             await second.send("two")
             assert await second.receive() == "two"
             with pytest.raises(StreamLost, match="goes on"):
                 await first.receive()
-            await second.end()
+            second.end()
             with pytest.raises(StopAsyncIteration):
                 await anext(second)
 
@@ -126,7 +126,7 @@ async def test_a_reading_that_is_given_up_loses_nothing(plane: str) -> None:
             with suppress(TimeoutError):
                 async with asyncio.timeout(0.001):
                     await stream.send(-1 - number)  # taken up, or not at all
-        await stream.end()
+        stream.end()
         heard = [message async for message in stream]
         assert [message for message in heard if message >= 0] == list(range(50))
         assert len(set(heard)) == len(heard)
@@ -154,7 +154,7 @@ async def test_who_goes_on_is_told_how_far_it_was(plane: str) -> None:
         async with await mesh.create_stream("d-far", "waits", **known, taken=8) as stream:
             assert stream.sent == 8
             await stream.send(9)
-            await stream.end()
+            stream.end()
             assert [message async for message in stream] == [9]
 
 

@@ -3,22 +3,32 @@
 import asyncio
 import secrets
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from functools import partial
 from typing import Any, Final, Self, TypedDict, Unpack
 
 from mesh import clock
 from mesh.background import end_tasks
 from mesh.delivery import Participant
-from mesh.errors import ConfigError, MalformedMessage, StreamRefused
+from mesh.errors import ConfigError, MalformedMessage, MeshError, StreamLost, StreamRefused
 from mesh.link.call import Handler
 from mesh.policy.stream_flow import IDLE, WINDOW, WINDOW_BYTES, Flow
-from mesh.streams.durable import DurableStream
+from mesh.streams.durable import LEAVE_SECONDS, DurableStream
 from mesh.streams.ends import Ends
 from mesh.streams.serving import Serving, StreamHandler
 from mesh.streams.stream import Stream
 from mesh.subjects import CONTROL_PLANE
-from mesh.wire.stream import LARGEST_WINDOW, LARGEST_WINDOW_BYTES, LONGEST_ID, LONGEST_IDLE, OPEN, StreamAsked, StreamGranted, read_granted
+from mesh.wire.stream import (
+    LARGEST_WINDOW,
+    LARGEST_WINDOW_BYTES,
+    LONGEST_ID,
+    LONGEST_IDLE,
+    OPEN,
+    Mark,
+    StreamAsked,
+    StreamGranted,
+    read_granted,
+)
 
 OPEN_SECONDS: Final = 10.0
 
@@ -41,7 +51,6 @@ class DurableOptions(TypedDict, total=False):
 
     id: str | None
     content: Any
-    sent: int | None
     taken: int
     timeout: float
 
@@ -126,23 +135,35 @@ class Streams:
         *,
         id: str | None = None,
         content: Any = None,
-        sent: int | None = None,
         taken: int = 0,
         timeout: float = OPEN_SECONDS,
     ) -> DurableStream:
-        """Open a durable stream to an agent, or go on with the one of that `id`, which both ends may have left in any way.
+        """Open a durable stream to an agent, or go on with ours of that `id`, which both ends may have left in any way, for up to a week.
 
-        Who goes on finds in the stream's `sent` how many of its messages the broker has had. That is known while something lies there, or
-        the one who reads it lives; where all was read and both ends were away it is 0, unless it is given as `sent`. To say a message again
-        under its number does no harm. `taken`: the number of the last message that this end is done with. A stream to a role stays with the
-        member who took it (`peer`), and that one is asked to go on. Raises as `open`.
+        Who goes on says what follows the stream's `sent`: so many of its messages the broker has had. It reads from the first one that it
+        had not asked to follow, so up to a window of messages may come again, unless it says how many it is done with: `taken`, which the
+        stream counts as it is read. A stream to a role stays with the member who took it (`peer`), who is the one to name.
+
+        Raises StreamRefused where that stream is over, or one with somebody else; StreamLost where less was said to us than was `taken`:
+        the broker has forgotten it, or it is another one. And as `open`.
         """
-        if not type or (sent or 0) < 0 or taken < 0 or (id is not None and not 0 < len(id) <= LONGEST_ID):
-            raise ConfigError(f"a durable stream needs a type, counts from 0, and has an id of up to {LONGEST_ID} characters")
+        if not type or taken < 0 or (id is None and taken) or (id is not None and not 0 < len(id) <= LONGEST_ID):
+            raise ConfigError(f"a durable stream needs a type, has an id of up to {LONGEST_ID} characters, and taken counts that one's")
         await self.ends.open()
         stream_id = id or secrets.token_hex(16)
 
-        async def serve(by: str, said: int) -> StreamGranted:
+        async def known(peer: str) -> tuple[Mark, Mark]:
+            """How far we are, and how far they are."""
+            asked = {"with": peer, "stream": stream_id}
+            answer = await self._ask(CONTROL_PLANE, "mesh/flow", asked, timeout=timeout)
+            if other := answer.get("other"):
+                raise StreamRefused(
+                    f"the stream {stream_id!r} is one with {other!r}, not with {peer!r}",
+                    hint=f"go on with it by that name: {other!r}; or open another one, with another id or none",
+                )
+            return Mark(**answer["said"]), Mark(**answer["heard"])
+
+        async def serve(by: str, heard: Mark) -> StreamGranted:
             asked = StreamAsked(
                 type=type,
                 stream=stream_id,
@@ -151,40 +172,50 @@ class Streams:
                 window_bytes=WINDOW_BYTES,
                 idle=IDLE,
                 durable=True,
-                sent=said,
+                sent=heard.last,
+                ended=heard.ended,
                 content=content,
             )
             return read_granted(await self._ask(by, OPEN, asked.params(), timeout=timeout))
 
-        async def stored(way: str, peer: str) -> int:
-            asked = {way: peer, "stream": stream_id, "stored": True}
-            return int((await self._ask(CONTROL_PLANE, "mesh/flow", asked, timeout=timeout))["stored"])
-
-        said = taken if id is None else max(taken, await stored("from", to))
-        granted = await serve(to, said)
-        peer = granted.agent
-        if sent is None:
-            # The queue first: where it is empty, who reads it has taken all of it by the time that he is asked.
-            sent = 0 if id is None else await stored("to", peer) or (await serve(peer, said)).taken
-        stream = self._durable(stream_id, peer, type, content, sent=sent, taken=taken)
+        said, heard = (Mark(), Mark()) if id is None else await known(to)
+        if said.over or (heard.ended and not heard.unread):
+            raise StreamRefused(
+                f"the stream {stream_id!r} with {to!r} is over: nobody can go on with it", hint="open another one, with another id or none"
+            )
+        if taken > heard.last:
+            raise StreamLost(
+                f"{to!r} has said {heard.last} messages on the stream {stream_id!r} as far as the broker knows, and not {taken}",
+                hint="is it this agent, and this id? What is silent for a week is forgotten: then open another one",
+                stream=stream_id,
+            )
+        granted = None if _is_through(said, heard) else await serve(to, heard)
+        peer = to if granted is None else granted.agent
+        stream = self._durable(stream_id, peer, type, content, sent=said.last, ended=said.ended or heard.over, taken=taken)
 
         async def again() -> str:
-            return (await serve(peer, max(await stored("from", peer), stream.taken))).end
+            said, heard = await known(peer)
+            if _is_through(said, heard):
+                raise StreamRefused("what is left is to be read at the broker")
+            return (await serve(peer, heard)).end
 
         try:
             await stream.listen()
         except BaseException:
             if id is None:
-                await stream.give_up("its opener could not read it")
+                stream.cancel("its opener could not read it")
+                with suppress(MeshError):
+                    await stream.close(LEAVE_SECONDS)
             raise
-        keeping = asyncio.create_task(
-            stream.keep_served(again, lambda end: self._subjects.stream_frame(peer, end, self._name, stream_id), granted.end),
-            name=f"who serves {stream_id}",
-        )
-        stream.on_close = partial(end_tasks, keeping)
+        if granted is not None:
+            keeping = asyncio.create_task(
+                stream.keep_served(again, lambda end: self._subjects.stream_frame(peer, end, self._name, stream_id), granted.end),
+                name=f"who serves {stream_id}",
+            )
+            stream.on_close = partial(end_tasks, keeping)
         return stream
 
-    def _durable(self, id: str, peer: str, type: str, content: Any, *, sent: int = 0, taken: int = 0) -> DurableStream:
+    def _durable(self, id: str, peer: str, type: str, content: Any, *, sent: int = 0, ended: bool = False, taken: int = 0) -> DurableStream:
         return DurableStream(
             self._connection,
             self._subjects,
@@ -196,6 +227,7 @@ class Streams:
             type=type,
             content=content,
             sent=sent,
+            ended=ended,
             taken=taken,
         )
 
@@ -227,3 +259,8 @@ class Streams:
             yield serving
         finally:
             await serving.close()
+
+
+def _is_through(said: Mark, heard: Mark) -> bool:
+    """Whether who served a durable stream is through with it, in both directions."""
+    return heard.over or (heard.ended and said.ended and not said.unread)

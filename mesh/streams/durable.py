@@ -1,15 +1,17 @@
 """A durable stream: each direction is a queue at the broker, which outlives both ends.
 
 What is said together is one message of the queue (`mesh.streams.outflow`), on `flow.{to}.{from}.{stream}`; a queue that is full holds the
-sender up. It is acknowledged when its reader asks for what follows it, so a reader that dies gets it again: up to a window of messages,
-where that much was written at once. Messages are numbered from 1, and numbers make each come once: to a reader that lives, and to one that
-has noted how far it was (`taken`).
+sender up. It is acknowledged when its reader has asked for what follows it, and the broker has what the reader said until then: so a
+reader that dies gets it again, up to a window of messages where that much was written at once, and no answer is lost. Messages are numbered
+from 1, and numbers make each come once: to a reader that lives, and to one that has noted how far it was (`taken`).
 
-A sender that goes on begins where the broker's queue ends, or where the reader is that has emptied it. So each end asks: the opener the
-control plane and the one who serves, and who serves is told with `streams/open`.
+Each message says in a header how far its direction is. The broker copies the headers to MARKS, where the last ones stay when the queue was
+read. So who opens the stream again asks the control plane how far both directions are, and tells the one who serves.
 
-Who opened the stream sees to it that it is served: as long as the server's process is gone, it is asked for again. Where a role was asked,
-the stream stays with the member who took it.
+The end of a direction stays in its queue until its reader has ended too: who is killed between the two, reads it again.
+
+Who opened the stream sees to it that it is served: as long as the server's process is gone, it is asked for again, until it has ended its
+direction and read the other, or its handler has returned. Where a role was asked, the stream stays with the member who took it.
 """
 
 import asyncio
@@ -18,7 +20,7 @@ from contextlib import suppress
 from typing import Any, Final, Self
 
 from mesh.delivery import Store
-from mesh.errors import CallError, ConfigError, MalformedMessage, MeshError, NoResponders, StreamCancelled, StreamLost, TooLarge
+from mesh.errors import CallError, MalformedMessage, MeshError, NoResponders, StreamCancelled, StreamLost, TooLarge
 from mesh.link.connection import Connection
 from mesh.policy.stream_flow import OVERHEAD, Item, Kind
 from mesh.streams.inflow import Inflow
@@ -45,7 +47,8 @@ Ask = Callable[..., Awaitable[dict[str, Any]]]
 
 
 class DurableStream:
-    """One end. As `Stream`, but that `end`, `fail` and `cancel` are awaited: the broker has to have them."""
+    """One end. As `Stream`; what was said, an end or a cancellation too, is safe once `stored` has returned, or the `async with` has ended
+    without an error. Left by an exception it is not cancelled: somebody goes on with its id."""
 
     def __init__(
         self,
@@ -60,6 +63,7 @@ class DurableStream:
         type: str,
         content: Any,
         sent: int = 0,
+        ended: bool = False,
         taken: int = 0,
     ) -> None:
         self.id = id
@@ -69,8 +73,8 @@ class DurableStream:
         self.on_close: Callable[[], Awaitable[None]] | None = None
         self._connection = connection
         self._ask = ask
-        self._out = Outflow(store, subjects.flow(peer, me, id), f"stream {peer}", sent=sent)
-        self._in = Inflow(connection, id, subjects.flow(me, peer, id), self._consumer, taken=taken)
+        self._out = Outflow(store, subjects.flow(peer, me, id), f"stream {peer}", sent=sent, ended=ended)
+        self._in = Inflow(connection, id, subjects.flow(me, peer, id), self._consumer, self._out.when_stored, taken=taken)
         self._read_end: RemoteEnd | None = None
 
     async def __aenter__(self) -> Self:
@@ -85,7 +89,7 @@ class DurableStream:
 
     @property
     def sent(self) -> int:
-        """Messages that this end has said, those before a restart among them: where to go on. The broker has them all after `stored`."""
+        """How many messages this end has said, before a restart too: where to go on. The broker has them all after `stored`."""
         return self._out.sent
 
     @property
@@ -123,36 +127,32 @@ class DurableStream:
         """Wait until the broker has all that was said: then it outlives us. Raises as `send`."""
         await self._out.stored()
 
-    async def end(self) -> None:
-        """Half close: we say nothing more. Returns once the broker has it."""
-        await self._out.say(Item(Kind.END, b""))
-        await self._out.stored()
+    def end(self) -> None:
+        """Half close: we say nothing more. What the other end says can still be read."""
+        self._out.end(Item(Kind.END, b""))
 
-    async def fail(self, message: str, data: Any = None) -> None:
-        """As `end`, and tell why."""
-        await self._out.say(Item(Kind.ERROR, encode_error(message, data)))
-        await self._out.stored()
+    def fail(self, message: str, data: Any = None) -> None:
+        """As `end`, and tell why: the other end's reading raises RemoteError with `message` and `data`, after all that was said before."""
+        self._out.end(Item(Kind.ERROR, encode_error(message, data)))
 
-    async def cancel(self, reason: str = "") -> None:
-        """End our direction with StreamCancelled for the other end, and throw away what it has said. Raises StreamLost where the
-        queue is so full that it cannot be told."""
-        try:
-            async with asyncio.timeout(DRAIN_SECONDS):
-                with suppress(ConfigError):
-                    await self.fail(reason, {"mesh": StreamCancelled.code})
-        except TimeoutError:
-            raise StreamLost(f"{self.peer!r} does not read, and so is not told that the stream is cancelled", stream=self.id) from None
-        finally:
-            self._read_end = self._read_end or RemoteEnd(None)
-            await self._forget()
+    def cancel(self, reason: str = "") -> None:
+        """End both directions: the other end gets StreamCancelled with `reason` after what was said before, and so does who reads here.
+        What it has said is thrown away. Nobody can go on with it."""
+        if not self.over:
+            self._out.over = True
+            self.fail(reason, {"mesh": StreamCancelled.code})
+            cancelled = StreamCancelled(f"the stream with {self.peer!r} is over: {reason or StreamCancelled.code}", stream=self.id)
+            self._read_end = self._read_end or RemoteEnd(cancelled)
+            self._in.stop()
 
-    async def give_up(self, reason: str) -> None:
-        """As `cancel`, for a stream that nobody will go on with: within `LEAVE_SECONDS`, and whether or not the other end can be told."""
-        with suppress(MeshError, TimeoutError):
-            async with asyncio.timeout(LEAVE_SECONDS):
-                await self.cancel(reason)
-        with suppress(MeshError):
-            await self.close(0)
+    def served(self, problem: str = "") -> None:
+        """The handler has ended: with it our direction, and nothing is read any more."""
+        self._out.over = True
+        if problem:
+            self.fail(problem)
+        else:
+            self.end()
+        self._read_end = self._read_end or RemoteEnd(None)
 
     async def close(self, timeout: float = DRAIN_SECONDS) -> None:
         """Leave: what is at the broker stays there, for whoever goes on with the stream's id. Raises StreamLost where the broker does not
@@ -162,6 +162,8 @@ class DurableStream:
             await on_close()
         try:
             await self._out.close(timeout)
+            if self.over:
+                await self._forget()
         finally:
             await self._in.close()
 
@@ -174,12 +176,16 @@ class DurableStream:
 
     async def __anext__(self) -> Any:
         if self._read_end is None:
-            item = await self._in.next()
-            if item.kind not in (Kind.END, Kind.ERROR):
-                return decode(item)
-            self._read_end = RemoteEnd(self._error(item.body) if item.kind is Kind.ERROR else None)
-            await self._in.done()
-            await self._forget()
+            try:
+                item = await self._in.next()
+            except StreamLost:
+                if self._read_end is None:  # not cancelled by us
+                    raise
+            else:
+                if item.kind not in (Kind.END, Kind.ERROR):
+                    return decode(item)
+                self._read_end = RemoteEnd(self._error(item.body) if item.kind is Kind.ERROR else None)
+                await self._in.close()
         if self._read_end.error is not None:
             raise self._read_end.error
         raise StopAsyncIteration

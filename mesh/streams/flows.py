@@ -10,16 +10,19 @@ its stream's `max_age`.
 import base64
 import hashlib
 import secrets
+from dataclasses import asdict
 from typing import Any, Final
 
 from mesh.errors import ApiError, Busy, MalformedMessage, TooLarge
 from mesh.link.jetstream import CONSUMER_NOT_FOUND, NO_MESSAGE, JetStream
 from mesh.link.reconcile import ensure
 from mesh.streams.messages import unpack
+from mesh.subjects import Mark as Named
 from mesh.subjects import Subjects
-from mesh.topology import STREAMS, ConsumerSpec
+from mesh.topology import MARKS, STREAMS, ConsumerSpec
 from mesh.wire.entries import LONGEST_FILTER
-from mesh.wire.reading import read_object, read_text
+from mesh.wire.reading import read_headers, read_object, read_text
+from mesh.wire.stream import MARK_HEADER, Mark
 
 MOST_FLOWS: Final = 200
 """Durable streams that one name receives at once: of 20,000 consumers it leaves the others some."""
@@ -40,14 +43,12 @@ class Flows:
 
     async def answer(self, caller: str, params: bytes) -> dict[str, Any]:
         """`{"from", "stream", "end"?}`: `{"consumer": NAME}`; with `end` the direction is over, and what lies there goes.
-        `{"from" | "to", "stream", "stored": true}`: `{"stored": N}`, the number of the last message that lies there; 0 where none does.
-        Raises MalformedMessage, TooLarge, Busy."""
+        `{"with", "stream"}`: `{"said": MARK, "heard": MARK, "other"?}`, how far both directions are; `other` is with whom else the asker
+        has said something on a stream of this id that goes on. Raises MalformedMessage, TooLarge, Busy."""
         asked = read_object(params, "a durable stream")
         stream = read_text(asked, "stream", params, "a durable stream")
-        if asked.get("stored") is True:
-            ours = "to" in asked
-            other = read_text(asked, "to" if ours else "from", params, "a durable stream")
-            return {"stored": await self._stored(*((other, caller) if ours else (caller, other)), stream)}
+        if "with" in asked:
+            return await self._known(caller, read_text(asked, "with", params, "a durable stream"), stream)
         sender = read_text(asked, "from", params, "a durable stream")
         owner = _digest(caller)
         mark = f"{owner}-{_digest(sender, stream)}-"
@@ -73,20 +74,34 @@ class Flows:
                 await self._remove([each for each in await self._names() if each.startswith(mark)])
         raise AssertionError("unreachable")
 
-    async def _stored(self, to: str, sender: str, stream: str) -> int:
-        """What is no message, somebody had the broker say there; its reader would pass it over too, so it goes."""
-        while True:
+    async def _known(self, caller: str, other: str, stream: str) -> dict[str, Any]:
+        said = await self._mark(other, caller, stream)
+        known = {"said": asdict(said), "heard": asdict(await self._mark(caller, other, stream))}
+        last = None if said.last else await self._last(MARKS, self._subjects.marks_by(caller, stream))
+        if last is None or _mark(last).ended:
+            return known
+        named = self._subjects.parse(last["subject"])
+        return {**known, "other": named.to} if isinstance(named, Named) else known
+
+    async def _mark(self, to: str, sender: str, stream: str) -> Mark:
+        """What is no message of the queue, somebody had the broker say; its reader would pass it over too, so it goes."""
+        last = await self._last(MARKS, self._subjects.mark(to, sender, stream))  # first: what is stored from now on waits
+        while (waits := await self._last(STREAMS, self._subjects.flow(to, sender, stream))) is not None:
             try:
-                said = await self._js.api(f"STREAM.MSG.GET.{STREAMS}", {"last_by_subj": self._subjects.flow(to, sender, stream)})
-            except ApiError as error:
-                if error.err_code == NO_MESSAGE:
-                    return 0
-                raise
-            try:
-                first, items = unpack(base64.b64decode(said["message"].get("data", "")))
-                return first + len(items) - 1
+                unpack(base64.b64decode(waits.get("data", "")))
+                break
             except MalformedMessage:
-                await self._js.api(f"STREAM.MSG.DELETE.{STREAMS}", {"seq": said["message"]["seq"], "no_erase": True})
+                await self._js.api(f"STREAM.MSG.DELETE.{STREAMS}", {"seq": waits["seq"], "no_erase": True})
+        marks = [_mark(each, unread=waits is not None) for each in (last, waits) if each is not None]
+        return max(marks, key=lambda mark: mark.last, default=Mark())
+
+    async def _last(self, store: str, subject: str) -> dict[str, Any] | None:
+        try:
+            return dict((await self._js.api(f"STREAM.MSG.GET.{store}", {"last_by_subj": subject}))["message"])
+        except ApiError as error:
+            if error.err_code == NO_MESSAGE:
+                return None
+            raise
 
     async def _names(self) -> list[str]:
         names: list[str] = []
@@ -103,6 +118,10 @@ class Flows:
             except ApiError as error:
                 if error.err_code != CONSUMER_NOT_FOUND:
                     raise
+
+
+def _mark(message: dict[str, Any], *, unread: bool = False) -> Mark:
+    return Mark.of(read_headers(base64.b64decode(message.get("hdrs", ""))).get(MARK_HEADER, ""), unread=unread)
 
 
 def _digest(*words: str) -> str:

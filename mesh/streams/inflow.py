@@ -10,6 +10,7 @@ import random
 from collections import deque
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack, suppress
+from functools import partial
 from typing import Final
 
 import structlog
@@ -37,15 +38,26 @@ _log = structlog.get_logger("mesh.streams")
 
 
 class Inflow:
-    """`subject`: that of the direction; `ask`: for a consumer's name. `taken`: the number of the last message that was taken."""
+    """`subject`: that of the direction; `ask`: for a consumer's name; `when_stored`: does something once the broker has what was said in
+    the other direction, so that no message is done before its answer is safe. `taken`: the number of the last message that was taken."""
 
-    def __init__(self, connection: Connection, id: str, subject: str, ask: Callable[[], Awaitable[str]], *, taken: int = 0) -> None:
+    def __init__(
+        self,
+        connection: Connection,
+        id: str,
+        subject: str,
+        ask: Callable[[], Awaitable[str]],
+        when_stored: Callable[[Callable[[], None]], None],
+        *,
+        taken: int = 0,
+    ) -> None:
         self.taken = taken
         self.quiet_since = clock.monotonic()
         self._connection = connection
         self._id = id
         self._subject = subject
         self._ask = ask
+        self._when_stored = when_stored
         self._consumer = ""
         self._pulls: PullLoop | None = None
         self._stack = AsyncExitStack()
@@ -54,6 +66,9 @@ class Inflow:
         self._waiting: deque[tuple[int, Item, Message | None]] = deque()
         """Number, message, and what is to be acknowledged with it: the last one of those that were written together has that."""
         self._held: Message | None = None
+        self._done: dict[int, str] = {}
+        """What is to be acknowledged, by number: it may come again before it can be."""
+        self._waits: asyncio.Timeout | None = None
         self._closed = False
 
     async def listen(self) -> None:
@@ -64,28 +79,30 @@ class Inflow:
     async def next(self) -> Item:
         """The next message; the one before is acknowledged. It may be cancelled, and called again. Raises StreamLost, StreamIdle,
         Denied."""
-        await self.done()
+        held, self._held = self._held, None
+        self._acknowledge(self.taken, held)
         while True:
             while self._waiting:
                 number, item, whole = self._waiting.popleft()
                 if number > self.taken:
                     self.taken, self._held = number, whole
                     return item
-                await self._acknowledge(whole)
+                self._acknowledge(number, whole)
             await self._more()
 
     def touch(self) -> None:
         """The stream is in use: it is not quiet."""
         self.quiet_since = clock.monotonic()
 
-    async def done(self) -> None:
-        """Acknowledge what was taken."""
-        held, self._held = self._held, None
-        await self._acknowledge(held)
+    def stop(self) -> None:
+        """A reading that still waits raises StreamLost."""
+        self._closed = True
+        if self._waits is not None and not self._waits.expired():
+            self._waits.reschedule(0)
 
     async def close(self) -> None:
-        """What was not taken comes to whoever reads next. A reading that still waits raises StreamLost."""
-        self._closed = True
+        """As `stop`. What was not taken comes to whoever reads next."""
+        self.stop()
         await self._drop()
 
     async def _drop(self) -> None:
@@ -93,10 +110,16 @@ class Inflow:
         self._pulls, self._consumer = None, ""
         await stack.aclose()
 
-    async def _acknowledge(self, message: Message | None) -> None:
+    def _acknowledge(self, number: int, message: Message | None) -> None:
         if message is not None:
-            with suppress(BrokerUnavailable):  # then it comes again, and its number is known
-                await self._connection.publish(message.reply, b"+ACK")
+            known = number in self._done
+            self._done[number] = message.reply
+            if not known:
+                self._when_stored(partial(self._say_done, number))
+
+    def _say_done(self, number: int) -> None:
+        with suppress(BrokerUnavailable):  # then it comes again, and its number is known
+            self._connection.send(self._done.pop(number), b"+ACK")
 
     async def _more(self) -> None:
         if self._closed:
@@ -105,11 +128,13 @@ class Inflow:
             await self._begin()
         assert self._pulls is not None
         try:
-            async with asyncio.timeout(LOOK_SECONDS):
+            async with asyncio.timeout(LOOK_SECONDS) as self._waits:
                 messages = await self._pulls.take()
         except TimeoutError:
             await self._look()
             return
+        finally:
+            self._waits = None
         self.touch()
         for message in messages:
             number = parse_delivery(message.reply).consumer_seq
@@ -122,13 +147,15 @@ class Inflow:
 
     async def _begin(self) -> None:
         attempt = 0
-        while not self._consumer:
+        while not self._consumer and not self._closed:
             try:
                 await self.listen()
             except _PASSING as problem:
                 attempt += 1
                 _log.info("a durable stream cannot be read yet", stream=self._id, why=problem.message)
                 await asyncio.sleep(_AGAIN.wait(attempt, random.random()))
+        if self._closed:
+            raise StreamLost("this end was closed", stream=self._id)
         self._pulls = await self._stack.enter_async_context(PullLoop(self._connection, STREAMS, self._consumer, batch=BATCH))
 
     async def _look(self) -> None:

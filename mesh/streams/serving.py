@@ -3,13 +3,12 @@
 import asyncio
 import json
 from collections.abc import Awaitable, Callable, Mapping
-from contextlib import suppress
 from typing import Any, Final
 
 import structlog
 
 from mesh import clock
-from mesh.errors import Busy, ConfigError, MalformedMessage, MeshError, StreamIdle, StreamLost, StreamRefused
+from mesh.errors import Busy, MalformedMessage, MeshError, StreamIdle, StreamLost, StreamRefused
 from mesh.link.call import Call, Handler
 from mesh.policy.stream_flow import LEFT, WINDOW, WINDOW_BYTES, Flow
 from mesh.streams.durable import DurableStream
@@ -56,17 +55,16 @@ class Serving:
         self._window = window
         self._window_bytes = window_bytes
         self._tasks: dict[asyncio.Task[None], Stream] = {}
-        self._durable: dict[tuple[str, str], tuple[asyncio.Task[None], DurableStream]] = {}
+        self._durable: dict[tuple[str, str], asyncio.Task[None]] = {}
 
     async def close(self) -> None:
         """End what runs: the other ends are told that we leave."""
         for task, stream in self._tasks.items():
             stream.cancel("the one who serves it is being stopped")
             task.cancel()
-        durable = [task for task, _ in self._durable.values()]
-        for task in durable:
+        for task in self._durable.values():
             task.cancel()
-        if running := [*self._tasks, *durable]:
+        if running := [*self._tasks, *self._durable.values()]:
             await asyncio.wait(running, timeout=END_SECONDS)
 
     def on_call(self, call: Call) -> None:
@@ -100,7 +98,8 @@ class Serving:
                 types = ", ".join(sorted(self._handlers)) or "none"
                 raise StreamRefused(f"{self._ends.me!r} serves no streams of type {asked.type!r}", hint=f"the types it serves: {types}")
             if asked.durable:
-                self._grant(call, asked.window, asked.window_bytes, self._take_durable(call, asked, handler))
+                self._take_durable(call, asked, handler)
+                self._grant(call, asked.window, asked.window_bytes)
                 return
             stream = self._take(call, asked)
         except (ValueError, RecursionError, MalformedMessage) as problem:
@@ -114,37 +113,35 @@ class Serving:
         self._tasks[task] = stream
         task.add_done_callback(lambda done: self._tasks.pop(done, None))
 
-    def _grant(self, call: Call, window: int, window_bytes: int, taken: int = 0) -> None:
-        granted = StreamGranted(agent=self._ends.me, end=self._ends.end, window=window, window_bytes=window_bytes, taken=taken)
+    def _grant(self, call: Call, window: int, window_bytes: int) -> None:
+        granted = StreamGranted(agent=self._ends.me, end=self._ends.end, window=window, window_bytes=window_bytes)
         call.finish(b'{"jsonrpc":"2.0","id":' + dumps(call.id) + b',"result":' + dumps(granted.result()) + b"}")
 
-    def _take_durable(self, call: Call, asked: StreamAsked, handler: StreamHandler) -> int:
-        """Serve it, unless we do so already; the number of the last message that was taken. Raises Busy."""
+    def _take_durable(self, call: Call, asked: StreamAsked, handler: StreamHandler) -> None:
+        """Serve it, unless we do so already. Raises Busy."""
         key = (call.caller, asked.stream)
         if key in self._durable:
-            return self._durable[key][1].taken
+            return
         if sum(caller == call.caller for caller, _ in self._durable) >= MOST_EACH:
             raise Busy(f"{self._ends.me!r} serves {MOST_EACH} durable streams of {call.caller!r}, and no more", retry_after=1.0)
         if len(self._durable) >= MOST_FLOWS:  # the broker lets it read no more
             raise Busy(f"{self._ends.me!r} serves {MOST_FLOWS} durable streams, and no more", retry_after=1.0)
-        stream = self._make_durable(asked.stream, call.caller, asked.type, asked.content, sent=asked.sent)
+        stream = self._make_durable(asked.stream, call.caller, asked.type, asked.content, sent=asked.sent, ended=asked.ended)
         task = asyncio.create_task(self._serve_durable(handler, stream), name=f"durable stream {asked.type} of {call.caller}")
-        self._durable[key] = task, stream
+        self._durable[key] = task
         task.add_done_callback(lambda _: self._durable.pop(key, None))
-        return 0
 
     async def _serve_durable(self, handler: StreamHandler, stream: DurableStream) -> None:
         try:
             async with stream:
                 try:
                     await handler(stream)
-                    with suppress(ConfigError):
-                        await stream.end()
+                    stream.served()
                 except (StreamLost, StreamIdle):
                     raise
                 except Exception as problem:
                     _log.warning("a durable stream's handler failed", type=stream.type, peer=stream.peer, error=repr(problem))
-                    await stream.fail(f"{type(problem).__name__}: {problem}")
+                    stream.served(f"{type(problem).__name__}: {problem}")
         except MeshError as problem:
             _log.info("a durable stream is not served here any more", stream=stream.id, peer=stream.peer, why=problem.message)
 

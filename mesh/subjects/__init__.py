@@ -19,6 +19,7 @@
 | jobs     | {target}.{caller}.{id}                                 | the broker's copy of a job's state, live               |
 | stream   | {to}.{end}.{from}.{stream}                             | a frame of a stream between two                        |
 | flow     | {to}.{from}.{stream}                                   | a message of a durable stream                          |
+| mark     | {to}.{from}.{stream}                                   | the broker's copy of its headers: how far it is        |
 | schedule | {sender}.{id}                                          | what is to be sent later; the control plane's alone    |
 | due      | {sender}.{id}                                          | what a schedule brought forth                          |
 | handled  | {owner}.{batch}                                        | the broker's copy of "this is done", live              |
@@ -47,6 +48,7 @@ from mesh.subjects.families import (
     Health,
     Job,
     JobState,
+    Mark,
     Msg,
     Note,
     Part,
@@ -120,6 +122,7 @@ __all__ = [
     "Health",
     "Job",
     "JobState",
+    "Mark",
     "Msg",
     "Note",
     "Part",

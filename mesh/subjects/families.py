@@ -192,6 +192,13 @@ class Registry:
 
 
 @dataclass(frozen=True, slots=True)
+class Mark:
+    to: str
+    sender: str
+    stream: str
+
+
+@dataclass(frozen=True, slots=True)
 class Gone:
     agent: str
     connection: str
@@ -212,6 +219,7 @@ Subject = (
     | JobState
     | StreamFrame
     | Flow
+    | Mark
     | Schedule
     | Due
     | HandledMark
@@ -295,6 +303,7 @@ PARSERS: Final[dict[str, Callable[[list[str]], Subject | None]]] = {
     "jobs": _of(JobState, 3),
     "stream": _of(StreamFrame, 4),
     "flow": _of(Flow, 3),
+    "mark": _of(Mark, 3),
     "schedule": _of(Schedule, 2),
     "due": _of(Due, 2),
     "handled": _of(HandledMark, 2),

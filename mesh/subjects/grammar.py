@@ -15,6 +15,7 @@ from mesh.subjects.families import (
     Health,
     Job,
     JobState,
+    Mark,
     Msg,
     Note,
     Part,
@@ -70,6 +71,8 @@ class Subjects(Rights):
                 return self.stream_frame(to, end, sender, stream)
             case Flow(to, sender, stream):
                 return self.flow(to, sender, stream)
+            case Mark(to, sender, stream):
+                return self.mark(to, sender, stream)
             case Schedule(sender, id):
                 return self._names("schedule", sender, id)
             case Due(sender, id):
@@ -137,6 +140,9 @@ class Subjects(Rights):
     def flow(self, to: str, sender: str, stream: str) -> str:
         return f"{self.root}flow.{escape(to)}.{escape(sender)}.{escape(stream)}"
 
+    def mark(self, to: str, sender: str, stream: str) -> str:
+        return self._names("mark", to, sender, stream)
+
     def _names(self, family: str, *names: str) -> str:
         return f"{self.root}{family}.{'.'.join(map(escape, names))}"
 
@@ -172,6 +178,19 @@ class Subjects(Rights):
     def flows(self) -> str:
         """What the stream of durable streams takes."""
         return f"{self.root}flow.*.*.*"
+
+    @property
+    def marks(self) -> str:
+        return f"{self.root}mark.*.*.*"
+
+    @property
+    def marks_republish(self) -> tuple[str, str]:
+        """Source and destination by which the broker notes how far each direction of a durable stream is."""
+        return self.flows, f"{self.root}mark.{{{{wildcard(1)}}}}.{{{{wildcard(2)}}}}.{{{{wildcard(3)}}}}"
+
+    def marks_by(self, sender: str, stream: str) -> str:
+        """Of what one has said on streams of one id, to whomever."""
+        return f"{self.root}mark.*.{escape(sender)}.{escape(stream)}"
 
     @property
     def schedules(self) -> tuple[str, str]:

@@ -1,5 +1,8 @@
 """The topology of a mesh: which streams and buckets there are, and with which bounds. Each durable subject belongs to exactly one
-stream."""
+stream.
+
+This module is long because each stream and bucket is declared with all of its bounds, in one place.
+"""
 
 from dataclasses import dataclass
 from itertools import combinations
@@ -23,6 +26,7 @@ GIVEN_UP: Final = "given-up"
 EVENTS: Final = "EVENTS"
 JOBS: Final = "JOBS"
 STREAMS: Final = "STREAMS"
+MARKS: Final = "MARKS"
 SCHEDULES: Final = "SCHEDULES"
 DUE: Final = "due"
 """The control planes' consumer of SCHEDULES."""
@@ -198,6 +202,17 @@ def _families(subjects: Subjects, replicas: int) -> tuple[StreamSpec, ...]:
             max_age=7 * DAY,
             max_consumers=20_000,
             duplicate_window=600,
+            republish=subjects.marks_republish,
+            republish_headers=True,
+            replicas=replicas,
+        ),
+        StreamSpec(
+            name=MARKS,
+            description="how far each direction of a durable stream is, also where all was read",
+            subjects=(subjects.marks,),
+            max_msgs_per_subject=1,
+            max_bytes=128 * MIB,
+            max_age=7 * DAY,
             replicas=replicas,
         ),
         StreamSpec(
@@ -295,9 +310,9 @@ def overlaps(one: str, other: str) -> bool:
 def double_captures(topology: Topology) -> tuple[tuple[str, str, str, str], ...]:
     """Each `(stream, subject, stream, subject)` by which a message would be stored twice. None is right.
 
-    What a bucket republishes counts too: a stream that took the copies would store every change of the bucket again.
+    What a bucket republishes counts too: a stream that took the copies would store every change of the bucket again. Headers alone do not.
     """
     taken = [(spec.name, subject) for spec in topology.all_streams() for subject in spec.subjects]
-    copies = [(spec.name, spec.republish[1]) for spec in topology.all_streams() if spec.republish is not None]
+    copies = [(spec.name, spec.republish[1]) for spec in topology.all_streams() if spec.republish and not spec.republish_headers]
     pairs = [*combinations(taken, 2), *((copy, take) for copy in copies for take in taken)]
     return tuple((*one, *other) for one, other in pairs if overlaps(one[1], other[1]))

@@ -124,7 +124,7 @@ def _advice(spec: StreamSpec | ConsumerSpec, stuck: Iterable[str]) -> str:
 def _normal(setting: str, value: Any) -> Any:
     """A value in the one form in which the declared and the echoed are compared."""
     if setting in ("subject_transform", "republish") and value:
-        return value.get("src"), value.get("dest")  # the echo may have more members
+        return value.get("src"), value.get("dest"), bool(value.get("headers_only"))  # the echo may have more members
     if setting == "metadata":
         return {key: each for key, each in (value or {}).items() if not key.startswith("_nats.")}  # the server adds some of its own
     if setting in ("subjects", "filter_subjects"):

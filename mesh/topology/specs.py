@@ -39,6 +39,8 @@ class StreamSpec:
     """None leaves it to the server: two minutes, or `max_age` if that is less."""
     subject_transform: tuple[str, str] | None = None
     republish: tuple[str, str] | None = None
+    republish_headers: bool = False
+    """Of what is republished only the headers."""
     allow_direct: bool = False
     allow_rollup_hdrs: bool = False
     allow_msg_ttl: bool = False
@@ -66,7 +68,7 @@ class StreamSpec:
             "num_replicas": self.replicas,
             "no_ack": self.no_ack,
             "subject_transform": _source_and_destination(self.subject_transform),
-            "republish": _source_and_destination(self.republish),
+            "republish": _republished(self.republish, self.republish_headers),
             "allow_direct": self.allow_direct,
             "allow_rollup_hdrs": self.allow_rollup_hdrs,
             "allow_msg_ttl": self.allow_msg_ttl,
@@ -199,3 +201,8 @@ def _rfc3339(ns: int) -> str:
 
 def _source_and_destination(pair: tuple[str, str] | None) -> dict[str, str] | None:
     return None if pair is None else {"src": pair[0], "dest": pair[1]}
+
+
+def _republished(pair: tuple[str, str] | None, headers_only: bool) -> dict[str, Any] | None:
+    said = _source_and_destination(pair)
+    return None if said is None else {**said, "headers_only": headers_only}

@@ -2,6 +2,7 @@
 
 import asyncio
 from contextlib import suppress
+from dataclasses import asdict
 
 import pytest
 
@@ -13,8 +14,8 @@ from mesh.policy.rights.model import parse_rule
 from mesh.policy.stream_flow import AGAIN, ASK, Flow, Kind
 from mesh.streams import DurableStream, Stream
 from mesh.streams.flows import MOST_FLOWS
-from mesh.topology import STREAMS
-from mesh.wire.stream import OPEN
+from mesh.topology import MARKS, STREAMS
+from mesh.wire.stream import OPEN, Mark
 from tests.attacks.test_messages import EVIL, stopped
 from tests.attacks.world import AGENT, HOST, SUBJECTS, World
 from tests.test_streams import until
@@ -51,13 +52,14 @@ async def test_an_agent_opens_no_streams(world: World) -> None:
 
 @EVIL
 async def test_frames_and_durable_messages_in_anothers_name(world: World, evil: str) -> None:
-    await stopped(world, evil, SUBJECTS.stream_frame("victim", "end", "honest", "s"), SUBJECTS.flow("victim", "honest", "s"))
+    names = ("victim", "honest", "s")
+    await stopped(world, evil, SUBJECTS.stream_frame("victim", "end", "honest", "s"), SUBJECTS.flow(*names), SUBJECTS.mark(*names))
 
 
 @EVIL
 async def test_consumers_of_durable_streams_are_the_control_planes(world: World, evil: str) -> None:
     verbs = (f"CONSUMER.NAMES.{STREAMS}", f"CONSUMER.LIST.{STREAMS}", f"CONSUMER.CREATE.{STREAMS}.evil", f"CONSUMER.DELETE.{STREAMS}.x")
-    stores = (f"STREAM.MSG.GET.{STREAMS}", f"STREAM.MSG.DELETE.{STREAMS}", f"DIRECT.GET.{STREAMS}")
+    stores = [f"{verb}.{store}" for verb in ("STREAM.MSG.GET", "STREAM.MSG.DELETE", "DIRECT.GET") for store in (STREAMS, MARKS)]
     await stopped(world, evil, *(f"{API}.{each}" for each in (*verbs, *stores)))
 
 
@@ -155,15 +157,17 @@ async def test_another_asks_for_a_durable_stream_and_gets_its_own(world: World) 
     async with Mesh(name=HOST, broker=world.url) as evil, await honest.streams.open_durable("victim", "slow", id="book") as stream:
         await stream.send("secret")
         await stream.stored()
-        for asked in ({"to": "victim"}, {"from": "honest"}):
-            assert await evil.request("mesh", "mesh/flow", {**asked, "stream": "book", "stored": True}) == {"stored": 0}
+        nothing = asdict(Mark())
+        for other in ("victim", "honest"):
+            assert await evil.request("mesh", "mesh/flow", {"with": other, "stream": "book"}) == {"said": nothing, "heard": nothing}
         broker = await world.unprotected()
         await broker.publish(SUBJECTS.flow("victim", "honest", "book"), b'{"error": {}}')  # as the broker itself may be made to say there
         await broker.settle()
-        assert await honest.request("mesh", "mesh/flow", {"to": "victim", "stream": "book", "stored": True}) == {"stored": 1}
+        known = await honest.request("mesh", "mesh/flow", {"with": "victim", "stream": "book"})
+        assert known == {"said": asdict(Mark(1, unread=True)), "heard": nothing}
         await evil.request("mesh", "mesh/flow", {"from": "honest", "stream": "book"})
         assert await evil.request("mesh", "mesh/flow", {"from": "honest", "stream": "book", "end": True}) == {}
-        await stream.end()
+        stream.end()
         go.set()
         await until(lambda: heard)
         assert heard == ["secret"]

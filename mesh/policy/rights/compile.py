@@ -88,6 +88,7 @@ from mesh.topology import (
     JOBS,
     JOURNAL,
     LANES,
+    MARKS,
     REGISTRY,
     SCHEDULED,
     SCHEDULES,
@@ -346,7 +347,7 @@ def _plane(subjects: Subjects) -> Entries:
         yield from _publish(*(rights_api(f"CONSUMER.{verb}.{stream}.*") for verb in ("INFO", "DELETE", *PULLING)))
         yield from _publish(*(rights_api(f"CONSUMER.{verb}.{stream}") for verb in ("LIST", "NAMES")))
         yield from _publish(*(rights_api(f"STREAM.MSG.{verb}.{stream}") for verb in ("GET", "DELETE")))
-    yield from _publish(*(rights_api(f"STREAM.PURGE.{stream}") for stream in (*cleaned, *trimmed)))
+    yield from _publish(*(rights_api(f"STREAM.PURGE.{stream}") for stream in (*cleaned, *trimmed)), rights_api(f"STREAM.MSG.GET.{MARKS}"))
     for stream, consumer in ((ADVISORIES, GIVEN_UP), (SCHEDULES, DUE)):
         yield from _publish(*(rights_api(f"CONSUMER.{verb}.{stream}.{consumer}") for verb in ("MSG.NEXT", "INFO")))
         yield from _publish(rights_ack(stream, Token(consumer)))
