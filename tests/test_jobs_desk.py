@@ -1,13 +1,18 @@
 """What the control plane lists of jobs, and what it ends by itself."""
 
+import asyncio
+
 import pytest
 
 from mesh import Mesh, clock
-from mesh.jobs import listing
+from mesh.errors import NoSuchJob
+from mesh.jobs import listing, records
 from mesh.jobs.ending import Ending
+from mesh.jobs.records import key_of
 from mesh.link.jetstream import JetStream
 from mesh.topology import JOBS
 from tests.conftest import Broker
+from tests.helpers import back, settled
 from tests.job_world import Hands, forever, joined, worker
 from tests.message_world import letters
 
@@ -47,3 +52,33 @@ async def test_what_nobody_does_for_a_week_is_expired(broker: Broker, plane: str
         assert sum(held["state"]["subjects"].values()) == 1
     assert [each.letter.code for each in await letters(broker.url, "noone")] == ["expired"]
     assert [each.letter.code for each in await letters(broker.url, "eve")] == ["expired", "expired"]
+
+
+async def test_what_is_forgotten_does_not_come_back_with_a_killed_broker(
+    broker: Broker, plane: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The broker's file store then has the record before the last: the job would run for ever, and its attempts count for the same key."""
+    monkeypatch.setattr(records, "LEAST_KEPT", 1)
+    hands = Hands()
+    async with joined(broker.url, "keeper") as boss, Mesh(name="mesh", broker=broker.url) as mesh, asyncio.timeout(50):
+        async with worker(broker.url, "ann", hands):
+            stays = await boss.jobs.submit("ann", "t")
+            job = await boss.jobs.submit("ann", "t", key="once", attempts=1, keep=1)
+            await asyncio.gather(boss.jobs.wait(stays.id, 20), boss.jobs.wait(job.id, 20))
+        ending = Ending(JetStream(mesh.connection), mesh.subjects)
+        kept = True
+        while kept:
+            await asyncio.sleep(0.05)
+            kept = await ending.last(key_of(job)) is not None
+        await asyncio.gather(back(mesh.connection, lambda: None), back(boss.connection, lambda: None), asyncio.to_thread(broker.kill))
+        await settled(boss)
+        found = await ending.look(key_of(job))
+        assert found is not None
+        assert found.stale
+        assert [each.id for each in await boss.jobs.list()] == [stays.id]
+        with pytest.raises(NoSuchJob):
+            await boss.jobs.get(job.id)
+        again = await boss.jobs.submit("ann", "t", key="once", attempts=1)
+        assert [each.state for each in await boss.jobs.list()] == ["queued", "done"]
+        async with worker(broker.url, "ann", hands):
+            assert (await boss.jobs.wait(again.id, 20)).state == "done"

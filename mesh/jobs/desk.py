@@ -72,7 +72,7 @@ class JobDesk:
         most, before = asked.get("most", PAGE), asked.get("before")
         if not isinstance(most, int) or not (before is None or isinstance(before, int)):
             raise MalformedMessage("a list of jobs has how many, and before which place", starts=params[:80])
-        page = await newest(self._js, self._subjects, "*" if asked.get("all") else escape(caller), most, before)
+        page = await newest(self._js, self._subjects, "*" if asked.get("all") else escape(caller), most, before, self._ending.look)
         return {"jobs": [job.as_dict() for job in page.jobs], "more": page.more}
 
     async def cancel(self, caller: str, params: bytes) -> dict[str, Any]:
@@ -107,11 +107,10 @@ class JobDesk:
         asked = read_object(params, "the params")
         target, by, nonce = (read_text(asked, key, params, "the question") for key in ("target", "caller", "nonce"))
         self._check_receives(caller, target)
-        found = await self._ending.last(record_key(target, by, nonce))
+        found = await self._ending.look(record_key(target, by, nonce))
         if found is None:
             return {"revision": 0}
-        there = self._ending.asks_for(await read_message_at(self._js, JOBS, read_id(found.record.id)[0]), found.record)
-        return {"job": found.record.as_dict(), "revision": found.revision, "there": there}
+        return {"job": found.record.as_dict(), "revision": found.revision, "there": found.there}
 
     # finding
 
@@ -122,8 +121,8 @@ class JobDesk:
         queued = waiting_in(self._subjects, await read_message_at(self._js, JOBS, seq)) if seq else None
         if queued is not None and (queued.nonce != nonce or by not in ("*", escape(queued.caller))):
             queued = None
-        found = await self._ending.last(f"*.{by}.{nonce}")
-        if found is not None and (queued is None or queued.again == found.record.again):
+        found = await self._ending.look(f"*.{by}.{nonce}")
+        if found is not None and not found.stale and (queued is None or queued.again == found.record.again):
             return found
         if queued is None:
             raise NoSuchJob(f"there is no job {id}", hint="it may no longer be kept; `mesh jobs list` shows what is")

@@ -138,8 +138,10 @@ class Doing:
                 if not again or base.again == again or stepped(base, Event.REDRIVE) is None:
                     return None
                 base = item.fresh
-            elif base.id != item.fresh.id and found is not None and found.there:
-                return None  # stored twice: the other one has it, and comes again should its worker die
+            elif base.id != item.fresh.id and found is not None:
+                if found.there:
+                    return None  # stored twice: the other one has it, and comes again should its worker die
+                base = item.fresh
             attempt = Attempt(self._records, self._look, base, revision)
             if base.deadline_ns is not None and clock.wall_ns() >= base.deadline_ns:
                 item.attempt = attempt

@@ -52,6 +52,16 @@ class Ending:
         record = None if stored is None else record_in(stored)
         return None if stored is None or record is None else Found(record, stored.seq)
 
+    async def look(self, key: str) -> Found | None:
+        """The same, and whether its message is there."""
+        before = 0
+        while (found := await self.last(key)) is not None:
+            found = found._replace(there=self.asks_for(await read_message_at(self._js, JOBS, read_id(found.record.id)[0]), found.record))
+            if not found.stale or found.revision == before:
+                break
+            before = found.revision  # unless it ended between the two readings
+        return found
+
     async def expire(self, found: Found, reason: str) -> Found:
         """Its dead letter, then its record, then its message. As it stands where somebody else has written."""
         record = found.record
@@ -77,8 +87,8 @@ class Ending:
             job = waiting_in(self._subjects, stored)
             if job is None:
                 continue
-            found = await self.last(key_of(job))
-            if found is None or found.record.again != job.again:
+            found = await self.look(key_of(job))
+            if found is None or found.stale or found.record.again != job.again:
                 found = Found(job, 0 if found is None else found.revision)
             elif found.record.over or found.record.id != job.id:
                 await self.take_away(seq, job)  # it is over, or stored again, and that one is its message

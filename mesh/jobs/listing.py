@@ -3,13 +3,13 @@
 A job's place is where its message was stored. Of results only an `isError` stays, and errors are brief.
 """
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing, suppress
 from dataclasses import replace
 from typing import Final, NamedTuple
 
 from mesh.errors import ApiError, MalformedMessage, Refused
-from mesh.jobs.records import key_of, waiting
+from mesh.jobs.records import Found, key_of, waiting
 from mesh.link.jetstream import NO_MESSAGE, JetStream
 from mesh.link.reader import Stored, read_stream, stored_message
 from mesh.subjects import Job, Subjects
@@ -35,8 +35,10 @@ class Page(NamedTuple):
     """Whether there are older ones."""
 
 
-async def newest(js: JetStream, subjects: Subjects, by: str, most: int, before: int | None) -> Page:
-    """Those of a caller (a token, `*` for all) that were stored before sequence `before`. Raises BrokerError."""
+async def newest(
+    js: JetStream, subjects: Subjects, by: str, most: int, before: int | None, look: Callable[[str], Awaitable[Found | None]]
+) -> Page:
+    """Those of a caller (a token, `*` for all) that were stored before sequence `before`. `look` is `Ending.look`. Raises BrokerError."""
     most = max(1, min(PAGE, most))
     found: dict[str, JobRecord] = {}
 
@@ -51,6 +53,7 @@ async def newest(js: JetStream, subjects: Subjects, by: str, most: int, before: 
         job = waiting_in(subjects, stored)
         if job is not None and (before is None or place(job) < before):
             found[key_of(job)] = job
+    lying = dict(found)
     keys = bucket_subject(JOB_STATES, f"*.{by}.*")
     async with aclosing(read_stream(js.connection, bucket_stream(JOB_STATES), subjects=(keys,), patience=PATIENCE)) as lists:
         async for messages in lists:
@@ -64,8 +67,16 @@ async def newest(js: JetStream, subjects: Subjects, by: str, most: int, before: 
             if len(found) > 4 * PAGE:
                 prune(most + 1)
     prune(most + 1)
-    jobs = sorted(found.values(), key=place, reverse=True)
-    return Page(jobs[:most], len(jobs) > most)
+    more = len(found) > most
+    for key, job in list(found.items()):
+        queued = lying.get(key)
+        if job.over or (queued is not None and queued.id == job.id):
+            continue  # all but few: those that were stored since we looked, or lie behind the first `MOST_WAITING`, and what is stale
+        if (now := await look(key)) is None or now.stale:
+            del found[key]
+            if queued is not None:
+                found[key] = queued
+    return Page(sorted(found.values(), key=place, reverse=True)[:most], more)
 
 
 def record_in(stored: Stored) -> JobRecord | None:

@@ -26,6 +26,12 @@ class Found(NamedTuple):
     there: bool = True
     """Whether its message still lies in the stream."""
 
+    @property
+    def stale(self) -> bool:
+        """It is not over, and yet its message is gone, which goes only when the record says how the job ended. So that one was forgotten in
+        its time, and a broker that was killed has brought back the one before it (`mesh.link.buckets`). It says nothing any more."""
+        return not self.there and not self.record.over
+
 
 class Records:
     def __init__(self, js: JetStream) -> None:
