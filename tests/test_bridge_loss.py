@@ -2,13 +2,18 @@
 
 import asyncio
 import signal
+import sys
 from typing import Any
 
 import pytest
 
+from bridge.app import expose, make_spec, port_factory
+from bridge.errors import ServerUnreachable
 from mesh import Mesh, clock
+from mesh.cli.stopping import children_of
 from mesh.errors import CallError, InstanceLost
 from tests.helpers import bridges, ended, figure, live, lost, text_of, watching
+from tests.processes import Bridge
 
 
 async def pid_of(mesh: Mesh, agent: str) -> int:
@@ -103,3 +108,29 @@ async def test_a_killed_bridge_leaves_no_server_behind(plane: str) -> None:
             pid = await pid_of(mesh, "orphan")
             bridge.send(signal.SIGKILL)
             await ended(pid)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+async def test_a_bridge_whose_server_is_silent_ends_when_it_is_told_to(plane: str, number: signal.Signals) -> None:
+    if number is signal.SIGKILL and sys.platform != "linux":
+        pytest.skip("PR_SET_PDEATHSIG is Linux; elsewhere a server ends because its stdin does")
+    bridge = Bridge(plane, "silent", ["sleep", "40"])
+    try:
+        async with asyncio.timeout(20):
+            while not (children := children_of(bridge.process.pid)):  # noqa: ASYNC110 - nobody tells us of a grandchild
+                await asyncio.sleep(0.02)
+            bridge.send(number)
+            await ended(bridge.process.pid)
+            await ended(children[0])
+        assert bridge.process.wait(5) == (-number if number is signal.SIGKILL else 0)
+    finally:
+        bridge.close()
+    assert not bridge.errors
+
+
+async def test_a_server_that_never_answers_is_an_error_that_says_so(plane: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bridge.expose.START_SECONDS", 0.3)
+    spec = make_spec(name="silent", command=("sleep", "40"))
+    async with asyncio.timeout(20), Mesh(name="silent", broker=plane) as mesh, port_factory(spec) as make_port:
+        with pytest.raises(ServerUnreachable, match=r"silent: the server does not answer within 0\.3 s"):
+            await expose(mesh, spec, make_port).__aenter__()

@@ -1,15 +1,18 @@
 """The stdio port: an MCP server as a child process, one message a line.
 
 The child has a session of its own, so Ctrl-C in a terminal reaches the bridge alone, which ends the child in order: close its stdin, wait,
-SIGTERM, wait, SIGKILL to the whole group. Its stderr goes to the log. What it writes on stdout that is no message is
-counted, logged in part, and slows down the reading of this child alone: a child that floods cannot take the bridge's time from the others.
+SIGTERM, wait, SIGKILL to the whole group. A bridge that is killed closes its stdin too, and where the kernel can, it sends it SIGTERM
+(`mesh.link.launcher`). Its stderr goes to the log. What it writes on stdout that is no message is counted, logged in part, and slows down
+the reading of this child alone: a child that floods cannot take the bridge's time from the others.
 
 Source: MCP basic/lifecycle, shutdown over stdio.
 """
 
 import asyncio
 import contextlib
+import errno
 import os
+import shutil
 import signal
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -22,6 +25,7 @@ from bridge.errors import ServerUnreachable
 from bridge.lines import Lines, as_line, beginning
 from bridge.ports.base import OnEnd, OnFrame, PortFactory, ServerPort
 from mesh.errors import Busy, MalformedMessage
+from mesh.link.launcher import ending_with_us
 from mesh.wire.jsonrpc import Frame, peek_final, scan
 
 GARBAGE_BYTES: Final = 256 * 1024
@@ -63,13 +67,20 @@ class ChildPort:
 
     async def open(self, on_frame: OnFrame, on_end: OnEnd) -> None:
         """Start the child. Raises ServerUnreachable where the command cannot be run."""
+        program = self._command[0]
         try:
+            if shutil.which(program, path=(self._env or os.environ).get("PATH")) is None:
+                raise FileNotFoundError(errno.ENOENT, "there is no such program")
             transport, _ = await asyncio.get_running_loop().subprocess_exec(
-                lambda: _Protocol(self, on_frame, on_end), *self._command, env=self._env, cwd=self._cwd, start_new_session=True
+                lambda: _Protocol(self, on_frame, on_end),
+                *ending_with_us(self._command),
+                env=self._env,
+                cwd=self._cwd,
+                start_new_session=True,
             )
         except OSError as error:
             raise ServerUnreachable(
-                f"{self.name}: cannot run {self._command[0]!r}: {error.strerror or error}",
+                f"{self.name}: cannot run {program!r}: {error.strerror or error}",
                 hint="give a command that the shell would find, or a full path",
             ) from None
         self._transport = transport

@@ -11,12 +11,12 @@ a whole, so `websocket` is written only if another port, another address or TLS 
 import json
 import os
 import re
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
 from mesh.errors import BrokerError, BrokerUnavailable, PortTaken
+from mesh.link.launcher import ending_with_us
 from mesh.link.state_dir import StateDir
 from mesh.link.tls import ServerTls
 
@@ -28,22 +28,9 @@ _LISTENERS: Final = (
 """How the server's message begins when it cannot listen, for whom it meant to, and the option of `mesh up` for another port."""
 
 
-_LAUNCHER: Final = """
-import os, sys
-os.umask(0o077)  # streams, logs, ports: its owner's alone
-if sys.platform == "linux":
-    import ctypes
-    ctypes.CDLL(None).prctl(1, 15)  # PR_SET_PDEATHSIG, SIGTERM; it survives the exec
-if os.getppid() != int(sys.argv[1]):
-    sys.exit("the mesh ended before its broker began")
-os.execv(sys.argv[2], sys.argv[2:])
-"""
-"""Becomes the server, under the same pid. A program of its own because code between fork and exec is unsafe in a process with threads."""
-
-
 def command(binary: Path, state: StateDir) -> list[str]:
-    """How the server is started: on Linux so that it ends with this process."""
-    return [sys.executable, "-I", "-S", "-c", _LAUNCHER, str(os.getpid()), str(binary), "-c", str(state.broker_config)]
+    """How the server is started. Its streams, logs and ports are its owner's alone."""
+    return ending_with_us([str(binary), "-c", str(state.broker_config)], umask=0o077)
 
 
 def processors() -> str:
