@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from mcp.server.mcpserver import MCPServer
 
+from bridge import serve
 from tests.test_streams import echo, serving
 
 
@@ -37,6 +39,27 @@ async def test_a_file_is_sent_too(plane: str, tmp_path: Path) -> None:
             command = await started(plane, "cli-file", "upper", stdin=file)
             out, err = await command.communicate()
         assert (command.returncode, out, err) == (0, b"ONE\nTWO\n", b"")
+
+
+@pytest.mark.parametrize("stdin", ["</dev/null", "0<&-"])
+async def test_a_stdin_without_lines_ends_our_direction(plane: str, stdin: str) -> None:
+    async def greets(stream: Any) -> None:
+        await stream.send(f"and {len([message async for message in stream])} lines")
+
+    async with asyncio.timeout(40), serving(plane, "cli-empty", greets=greets):
+        words = f'exec "$0" -m mesh stream cli-empty greets --broker {plane} {stdin}'
+        pipe = asyncio.subprocess.PIPE
+        command = await asyncio.create_subprocess_exec("sh", "-c", words, sys.executable, stdout=pipe, stderr=pipe)
+        out, err = await command.communicate()
+        assert (command.returncode, out, err) == (0, b"and 0 lines\n", b"")
+
+
+async def test_who_serves_no_streams_is_said_in_words(plane: str) -> None:
+    async with asyncio.timeout(40), serve(MCPServer("plain"), name="cli-plain", broker=plane):
+        command = await started(plane, "cli-plain", "any", "--json")
+        _, err = await command.communicate(b"")
+        said = json.loads(err)
+        assert (command.returncode, said["code"], said["message"]) == (1, "stream_refused", "'cli-plain' serves no streams")
 
 
 @pytest.mark.parametrize("line", [b"\xff\xfe", b"x" * 1_100_000])

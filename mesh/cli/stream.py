@@ -43,7 +43,7 @@ def stream(
                     text = line.decode().rstrip("\r\n")
                     await stream.send(read_content(text) if as_json else text)
                 stream.end()
-            except (ValueError, TooLarge) as problem:  # a line too long, or no text: nothing of what follows would be in its place
+            except (ValueError, TooLarge, OSError) as problem:  # a line too long, or no text: nothing of what follows would be in its place
                 stream.cancel(f"a line of stdin cannot be sent: {problem}")
 
         async with (
@@ -61,8 +61,11 @@ def stream(
 
 
 async def _lines(longest: int) -> AsyncIterator[bytes]:
-    """Of stdin. Raises ValueError for a line of more than `longest` bytes."""
-    if stat.S_ISREG(os.fstat(sys.stdin.fileno()).st_mode):  # asyncio reads no files; they keep nobody waiting
+    """Of stdin, or none where it is closed. Raises ValueError for a line of more than `longest` bytes, OSError."""
+    if sys.stdin is None:
+        return
+    mode = os.fstat(sys.stdin.fileno()).st_mode
+    if not (stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode) or sys.stdin.isatty()):  # asyncio reads no other files; they keep nobody waiting
         while line := sys.stdin.buffer.readline(longest + 1):
             if len(line) > longest:
                 raise ValueError(f"it has more than {longest} bytes")
@@ -87,4 +90,4 @@ def show(message: Any, as_json: bool) -> None:
 
 
 def add_to(app: typer.Typer) -> None:
-    app.command("stream", epilog='Example: mesh stream qa-manager test_run --content \'{"suite": "unit"}\'')(stream)
+    app.command("stream", epilog='Example: mesh stream qa-manager test_execution --content \'{"suite": "unit"}\'')(stream)

@@ -10,7 +10,7 @@ from typing import Any, Final, Self, TypedDict, Unpack
 from mesh import clock
 from mesh.background import end_tasks
 from mesh.delivery import Participant
-from mesh.errors import ConfigError, MalformedMessage, MeshError, StreamLost, StreamRefused
+from mesh.errors import ConfigError, MalformedMessage, MeshError, RemoteError, StreamLost, StreamRefused
 from mesh.link.call import Handler
 from mesh.policy.stream_flow import IDLE, WINDOW, WINDOW_BYTES, Flow
 from mesh.streams.durable import LEAVE_SECONDS, DurableStream
@@ -18,6 +18,7 @@ from mesh.streams.ends import Ends
 from mesh.streams.serving import Serving, StreamHandler
 from mesh.streams.stream import Stream
 from mesh.subjects import CONTROL_PLANE
+from mesh.wire import control
 from mesh.wire.stream import (
     LARGEST_WINDOW,
     LARGEST_WINDOW_BYTES,
@@ -116,10 +117,7 @@ class Streams:
         flow = Flow(clock.monotonic(), window=window, window_bytes=window_bytes, idle=idle)
         stream = self.ends.add(flow, id=asked.stream, peer=to, type=type, content=content)
         try:
-            granted = read_granted(await self._ask(to, OPEN, asked.params(), timeout=timeout))
-        except MalformedMessage as problem:
-            self.ends.release(stream)
-            raise StreamRefused(f"{to!r} answers to streams/open, but grants no stream: {problem.message}") from None
+            granted = await self._have_granted(to, asked, timeout)
         except BaseException:
             self.ends.release(stream)
             raise
@@ -176,7 +174,7 @@ class Streams:
                 ended=heard.ended,
                 content=content,
             )
-            return read_granted(await self._ask(by, OPEN, asked.params(), timeout=timeout))
+            return await self._have_granted(by, asked, timeout)
 
         said, heard = (Mark(), Mark()) if id is None else await known(to)
         if said.over or (heard.ended and not heard.unread):
@@ -214,6 +212,17 @@ class Streams:
             )
             stream.on_close = partial(end_tasks, keeping)
         return stream
+
+    async def _have_granted(self, to: str, asked: StreamAsked, timeout: float) -> StreamGranted:
+        """Raises StreamRefused also where who was asked knows of no streams: it is an MCP server and nothing else."""
+        try:
+            return read_granted(await self._ask(to, OPEN, asked.params(), timeout=timeout))
+        except MalformedMessage as problem:
+            raise StreamRefused(f"{to!r} answers to streams/open, but grants no stream: {problem.message}") from None
+        except RemoteError as problem:
+            if problem.rpc_code != control.METHOD_NOT_FOUND:
+                raise
+            raise StreamRefused(f"{to!r} serves no streams", hint=f"`mesh tools {to}` shows what it offers") from None
 
     def _durable(self, id: str, peer: str, type: str, content: Any, *, sent: int = 0, ended: bool = False, taken: int = 0) -> DurableStream:
         return DurableStream(
