@@ -10,6 +10,7 @@ import pytest
 from bridge.app import expose, make_spec, port_factory
 from bridge.errors import ServerUnreachable
 from mesh import Mesh, clock
+from mesh.audit.journal import Journal
 from mesh.cli.stopping import children_of
 from mesh.errors import CallError, InstanceLost
 from tests.helpers import bridges, ended, figure, live, lost, text_of, watching
@@ -65,6 +66,10 @@ async def test_a_pool_shares_the_calls_and_goes_on_when_one_dies(plane: str) -> 
                 assert len(lost(directory, "pool")) == 3 - len(made)
                 assert len(await asyncio.gather(*(mesh.call(target, "echo", {}) for _ in range(20)))) == 20
                 await asyncio.to_thread(victim.close)
+    async with Mesh(name="operator", broker=plane) as operator:
+        journal = Journal(operator.connection, operator.subjects)
+        noted = {(call.outcome, call.mesh_code) async for call in journal.calls(caller="caller", tool="slow")}
+    assert noted == {("ok", ""), ("error", "instance_lost")}
 
 
 async def test_a_bridge_that_hangs_is_lost_and_returns(plane: str) -> None:

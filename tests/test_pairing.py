@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from mesh.audit.calls import JournalCall
 from mesh.audit.counting import Counting
+from mesh.errors import Disconnected, InstanceLost, OutcomeUnknown
 from mesh.link.reader import Stored
 from mesh.subjects import ANSWER, Call, Note
 from mesh.wire import control
@@ -108,6 +109,15 @@ def test_a_cancelled_call_stays_cancelled() -> None:
     pairing, (call,) = pair(tape.messages)
     assert (call.outcome, call.message, call.duration_ms) == ("cancelled", "the deadline passed", 10.0)
     assert (pairing.late, pairing.duplicates, pairing.suspect_count) == (1, 0, 0)
+
+
+@pytest.mark.parametrize("code", [InstanceLost.code, OutcomeUnknown.code, Disconnected.code])
+def test_who_gives_a_call_up_since_nobody_is_left_to_answer_has_not_cancelled_it(code: str) -> None:
+    tape = Tape()
+    tape.call("qa", "time", id_of("qa", 1))
+    tape.cancel("qa", "time", id_of("qa", 1), code)
+    call = one(tape)
+    assert (call.outcome, call.code, call.mesh_code) == ("error", None, code)
 
 
 def test_a_call_that_was_cancelled_before_it_arrived() -> None:

@@ -40,7 +40,8 @@ class JournalCall:
     message: str = ""
     """Of a JSON-RPC error, or the reason of a cancellation."""
     mesh_code: str = ""
-    """Where the mesh itself answered with an error: the stable code of `mesh.errors`."""
+    """Where the mesh itself answered with an error: the stable code of `mesh.errors`. Without `code` the caller was told so by its own end,
+    as `instance_lost`: nobody was left who could answer."""
     trace: str | None = None
     """The W3C traceparent in the request's `_meta`."""
     frames: int = 0

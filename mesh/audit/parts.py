@@ -18,7 +18,7 @@ from mesh.errors import MalformedMessage, Refused
 from mesh.link.reader import Stored
 from mesh.subjects import ANSWER, ANY, Call, FoldedReply, Note, Record, Subjects, escape, tail
 from mesh.wire import control
-from mesh.wire.bodies import End, read_end, read_reason, read_record, read_trace
+from mesh.wire.bodies import End, read_cancellation, read_end, read_record, read_trace
 from mesh.wire.jsonrpc import Frame, Kind, scan
 
 MOST_SUBJECTS: Final = 20_000
@@ -175,7 +175,7 @@ def _read_call(said: _Subject, message: Stored, frame: Frame) -> Part:
 def _read_notification(said: _Subject, message: Stored, frame: Frame) -> Part:
     if frame.method == "notifications/cancelled":
         part = _part(What.CANCEL, _own(said, frame.cancels), said, message)
-        part.end = End("cancelled", message=read_reason(message.body))
+        part.end = read_cancellation(message.body)
         return part
     if frame.method == control.RESUME:
         part = _part(What.RESUME, "", said, message)

@@ -136,7 +136,7 @@ def check(
 def _line(call: "JournalCall") -> Any:
     duration = "" if call.duration_ms is None else f"{call.duration_ms:.1f} ms"
     what = call.name if call.method == "tools/call" and call.name else " ".join(filter(None, (call.method, call.name)))
-    ended = call.outcome if call.code is None else f"{call.outcome} {call.code}"
+    ended = f"{call.outcome} {call.mesh_code if call.code is None else call.code}".rstrip()
     return _row(call.time, call.caller, call.target, what, duration, ended, call.correlation_id, state=call.outcome)
 
 

@@ -7,7 +7,7 @@ import json
 import re
 from typing import Any, Final, Literal, NamedTuple, TypeGuard
 
-from mesh.errors import MalformedMessage
+from mesh.errors import Disconnected, InstanceLost, MalformedMessage, OutcomeUnknown
 from mesh.wire import control
 from mesh.wire.jsonrpc import Frame, Kind
 
@@ -65,9 +65,14 @@ def read_trace(raw: bytes) -> str | None:
     return trace if isinstance(trace, str) and _trace(trace) else None
 
 
-def read_reason(raw: bytes) -> str:
-    """`params.reason` of a cancellation."""
-    return _text(_member(_object(raw), "params").get("reason"))
+GIVEN_UP: Final = frozenset(error.code for error in (InstanceLost, OutcomeUnknown, Disconnected))
+"""Reasons of a cancellation for which nobody wanted the call to end: its caller was told this error."""
+
+
+def read_cancellation(raw: bytes) -> End:
+    """What a cancellation says, by `params.reason`."""
+    reason = _text(_member(_object(raw), "params").get("reason"))
+    return End("error", mesh_code=reason) if reason in GIVEN_UP else End("cancelled", message=reason)
 
 
 class Recorded(NamedTuple):

@@ -29,7 +29,7 @@ from mesh.link.reader import Stored
 from mesh.policy.rights import parse_rule
 from mesh.subjects import Subjects, escape, unescape
 from mesh.wire import control
-from mesh.wire.bodies import read_end, read_reason, read_record, read_trace
+from mesh.wire.bodies import read_cancellation, read_end, read_record, read_trace
 from mesh.wire.entries import Health, InstanceEntry, ProbeAnswer, ProbeQuestion, read
 from mesh.wire.jsonrpc import scan
 
@@ -115,7 +115,7 @@ def _scan(raw: bytes) -> None:
     assert frame.splice([]) == raw
     if frame.id_span is not None:
         assert frame.splice([(frame.id_span, raw[slice(*frame.id_span)])]) == raw
-    for reader in (control.read_holder, control.read_resume, read_reason, read_trace):
+    for reader in (control.read_holder, control.read_resume, read_cancellation, read_trace):
         try:
             reader(raw)
         except MeshError:
