@@ -80,6 +80,15 @@ class AgentView:
         """Whether some instance of it can take a call."""
         return any(each.healthy for each in self.instances)
 
+    @property
+    def serves(self) -> bool:
+        """Whether it is an MCP server, which somebody expects to be there. Others come to send, or to listen, and go."""
+        return bool(self.protocol_versions)
+
+    @property
+    def last_lost(self) -> LostView | None:
+        return self.lost[-1] if self.lost else None
+
     def as_dict(self) -> dict[str, Any]:
         return {
             "name": self.name,

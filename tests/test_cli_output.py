@@ -8,7 +8,10 @@ from pathlib import Path
 import pytest
 import structlog
 
+from mesh.admin import AgentView, InstanceView, LostView
 from mesh.cli import render
+from mesh.cli.agents import agents_table
+from mesh.cli.live_checks import check_agent
 from mesh.cli.logging import configure
 from mesh.cli.output import MOST_WAITING, Output
 
@@ -92,3 +95,34 @@ def test_the_log_has_one_line_an_event(tmp_path: Path, capsys: pytest.CaptureFix
     assert trace[-1] == "ValueError: why"
     shown = capsys.readouterr()
     assert (shown.out, [line.split()[1] for line in shown.err.splitlines() if "mesh." in line]) == ("", ["warning", "error"])
+
+
+def an_agent(*, lives: int = 0, lost: int = 0, serves: bool = True) -> AgentView:
+    instances = tuple(InstanceView(f"i{n}", True, "up", 9.0, 0.5, 0, 0, 0, "host", 1) for n in range(lives))
+    gone = tuple(LostView(f"l{n}", 0, 60.0 * (lost - n), "its heartbeat stopped") for n in range(lost))
+    return AgentView("time", "", "", "1", (), ("2025-11-25",) if serves else (), 2, instances, gone)
+
+
+@pytest.mark.parametrize(
+    ("view", "result", "said"),
+    [
+        (an_agent(lives=2), "ok", "2 of 2 instances healthy"),
+        (an_agent(lives=1, lost=20), "warn", "lost within the hour: 20"),
+        (an_agent(lost=20), "fail", "20 lost within the hour, the last 1m ago: its heartbeat stopped"),
+        (an_agent(lost=20, serves=False), "warn", "20 lost within the hour"),
+    ],
+)
+def test_the_doctor_says_one_thing_of_an_agent_however_many_were_lost(view: AgentView, result: str, said: str) -> None:
+    """And fails where somebody has to do something: a client that was killed, or a place that was taken since, is nobody's work."""
+    check = check_agent(view)
+    assert (check.result.value, said in check.said) == (result, True), check
+
+
+def test_a_line_for_each_agent_of_which_instances_were_lost() -> None:
+    shown = render.console()
+    with shown.capture() as captured:
+        shown.print(agents_table([an_agent(lives=1, lost=20), an_agent(lost=1)]))
+    assert [line.strip() for line in captured.get().splitlines() if line.startswith("lost")] == [
+        "lost 1m ago: time l19: its heartbeat stopped; 20 within the hour",
+        "lost 1m ago: time l0: its heartbeat stopped",
+    ]

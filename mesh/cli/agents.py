@@ -128,7 +128,8 @@ async def _changes(
 
 
 def agents_table(views: "Sequence[AgentView]") -> "RenderableType":
-    """A row for each instance; below the table, who was lost and why. What is not needed at a glance (host, pid, …) is in the JSON."""
+    """A row for each instance; below the table, for each agent who was lost last, and why. What is not needed at a glance (host, pid, the
+    others that were lost) is in the JSON."""
     from rich.console import Group
     from rich.text import Text
 
@@ -141,8 +142,10 @@ def agents_table(views: "Sequence[AgentView]") -> "RenderableType":
         for each in view.instances:
             rows.append((*head, each.id, each.state, age(each.age), age(each.beat_age), each.running, each.served, each.failed))
             head = ("", "", "", "")
-        said = (f"lost {age(gone.ago)} ago: {view.name} {gone.id}: {gone.reason}" for gone in view.lost)
-        lost += [Text(plain(line), style="red") for line in said]
+        if (last := view.last_lost) is not None:
+            before = f"; {len(view.lost)} within the hour" if len(view.lost) > 1 else ""
+            said = f"lost {age(last.ago)} ago: {view.name} {last.id}: {last.reason}{before}"
+            lost.append(Text(plain(said), style="yellow" if view.instances or not view.serves else "red"))
     if not rows and not lost:
         return Text("nobody is here whom you may see. Start agents with `mesh up FILE`, or one with `mesh-bridge serve NAME -- COMMAND`")
     columns = ("agent", "roles", "version", "tools", "instance", "state", "age", "beat", "now", "calls", "failed")

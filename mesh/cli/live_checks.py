@@ -8,6 +8,7 @@ from typing import Any, Final
 from mesh import admin
 from mesh.audit.journal import Journal
 from mesh.cli.checks import Check, fail, failed, ok, warn
+from mesh.cli.render import age
 from mesh.errors import BrokerUnavailable, MeshError, NotAdmitted
 from mesh.link.address import hosts, is_loopback, without_userinfo
 from mesh.link.jetstream import JetStream
@@ -136,16 +137,20 @@ async def _present(mesh: Mesh) -> AsyncIterator[Check]:
     if not agents:
         yield warn("agents", "nobody is here", "mesh up FILE, or mesh-bridge serve NAME -- COMMAND")
     for view in agents:
-        yield _agent(view)
+        yield check_agent(view)
 
 
-def _agent(view: admin.AgentView) -> Check:
+def check_agent(view: admin.AgentView) -> Check:
     name = f"agent {view.name}"
     well = sum(each.healthy for each in view.instances)
     said = f"{well} of {len(view.instances)} instances healthy, {view.tools} tools"
     log = "mesh.log in the state directory says why"
     if not view.instances:
-        return fail(name, f"lost: {view.lost[-1].reason if view.lost else 'no instance'}", "start it again")
+        last = view.last_lost
+        said = f"{len(view.lost)} lost within the hour, the last {age(last.ago)} ago: {last.reason}" if last is not None else "no instance"
+        if not view.serves:
+            return warn(name, f"{said}; no server, so nobody waits for it", "nothing: it is forgotten within the hour")
+        return fail(name, said, "start it again, or leave it: it is forgotten within the hour")
     if not well:
         return fail(name, f"{said}: its server does not run", log)
     if well < len(view.instances):
