@@ -7,10 +7,16 @@ import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Final
 
 from bridge.config import AgentSpec
+from bridge.lines import Lines
+from mesh.background import end_tasks
 from mesh.identity.finding import find_credentials
 from mesh.settings import Settings
+
+LONGEST_LINE: Final = 16 * 1024
+"""Bytes of a line on its stderr that is passed on. A longer one is left out."""
 
 
 async def run_apart(spec: AgentSpec, settings: Settings, note: Callable[[str, str, str], None]) -> str:
@@ -22,20 +28,50 @@ async def run_apart(spec: AgentSpec, settings: Settings, note: Callable[[str, st
         *serve_command(spec, credentials),
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
         env=environment(spec, settings, credentials),
         cwd=spec.cwd,
         start_new_session=True,
     )
     assert process.stdout is not None
+    assert process.stderr is not None
+    telling = asyncio.create_task(_tell(process.stderr, spec.name), name=f"stderr of {spec.name}")
     try:
         async for line in process.stdout:
             with contextlib.suppress(ValueError, AttributeError):
                 said = json.loads(line)
                 if said.get("event") in ("ready", "restarting"):
                     note(said["event"], spec.name, str(said.get("detail", "")))
-        return f"its process ended with code {await process.wait()}"
+        ended = f"its process ended with code {await process.wait()}"
+        await asyncio.wait({telling}, timeout=1.0)  # what it has started may still hold its stderr
+        return telling.result() or ended if telling.done() else ended
     finally:
         await _end(process)
+        await end_tasks(telling)
+
+
+async def _tell(stderr: asyncio.StreamReader, agent: str) -> str:
+    """Pass its stderr on to ours, each line with its name, since several write there. Returns the error that it says it ended with."""
+    lines, problem = Lines(LONGEST_LINE), ""
+    while not stderr.at_eof():
+        for line in lines.feed(await stderr.read(2**16) or b"\n"):
+            text = line.decode("utf-8", "replace")
+            if error := _error_in(text):
+                problem = error
+                continue
+            with contextlib.suppress(OSError):  # nobody reads ours any more; the process must not wait for that
+                sys.stderr.write(f"{agent} | {''.join(each if each.isprintable() else ' ' for each in text)}\n")
+    return problem
+
+
+def _error_in(line: str) -> str:
+    """What `mesh-bridge` says last with --json, where an error ended it, for a person; empty where a line is nothing of this kind."""
+    try:
+        said = json.loads(line)
+        message, hint, _ = said["message"], said.get("hint"), said["retryable"]
+    except (ValueError, TypeError, AttributeError, KeyError):
+        return ""
+    return f"{message} ({hint})" if hint else str(message)
 
 
 def serve_command(spec: AgentSpec, credentials: Path | None) -> list[str]:

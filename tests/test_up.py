@@ -124,6 +124,24 @@ async def test_an_agent_that_was_revoked_disturbs_no_other(tmp_path: Path) -> No
         assert await running.end() == 0
 
 
+async def test_an_agent_of_python_code_is_named_where_it_writes_and_says_why_it_failed(tmp_path: Path) -> None:
+    (tmp_path / "loud.py").write_text(
+        "import sys\nfrom examples.notes import server\nprint('hello', 'you\\x1b', sep='\\n', file=sys.stderr)\n"
+    )
+    agents_file(tmp_path, loud={"python": "loud:server"}, gone={"python": "loud:nobody"})
+    async with up(tmp_path) as running:
+        failed = await running.until("agent", agent="gone", state="failed")
+        assert failed["detail"].startswith("loud:nobody cannot be loaded: ")
+        assert failed["detail"].endswith(" (it is written module:name, importable from here)")
+        if not any(each.get("agent") == "loud" and each["state"] == "ready" for each in running.said):
+            await running.until("agent", agent="loud", state="ready")
+        assert await running.end() == 0
+        assert running.process.stderr is not None
+        written = (await running.process.stderr.read()).decode().splitlines()
+    assert {line for line in written if line.startswith("loud")} == {"loud | hello", "loud | you "}
+    assert all(line.startswith(("loud | ", "gone | ")) for line in written), written
+
+
 async def test_a_broker_that_dies_comes_back_and_the_mesh_with_it(tmp_path: Path) -> None:
     agents_file(tmp_path, notes=NOTES)
     async with up(tmp_path) as running:

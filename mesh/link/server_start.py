@@ -87,7 +87,8 @@ def failure(what: str, lines: list[str], config: Path, state: StateDir) -> Broke
             if beginning in line and (at := re.search(r"listen tcp (\S*:(\d+)): bind: (.*?)\"?$", line)):
                 return PortTaken(
                     f"the broker cannot listen for {listener} on {at[1]}: {at[3]}",
-                    hint=f"Stop what listens there, or choose another port: `mesh up {option} PORT`, or in {config}.",
+                    hint="Stop what listens there, or let all ports be free ones: `mesh up --port 0`. "
+                    f"Another one for this: `mesh up {option} PORT`, or in {config}.",
                     port=int(at[2]),
                     listener=listener,
                 )
