@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from mesh.cli.jobs import bar_text
+from mesh.cli.job_bar import bar_text
 from mesh.jobs import JobRecord, Reject
 from tests.cli_helpers import mesh, started
 from tests.conftest import Broker
@@ -54,6 +54,19 @@ async def test_submitted_listed_shown_and_waited_for(broker: Broker, plane: str,
     theirs = await mesh("jobs", "list", "--all", "--json", "--name", "operator", *broker.options, cwd=tmp_path)
     assert id in [each["id"] for each in theirs.json]
     assert (await mesh("jobs", "list", "--all", *broker.options, cwd=tmp_path)).code == 1
+
+
+async def test_who_submits_to_a_name_that_nobody_has_is_told(broker: Broker, plane: str, tmp_path: Path) -> None:
+    sent = await mesh("jobs", "submit", "hnad", "t", *broker.options, cwd=tmp_path)
+    assert (sent.code, sent.out.count("\n")) == (0, 1)
+    assert "no agent is here as 'hnad': the job waits for who answers to that name. " in sent.err
+    async with started("jobs", "submit", "hnad", "t", "--wait", *broker.options, cwd=tmp_path) as waits:
+        assert waits.stderr is not None
+        async with asyncio.timeout(20):
+            assert b"no agent is here as 'hnad'" in await waits.stderr.readline()
+    async with worker(broker.url, "new-hand", Hands({"content": []})):
+        begun = await mesh("jobs", "submit", "new-hand", "t", *broker.options, cwd=tmp_path)
+    assert (begun.code, begun.err) == (0, ""), "who only does jobs is nobody's agent, and there all the same"
 
 
 @pytest.mark.parametrize("options", [(), ("--json",)])

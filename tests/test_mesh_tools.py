@@ -11,6 +11,7 @@ from mcp.shared.subscriptions import ResourceUpdated
 
 from bridge import mesh_transport
 from bridge.gathered.own import INBOX
+from bridge.mesh_tools.hints import for_hosts
 from bridge.mesh_tools.tools import TOOLS
 from mesh import Mesh
 from tests.conftest import Broker
@@ -175,6 +176,33 @@ async def test_events_and_jobs(plane: str, mode: Mode) -> None:
         await called(client, "cancel_job", id=other["id"])
         assert (await called(client, "get_job", id=other["id"]))["state"] == "cancelled"
         assert "no_such_job" in await failed(client, "get_job", id="1-nothing")
+
+
+async def test_who_sends_to_a_name_that_nobody_has_is_told(plane: str) -> None:
+    async with (
+        Mesh(name="typist", broker=plane) as mesh,
+        serving(plane, "proofreader", Recorder()),
+        Client(mesh_transport(mesh=mesh)) as client,
+    ):
+        for said in (
+            await called(client, "send_message", to="proofraeder", type="t"),
+            await called(client, "submit_job", agent="proofraeder", tool="t"),
+        ):
+            assert "nobody is here as 'proofraeder'" in said["warning"]
+            assert "did you mean proofreader? list_agents shows who is there" in said["warning"]
+        late = await failed(client, "send_message", to="proofraeder", type="t", wait=0.2)
+        assert late.startswith("timeout: ")
+        assert "did you mean proofreader?" in late
+        assert "warning" not in await called(client, "send_message", to="proofreader", type="t")
+        assert "warning" not in await called(client, "submit_job", agent="proofreader", tool="t")
+
+
+async def test_hints_name_tools_of_the_host(plane: str) -> None:
+    async with Mesh(name="shell-less", broker=plane) as mesh, Client(mesh_transport(mesh=mesh)) as client:
+        assert "list_jobs shows them" in await failed(client, "get_job", id="nothing")
+        assert "list_schedules shows those that there are" in await failed(client, "cancel_schedule", id="nothing")
+    assert for_hosts("`mesh auth explain me 'send you'` says which roles would").startswith("for who looks after this mesh: `mesh auth")
+    assert for_hosts("`mesh jobs wait 7-a`, or `mesh sendmail`") == "for who looks after this mesh: get_job, or `mesh sendmail`"
 
 
 async def test_arguments_that_are_wrong_are_told(plane: str) -> None:

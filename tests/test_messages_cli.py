@@ -87,6 +87,8 @@ async def test_who_writes_to_a_name_that_nobody_has_is_told_and_it_is_stored(bro
     assert said.code == 0
     assert said.json["id"]
     assert "no agent is here as 'misspelt'" in said.err
+    waits = await mesh("send", "misspelt", "t", "x", "--wait", "--timeout", "0.2", *broker.options, cwd=tmp_path)
+    assert (waits.code, "no agent is here as 'misspelt'" in waits.err, "error: " in waits.err) == (1, True, True)
 
 
 async def test_what_is_sent_later(broker: Broker, plane: str, tmp_path: Path) -> None:

@@ -2,14 +2,16 @@
 participant whose host calls them. Each raises MeshError."""
 
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from typing import Any
 
 from bridge.mesh_tools import shapes
+from bridge.mesh_tools.hints import for_hosts
 from bridge.mesh_tools.inbox import Inbox
 from mesh import Mesh
+from mesh.broker.mailboxes import MOST_NAMES, nobody_at, nobody_takes
 from mesh.broker.sending import MessageOptions
-from mesh.errors import MeshError
+from mesh.errors import CallTimeout, MeshError, NoSuchAgent
 from mesh.jobs import JobRecord
 from mesh.registry.directory import Directory
 from mesh.subjects import CONTROL_PLANE
@@ -22,6 +24,7 @@ class Doing:
         self.mesh = mesh
         self.inbox = Inbox(mesh)
         self._directory = directory
+        self._there: set[str] = set()
 
     async def close(self) -> None:
         await self.inbox.close()
@@ -35,13 +38,18 @@ class Doing:
             "correlation_id": asked.correlation_id,
             "metadata": asked.metadata,
         }
+        warning = await self._nobody(asked.to, nobody_at(asked.to, messages.mailbox, self.mesh.target))
         if asked.every is not None or asked.cron is not None:
             await messages.schedule_message(*said, every=asked.every, cron=asked.cron, expires=asked.expires, **options)
         elif asked.wait is not None and asked.delay is None and asked.at is None:
-            return {"id": id, "answer": await messages.send_message(*said, timeout=asked.wait, **options)}
+            try:
+                return {"id": id, "answer": await messages.send_message(*said, timeout=asked.wait, **options), "warning": warning}
+            except CallTimeout as problem:
+                problem.hint = ". ".join(each for each in (warning, problem.hint) if each)
+                raise
         else:
             await messages.publish_message(*said, expires=asked.expires, delay=asked.delay, at=asked.at, **options)
-        return {"id": id}
+        return {"id": id, "warning": warning}
 
     async def check_messages(self, asked: shapes.CheckMessages) -> Mapping[str, Any]:
         held = await self.inbox.look(asked.wait)
@@ -78,7 +86,9 @@ class Doing:
 
     async def submit_job(self, asked: shapes.SubmitJob) -> Mapping[str, Any]:
         options = asked.model_dump(include={"key", "deadline", "attempts", "keep"})
-        return _job(await self.mesh.jobs.submit(asked.agent, asked.tool, asked.arguments, **options))
+        job = await self.mesh.jobs.submit(asked.agent, asked.tool, asked.arguments, **options)
+        look = nobody_takes(job, self.mesh.jobs, self.mesh.messages.mailbox, self.mesh.target)
+        return {**_job(job), "warning": await self._nobody(job.target, look)}
 
     async def get_job(self, asked: shapes.GetJob) -> Mapping[str, Any]:
         if asked.wait:
@@ -113,6 +123,18 @@ class Doing:
                 }
             )
         return {"agents": found}
+
+    async def _nobody(self, name: str, look: Coroutine[Any, Any, NoSuchAgent | None]) -> str | None:
+        """What is to be said of a name that nobody has. Of others it is remembered, and the control plane is asked no more."""
+        if name in self._there:
+            look.close()
+            return None
+        if (nobody := await look) is not None:
+            return f"nobody is here as {name!r}, or ever listened under that name: it waits. {for_hosts(nobody.hint)}"
+        if len(self._there) >= MOST_NAMES:
+            self._there.clear()
+        self._there.add(name)
+        return None
 
 
 def _job(job: JobRecord) -> dict[str, Any]:

@@ -7,6 +7,9 @@ from pydantic import BaseModel, ConfigDict, Field
 Priority = Literal["critical", "high", "normal", "low"]
 
 
+WARNING = "There where nobody has the name or ever listened under it, so it may be misspelt: what is sent waits."
+
+
 class Takes(BaseModel):
     """Arguments of a tool. What a tool does not know it refuses: a typing mistake would go unnoticed."""
 
@@ -40,6 +43,7 @@ class SendMessage(Takes):
 class Sent(Gives):
     id: str = Field(description="The message's id; of one that is sent later, its schedule's.")
     answer: Any = Field(None, description="What its handler returned, with wait.")
+    warning: str | None = Field(None, description=WARNING)
 
 
 class CheckMessages(Takes):
@@ -165,6 +169,10 @@ class JobState(Gives):
 
     id: str
     state: str = Field(description="queued, running, done, failed, cancelled or expired.")
+
+
+class Submitted(JobState):
+    warning: str | None = Field(None, description=WARNING)
 
 
 class JobStates(Gives):

@@ -20,6 +20,7 @@ from pydantic import ValidationError
 
 from bridge.mesh_tools import allowed, shapes
 from bridge.mesh_tools.doing import Doing
+from bridge.mesh_tools.hints import for_hosts
 from bridge.mesh_tools.tool import Tool
 from mesh.errors import MeshError
 
@@ -46,7 +47,7 @@ class MeshTools(Doing):
             where = ".".join(map(str, first["loc"]))
             return _failure(f"{name}: {where + ': ' if where else ''}{first['msg']}")
         except MeshError as problem:
-            return _failure(f"{problem.code}: {problem.message}" + (f" ({problem.hint})" if problem.hint else ""))
+            return _failure(f"{problem.code}: {problem.message}" + (f" ({for_hosts(problem.hint)})" if problem.hint else ""))
         said = tool.gives.model_validate(given).model_dump(mode="json", exclude_none=True)
         return {"content": [{"type": "text", "text": json.dumps(said, ensure_ascii=False)}], "structuredContent": said, "isError": False}
 
@@ -143,7 +144,7 @@ _ALL: Final = (
         "Submit a job",
         "Have an agent's tool called, without waiting: the job goes on when you leave, and its result is kept. get_job collects it.",
         shapes.SubmitJob,
-        shapes.JobState,
+        shapes.Submitted,
         Doing.submit_job,
         allowed.calls,
         world=True,

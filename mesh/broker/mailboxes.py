@@ -13,6 +13,7 @@ The first answer also tells whether a name is known at all. What is sent to nobo
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import aclosing, suppress
 from typing import Any, Final, Literal, NamedTuple
 
 import structlog
@@ -20,6 +21,7 @@ import structlog
 from mesh.background import Background
 from mesh.clock import monotonic
 from mesh.errors import MailboxFull, MeshError, NoSuchAgent
+from mesh.jobs import JobRecord, Jobs
 from mesh.policy.rate import Limiter, Rate
 
 MOST: Final = 100_000
@@ -37,6 +39,9 @@ RATE: Final = 100.0
 MOST_NAMES: Final = 1000
 """Names that one sender keeps in mind."""
 
+BEGINS: Final = 1.0
+"""Seconds within which a worker that is there begins with a job."""
+
 Over = Literal["slow", "refuse", "ignore"]
 
 _log: Final = structlog.get_logger("mesh.broker")
@@ -51,6 +56,39 @@ class Mailbox(NamedTuple):
     @property
     def waiting(self) -> int:
         return sum(self.lanes.values())
+
+
+async def nobody_at(name: str, look: Callable[[str], Awaitable[Mailbox]], target: Callable[[str], Awaitable[object]]) -> NoSuchAgent | None:
+    """What is known of a name that nobody has, and under which nobody ever listened: it may be misspelt, and the hint says what may be
+    meant. None where somebody has it or had, or we may not know. `look` and `target` as `Mailboxes` takes them."""
+    with suppress(MeshError):  # it may be known all the same
+        if (await look(name)).listened:
+            return None
+    return await _absent(name, target)
+
+
+async def nobody_takes(
+    job: JobRecord, jobs: Jobs, look: Callable[[str], Awaitable[Mailbox]], target: Callable[[str], Awaitable[object]]
+) -> NoSuchAgent | None:
+    """As `nobody_at`, of who is to do a job that was just submitted. Of who only does jobs nothing else is known but that it begins."""
+    nobody = await nobody_at(job.target, look, target)
+    if nobody is not None:
+        with suppress(MeshError, TimeoutError):
+            async with asyncio.timeout(BEGINS), aclosing(jobs.watch(job.id)) as seen:
+                async for each in seen:
+                    if each.state != "queued":
+                        return None
+    return nobody
+
+
+async def _absent(name: str, target: Callable[[str], Awaitable[object]]) -> NoSuchAgent | None:
+    try:
+        await target(name)
+    except NoSuchAgent as nobody:
+        return nobody
+    except MeshError:
+        pass  # we may not know
+    return None
 
 
 class _Known:
@@ -135,13 +173,5 @@ class Mailboxes:
             known.looked, known.looking = monotonic(), False
         if known.over and not was_over:
             _log.warning("a mailbox is over its bound; what is sent there is slowed", to=to, waiting=mailbox.waiting, bound=MOST)
-        if first and not mailbox.listened:
-            await self._tell_nobody(to)
-
-    async def _tell_nobody(self, to: str) -> None:
-        try:
-            await self._target(to)
-        except NoSuchAgent as nobody:
+        if first and not mailbox.listened and (nobody := await _absent(to, self._target)) is not None:
             _log.warning("nobody has this name, or ever listened under it; what is sent to it waits", to=to, hint=nobody.hint)
-        except MeshError:
-            pass  # we may not know

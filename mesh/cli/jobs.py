@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 
 from mesh.cli import options
+from mesh.cli.job_bar import Bar, how_far
 from mesh.cli.running import execute, joined
 
 if TYPE_CHECKING:
@@ -64,15 +65,25 @@ def submit(
         raise typer.BadParameter(str(error)) from None
 
     async def work() -> int:
+        from mesh.broker.mailboxes import nobody_takes
         from mesh.cli.arguments import build, needs_schema
         from mesh.cli.call import tool_schema, warn_of_unknown
+        from mesh.cli.messages import tell_of_nobody
         from mesh.cli.render import print_json, print_text
 
         async with joined(state_dir, broker, name, credentials, quiet=as_json) as mesh:
             schema = await tool_schema(mesh, agent, tool) if needs_schema(pairs) or start else None
             arguments = build(pairs, schema, start)
             warn_of_unknown(tool, arguments, schema, quiet=as_json)
-            job = await _known(mesh.jobs.submit(agent, tool, arguments, key=key, deadline=deadline, attempts=attempts, keep=keep))
+
+            async def submitted() -> "JobRecord":
+                job = await mesh.jobs.submit(agent, tool, arguments, key=key, deadline=deadline, attempts=attempts, keep=keep)
+                if not (wait and as_json):  # then stderr is for how it ends
+                    nobody = await nobody_takes(job, mesh.jobs, mesh.messages.mailbox, mesh.target)
+                    tell_of_nobody(agent, nobody, "the job waits for who answers to that name")
+                return job
+
+            job = await _known(submitted())
             if wait:
                 return await _wait(mesh.jobs, job.id, None, as_json)
         if as_json:
@@ -109,7 +120,7 @@ def list_jobs(
         for job in jobs:
             who = f"{job.caller} → " if everybody else ""
             head = f"{job.id}  {_standing(job):<{len(WITH_ERROR)}}  {clock.iso(job.created_ns)[:19]}"
-            print_text(f"{head}  {plain(f'{who}{job.target} {job.name}')}{_how_far(job)}")
+            print_text(f"{head}  {plain(f'{who}{job.target} {job.name}')}{how_far(job)}")
 
     execute(work, as_json=as_json)
 
@@ -239,48 +250,8 @@ async def _wait(jobs: "Jobs", id: str, timeout: float | None, as_json: bool) -> 
     return 1 if last.tool_failed else 0
 
 
-class Bar:
-    """The last line of a terminal: how far a job is. Where stderr is no terminal it shows nothing."""
-
-    WIDTH = 30
-
-    def __init__(self) -> None:
-        self._on = sys.stderr.isatty()
-        self._shown = False
-
-    def show(self, job: "JobRecord") -> None:
-        if self._on:
-            self._shown = True
-            sys.stderr.write(f"\r\x1b[K{bar_text(job, self.WIDTH)}"[:130])
-            sys.stderr.flush()
-
-    def clear(self) -> None:
-        if self._shown:
-            self._shown = False
-            sys.stderr.write("\r\x1b[K")
-            sys.stderr.flush()
-
-
-def bar_text(job: "JobRecord", width: int) -> str:
-    from mesh.cli.render import plain
-
-    said = plain(job.message or "")
-    if job.progress is None or not job.total:
-        return f"{job.state}{_how_far(job)}"
-    full = round(width * min(1.0, max(0.0, job.progress / job.total)))
-    return f"[{'#' * full}{'.' * (width - full)}] {job.progress:g}/{job.total:g} {said}"
-
-
 def _standing(job: "JobRecord") -> str:
     return WITH_ERROR if job.tool_failed else job.state
-
-
-def _how_far(job: "JobRecord") -> str:
-    from mesh.cli.render import plain
-
-    if job.over or job.progress is None:
-        return ""
-    return f"  {job.progress:g}{'' if job.total is None else f'/{job.total:g}'} {plain(job.message or '')}"
 
 
 def add_to(app: typer.Typer) -> None:

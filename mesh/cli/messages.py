@@ -2,7 +2,6 @@
 
 import json
 import sys
-from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -76,6 +75,8 @@ def send(
             chosen["id"] = id
         async with joined(state_dir, broker, name, credentials, quiet=as_json) as mesh:
             if wait:
+                if not as_json:  # then stderr is for how it ends
+                    await warn_of_nobody(mesh, to, "the message waits for who listens there")
                 print_json(await mesh.messages.send_message(to, type, said, timeout=timeout, **chosen))
                 return
             if period is not None or cron is not None:
@@ -86,8 +87,7 @@ def send(
             else:
                 when = None if due is None else clock.iso(due)
                 stored = await mesh.messages.publish_message(to, type, said, expires=expires, delay=delay, at=when, **chosen)
-            if (nobody := await _nobody(mesh, to)) is not None:
-                typer.echo(f"no agent is here as {to!r}: the message waits for who listens there. {nobody.hint}", err=True)
+            await warn_of_nobody(mesh, to, "the message waits for who listens there")
         if as_json:
             print_json({"id": stored})
         else:
@@ -96,21 +96,16 @@ def send(
     execute(work, as_json=as_json)
 
 
-async def _nobody(mesh: "Mesh", to: str) -> "NoSuchAgent | None":
-    """What is known of a name that nobody has: it may be misspelt. None where somebody has it or ever listened under it, or we may not
-    know."""
-    from mesh.errors import MeshError, NoSuchAgent
+async def warn_of_nobody(mesh: "Mesh", to: str, so: str) -> None:
+    from mesh.broker.mailboxes import nobody_at
 
-    with suppress(MeshError):  # it may be known all the same
-        if (await mesh.messages.mailbox(to)).listened:
-            return None
-    try:
-        await mesh.target(to)
-    except NoSuchAgent as nobody:
-        return nobody
-    except MeshError:
-        pass
-    return None
+    tell_of_nobody(to, await nobody_at(to, mesh.messages.mailbox, mesh.target), so)
+
+
+def tell_of_nobody(to: str, nobody: "NoSuchAgent | None", so: str) -> None:
+    """On stderr, with --json too: what is stored is stored, and `so` says what becomes of it."""
+    if nobody is not None:
+        typer.echo(f"no agent is here as {to!r}: {so}. {nobody.hint}", err=True)
 
 
 def mailbox(
