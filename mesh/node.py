@@ -111,7 +111,7 @@ class Mesh:
             self.jobs = await stack.enter_async_context(Jobs(me))
             self.messages = await stack.enter_async_context(MessageBroker(me, lambda: self.events, self.jobs, self.target))
             schemas = await stack.enter_async_context(Schemas(me, self.readers.of_bucket))
-            events = EventBridge(me, self.readers.of_stream, self.messages.publish_message, schemas)
+            events = EventBridge(me, self.readers.of_stream, self.messages.submit_message, schemas)
             self.events = await stack.enter_async_context(events)
             self.streams = await stack.enter_async_context(Streams(me, self.present))
             self._heart = self._shared_heart or Heart()

@@ -1,11 +1,12 @@
 """What the fault tests share: participants that record, and ways to wait. The proxy and the processes have files of their own."""
 
 import asyncio
+import gc
 import json
 import sys
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, contextmanager
 from typing import Any, Generic, Self, TypeVar
 
 import pytest
@@ -22,8 +23,9 @@ from tests.processes import ROOT, Bridge, alive, bridges, ended
 from tests.proxy import Proxy
 
 __all__ = [
-    "CUT_WARNINGS", "ROOT", "Background", "Bridge", "Proxy", "Recorder", "Signals", "Still", "alive", "arguments_of", "back", "bridges",
-    "control_plane", "ended", "figure", "finish", "hold", "live", "lost", "serving", "settled", "text_of", "up", "watching",
+    "CUT_WARNINGS", "ROOT", "Background", "Bridge", "Proxy", "Recorder", "Signals", "Still", "alive", "all_retrieved", "arguments_of",
+    "back", "bridges", "control_plane", "ended", "figure", "finish", "hold", "live", "lost", "serving", "settled", "text_of", "up",
+    "watching",
 ]  # fmt: skip
 
 T = TypeVar("T")
@@ -107,6 +109,19 @@ async def settled(mesh: Mesh) -> None:
                     return
             except MeshError:
                 await asyncio.sleep(0.05)  # the bucket is being made; nobody tells us when
+
+
+@contextmanager
+def all_retrieved() -> Iterator[None]:
+    """No task and no future of this loop ends with an exception that nobody looks at."""
+    loop, told = asyncio.get_running_loop(), list[dict[str, Any]]()
+    loop.set_exception_handler(lambda _, context: told.append(context))
+    try:
+        yield
+        gc.collect()
+    finally:
+        loop.set_exception_handler(None)
+    assert told == []
 
 
 class Background(Generic[T]):

@@ -32,7 +32,8 @@ async def test_what_is_published_is_replayed_listed_and_deleted(broker: Broker, 
     ]
     for _ in range(2):
         into = await mesh("events", "replay", "build.>", "--from", "10m", "--into", "student", "--id", "r", *broker.options, cwd=tmp_path)
-        assert into.out.strip() == "3 events to student"
+        assert into.out.strip() == "3 events stored for student"
+        assert into.err.startswith("no agent is here as 'student': the events wait for who listens there. ")
     assert await waiting(plane, "student", "low") == 3
     heard = await mesh("events", "subscriptions", "list", "--json", *broker.options, cwd=tmp_path)
     assert json.loads(heard.out) == []

@@ -3,16 +3,19 @@
 import asyncio
 from contextlib import aclosing
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 
 from mesh import clock
 from mesh.errors import ConfigError, Denied, MailboxFull
 from mesh.events import Event, replayed
+from mesh.events.replay import WINDOW, tell_again
 from mesh.topology import MOST_WAITING
 from tests.conftest import Broker
 from tests.event_world import joined
-from tests.message_world import Inbox, receiving
+from tests.helpers import all_retrieved
+from tests.message_world import Inbox, receiving, until
 
 
 async def test_events_are_told_again_in_the_order_of_the_stream(plane: str) -> None:
@@ -100,7 +103,7 @@ async def test_a_replay_into_an_agent_is_a_message_of_who_tells_it(plane: str) -
 
 
 async def test_a_replay_into_an_agent_waits_for_room(plane: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """There is more to replay than may wait there; and nobody listens at first."""
+    """There is more to replay than may wait there, and nobody listens at first. What waited for room comes in its order, too."""
     count, inbox = MOST_WAITING + 200, Inbox()
     async with joined(plane) as mesh:
         start = clock.wall_ns()
@@ -108,13 +111,45 @@ async def test_a_replay_into_an_agent_waits_for_room(plane: str, monkeypatch: py
         await asyncio.gather(*done)
         with monkeypatch.context() as patch:
             patch.setattr("mesh.events.replay.PATIENCE", 0.1)
-            with pytest.raises(MailboxFull):
+            with all_retrieved(), pytest.raises(MailboxFull) as caught:
                 await mesh.events.replay_into("reader", mesh.events.replay_events("long.x", start), id="all")
-        again = asyncio.create_task(mesh.events.replay_into("reader", mesh.events.replay_events("long.x", start), id="all"))
-        async with receiving(plane, "reader", inbox, workers=64):
+            assert caught.value.details["stored"] == MOST_WAITING
+        replay = mesh.events.replay_events("long.x", start)
+        again = asyncio.create_task(mesh.events.replay_into("reader", replay, id="all"))
+        await until(lambda: replay.told > MOST_WAITING + WINDOW, 60)  # those are on their way, and no more are read
+        async with receiving(plane, "reader", inbox):
             assert await asyncio.wait_for(again, 60) == count
             await inbox.holds(count, 60)
-    assert sorted(each.content["event"]["data"] for each in inbox.messages) == list(range(count))
+    assert [each.content["event"]["data"] for each in inbox.messages] == list(range(count))
+
+
+async def test_what_waits_for_room_is_stored_in_its_order(plane: str) -> None:
+    """The agent has room for some, and for some more a while after it was full: what was refused stands before what comes."""
+    stored: list[int] = []
+    room = 3 * WINDOW
+
+    def make_room() -> None:
+        nonlocal room
+        room += WINDOW // 4
+
+    async def submit(content: dict[str, Any], *, id: str) -> "asyncio.Future[str]":
+        nonlocal room
+        done: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        if room:
+            room -= 1
+            stored.append(content["event"]["data"])
+            done.set_result(id)
+            return done
+        done.set_exception(MailboxFull("full"))
+        asyncio.get_running_loop().call_later(0.01, make_room)
+        return done
+
+    async with joined(plane) as mesh:
+        start = clock.wall_ns()
+        await asyncio.gather(*[await mesh.events.submit("turn.x", number) for number in range(6 * WINDOW)])
+        with all_retrieved():
+            assert await tell_again(mesh.events.replay_events("turn.x", start), submit, "turns") == 6 * WINDOW
+    assert stored == list(range(6 * WINDOW))
 
 
 async def test_who_may_not_send_to_an_agent_replays_nothing_into_it(plane: str) -> None:

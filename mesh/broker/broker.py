@@ -11,6 +11,7 @@ import secrets
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 from contextlib import suppress
 from datetime import datetime
+from functools import partial
 from typing import Any, Final, Self, Unpack
 
 from mesh import clock
@@ -147,6 +148,19 @@ class MessageBroker:
             await turn
         await send(self._store, self._subjects, message)
         return message.id
+
+    async def submit_message(
+        self, to: str, type: str, content: Any = None, *, expires: float | None = None, **options: Unpack[MessageOptions]
+    ) -> "asyncio.Future[str]":
+        """As `publish_message` to a name; returns when there is room to send it, and the future ends when the broker has it. So one task
+        can keep a whole window of messages on their way, which the broker gets in this order."""
+        message = build(self._name, to, type, content, expires, None, options)
+        if (turn := self._mailboxes.sending(to, options.get("over", "slow"))) is not None:
+            await turn
+        stored = await submit(self._store, self._subjects, message)
+        done: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        stored.add_done_callback(partial(_end, done, message))
+        return done
 
     async def publish_messages(self, messages: Iterable[tuple[str, str, Any]], **options: Unpack[MessageOptions]) -> list[str]:
         """Send many: target, type and content of each. Returns their ids once the broker has them all; a window of them is on its way at
@@ -352,3 +366,15 @@ class MessageBroker:
             said = json.loads(message.body)
             if isinstance(said, dict) and "id" in said:  # an answer of the broker's own has none
                 future.set_result(said)
+
+
+def _end(done: "asyncio.Future[str]", message: AgentMessage, stored: "asyncio.Future[PubAck]") -> None:
+    error = None if stored.cancelled() else stored.exception()
+    if done.done():  # who sent it waits no more
+        return
+    if stored.cancelled():
+        done.cancel()
+    elif error is not None:
+        done.set_exception(told(error, message))
+    else:
+        done.set_result(message.id)

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import secrets
 import sys
 from contextlib import aclosing
 from functools import partial
@@ -128,11 +129,15 @@ def replay(
     credentials: options.Credentials = None,
     as_json: options.Json = False,
 ) -> None:
-    """Show the events of a topic again, in their order, or send them to an agent again."""
+    """Show the events of a topic again, in their order, or send them to an agent again. There they are stored in their order; an agent that
+    handles several messages at once begins each as soon as it can."""
     from_ns, to_ns = read_time("--from", from_) or 0, read_time("--to", to)
+    run = id or secrets.token_hex(8)
 
     async def work() -> None:
+        from mesh.cli.messages import warn_of_nobody
         from mesh.cli.render import print_json, print_text
+        from mesh.errors import MeshError
 
         async with joined(state_dir, broker, name, credentials, quiet=as_json) as mesh:
             told = mesh.events.replay_events(topic, from_ns, to_ns, filter=filter, speed=speed)
@@ -141,12 +146,18 @@ def replay(
                     async for event in told:
                         _show(event, as_json=as_json)
                 return
-            async with _Bar(told, beside_events=False):
-                count = await mesh.events.replay_into(into, told, id=id)
+            await warn_of_nobody(mesh, into, "the events wait for who listens there")
+            try:
+                async with _Bar(told, beside_events=False):
+                    count = await mesh.events.replay_into(into, told, id=run, over="ignore")
+            except MeshError as problem:
+                if stored := problem.details.get("stored"):
+                    problem.hint = f"{stored} events were stored; with --id {run} it goes on behind them. {problem.hint}"
+                raise
         if as_json:
             print_json({"into": into, "events": count})
         else:
-            print_text(f"{count} events to {into}")
+            print_text(f"{count} events stored for {into}")
 
     execute(work, as_json=as_json)
 

@@ -2,10 +2,10 @@
 
 import asyncio
 import secrets
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from functools import partial
-from typing import Any, Final, Self, Unpack
+from typing import Any, Final, Literal, Self, Unpack
 
 from mesh.delivery import Handler, Participant, ReceiverOptions
 from mesh.errors import ConfigError
@@ -13,16 +13,13 @@ from mesh.events import expressions
 from mesh.events.asking import Asking
 from mesh.events.publishing import EventOptions, Publishing
 from mesh.events.reading import EventFamily, EventReader, Filter, Transform
-from mesh.events.replay import REPLAYED, Replay, tell_again
+from mesh.events.replay import REPLAYED, Replay, Submit, tell_again
 from mesh.events.schemas import Schemas
 from mesh.events.subscribing import DurableSubscription, EphemeralSubscription, Subscribed, filters_of, notices_of, only
 from mesh.link.jetstream import JetStream
 from mesh.link.reader import MakeConsumer
 from mesh.subjects import ANY
 from mesh.wire.event import Event
-
-Send = Callable[..., Awaitable[str]]
-"""`MessageBroker.publish_message`."""
 
 When = datetime | int
 """A time with its zone, or nanoseconds since 1970, UTC."""
@@ -31,14 +28,14 @@ When = datetime | int
 class EventBridge:
     """Publishes and hears events under one name. What it needs it opens when it is first used."""
 
-    def __init__(self, me: Participant, make_reader: MakeConsumer, send: Send, schemas: Schemas) -> None:
+    def __init__(self, me: Participant, make_reader: MakeConsumer, submit: Submit, schemas: Schemas) -> None:
         self._connection = me.connection
         self._subjects = me.subjects
         self._name = me.name
         self._ask = Asking(me)
         self._publishing = Publishing(me, schemas)
         self._make_reader = make_reader
-        self._send = send
+        self._submit = submit
         self.schemas = schemas
         """The schemas of topics: registered, looked at, held against events."""
         self._reader = EventReader(me.subjects)
@@ -163,14 +160,21 @@ class EventBridge:
             speed=speed,
         )
 
-    async def replay_into(self, agent: str, replay: Replay, *, id: str | None = None, priority: str = "low") -> int:
-        """Send the events of a replay to an agent, as messages of type `event.replayed`, and return how many there were once the broker has
-        them all. `mesh.events.replayed(message)` is the event again. We must be allowed to hear the topic and to send to the agent, and it
-        is told in our name. Broken off and begun again with the same `id`, each event arrives once. Where the agent has no room we wait.
+    async def replay_into(
+        self, agent: str, replay: Replay, *, id: str | None = None, priority: str = "low", over: Literal["slow", "ignore"] = "slow"
+    ) -> int:
+        """Send the events of a replay to an agent, as messages of type `event.replayed`, and return how many were stored, once all are.
+        `mesh.events.replayed(message)` is the event again. We must be allowed to hear the topic and to send to the agent, and it is told in
+        our name. Broken off and begun again with the same `id`, each event arrives once. Where the agent has no room we wait; `over` as
+        `publish_message`.
 
-        Raises as `publish_message`; MailboxFull where there was no room for half a minute.
+        They are stored in the order of the events (docs/guarantees.md, Order), and an agent that handles one message at a time gets them in
+        it.
+
+        Raises as `publish_message`; MailboxFull where there was no room for half a minute. `details["stored"]` is how many were stored.
         """
-        return await tell_again(replay, partial(self._send, agent, REPLAYED, priority=priority), id or secrets.token_hex(8))
+        submit = partial(self._submit, agent, REPLAYED, priority=priority, over=over)
+        return await tell_again(replay, submit, id or secrets.token_hex(8))
 
 
 def filter_of(given: Filter | str | None) -> Filter | None:

@@ -89,9 +89,9 @@ class Publishing:
 
 
 def _told(done: "asyncio.Future[str]", id: str, stored: "asyncio.Future[PubAck]") -> None:
-    if done.done():
-        return
     error = stored.exception() if not stored.cancelled() else asyncio.CancelledError()
+    if done.done():  # who published it waits no more
+        return
     if error is None:
         done.set_result(id)
     elif full := what_is_full(error):

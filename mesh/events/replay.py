@@ -6,9 +6,13 @@ expires, and a broker that restarts, cost a new consumer behind the last event.
 
 It ends with the last event that was there when it began; what comes meanwhile is nobody's replay. What is no event (an answer of the
 broker's own, a forged source) is left out and counted.
+
+Into an agent the events go as messages of one lane, stored in the order of the events. Whether they are handled in it is the agent's to
+say: one worker keeps it, and several (an agent whose tools run at once) begin each event as one of them is free.
 """
 
 import asyncio
+from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
 from typing import Any, Final
@@ -34,7 +38,7 @@ WINDOW: Final = 64
 """Messages of a replay into an agent that are on their way at once."""
 
 PATIENCE: Final = 30.0
-"""Seconds without the broker after which a replay fails; and, into an agent, without any room there."""
+"""Seconds without the broker after which a replay fails; and, into an agent, without room there for the next event."""
 
 FIRST_DELAY: Final = 0.05
 LONGEST_DELAY: Final = 1.0
@@ -42,6 +46,9 @@ LONGEST_DELAY: Final = 1.0
 
 SLACK: Final = 0.002
 """Seconds by which an event may be told early: a timer for each of thousands that were stored within a second would cost more."""
+
+Submit = Callable[..., Awaitable["asyncio.Future[str]"]]
+"""`MessageBroker.submit_message`, but for whom and what kind."""
 
 _log: Final = structlog.get_logger("mesh.events")
 
@@ -172,50 +179,78 @@ class _Pace:
             await asyncio.sleep(left)
 
 
-async def tell_again(replay: Replay, send: Callable[..., Awaitable[str]], id: str) -> int:
-    """Hand each event of a replay to `send(content, id=…)`, `WINDOW` at once, and return how many there were once all are sent. Where the
-    agent has no room it waits for some, as long as there is some every `PATIENCE` seconds."""
-    count, sending_on = 0, _Sending(send)
+async def tell_again(replay: Replay, submit: Submit, id: str) -> int:
+    """Hand each event of a replay to `submit(content, id=…)`, in their order, and return how many were stored, once all are.
+
+    Where the agent has no room it waits, `PATIENCE` seconds for each event: then MailboxFull. What fails says in `details["stored"]` how
+    many were stored before it."""
+    sending = _InOrder(submit)
     try:
-        async with asyncio.TaskGroup() as sending, aclosing(replay):
+        async with aclosing(replay):
             async for event in replay:
-                await sending_on.room.acquire()
                 told = {
                     "publisher": event.publisher,
                     "topic": event.topic,
                     "stored": clock.iso(event.stored_ns),
                     "event": event.as_dict(),
                 }
-                sending.create_task(sending_on(told, f"{id}-{event.number}"))
-                count += 1
-    except* MeshError as problems:
-        raise problems.exceptions[0] from None
-    return count
+                await sending.put(told, f"{id}-{event.number}")
+        await sending.settle()
+    except MeshError as problem:
+        problem.details["stored"] = sending.stored
+        raise
+    finally:
+        sending.leave()
+    return sending.stored
 
 
-class _Sending:
-    """Sends, and waits where the agent has no room: it reads more slowly than we replay."""
+class _InOrder:
+    """Sends in order, `WINDOW` at once. Where the agent has no room it reads more slowly than we replay: what was refused is sent again in
+    its turn, and from then on each waits until the one before it is stored. Behind the first that was refused some may be stored already,
+    as many as were on their way."""
 
-    def __init__(self, send: Callable[..., Awaitable[str]]) -> None:
-        self._send = send
-        self._last = monotonic()
-        """When one was sent."""
-        self.room = asyncio.Semaphore(WINDOW)
+    def __init__(self, submit: Submit) -> None:
+        self.stored = 0
+        self._submit = submit
+        self._window = WINDOW
+        self._on_their_way: deque[tuple[dict[str, Any], str, asyncio.Future[str]]] = deque()
 
-    async def __call__(self, content: dict[str, Any], id: str) -> None:
-        """Releases `room` when it is sent."""
-        delay = FIRST_DELAY
+    async def put(self, content: dict[str, Any], id: str) -> None:
+        while len(self._on_their_way) >= self._window:
+            await self._settle_one()
+        self._on_their_way.append((content, id, await self._submit(content, id=id)))
+
+    async def settle(self) -> None:
+        """Until all are stored."""
+        while self._on_their_way:
+            await self._settle_one()
+
+    def leave(self) -> None:
+        """Nobody asks any more what becomes of those that are on their way."""
+        for _, _, stored in self._on_their_way:
+            if not stored.cancel():
+                stored.exception()
+
+    async def _settle_one(self) -> None:
+        content, id, stored = self._on_their_way.popleft()
+        try:
+            await stored
+        except MailboxFull:
+            self._window = 1
+            await self._send_again(content, id)
+        self.stored += 1
+
+    async def _send_again(self, content: dict[str, Any], id: str) -> None:
+        delay, began = FIRST_DELAY, monotonic()
         while True:
+            await asyncio.sleep(delay)
             try:
-                await self._send(content, id=id)
+                await (await self._submit(content, id=id))
             except MailboxFull:
-                if monotonic() - self._last > PATIENCE:
+                if monotonic() - began > PATIENCE:
                     raise
             else:
-                self._last = monotonic()
-                self.room.release()
                 return
-            await asyncio.sleep(delay)
             delay = min(LONGEST_DELAY, delay * 2)
 
 

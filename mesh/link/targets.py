@@ -85,8 +85,13 @@ class Targets:
         task = self._resolving.get(name)
         if task is None:
             task = self._resolving[name] = asyncio.create_task(self._resolve(name), name=f"resolve {name}")
-            task.add_done_callback(lambda _: self._resolving.pop(name, None))
+            task.add_done_callback(partial(self._resolved, name))
         return await asyncio.shield(task)
+
+    def _resolved(self, name: str, task: "asyncio.Task[Target]") -> None:
+        del self._resolving[name]
+        if not task.cancelled():
+            task.exception()  # who asked may have gone meanwhile, and nobody is left to be told
 
     def forget_subjects(self) -> None:
         """The caller's rights have changed: each subject is checked anew."""
@@ -151,7 +156,7 @@ class Targets:
                 error.details["close"] = list(close)
             raise
         finally:
-            plane.cancel()
+            await end_tasks(plane)
         if losses != self._losses:
             raise BrokerUnavailable(f"the connection to the broker was lost while asking for {name!r}")
         target = self._targets.setdefault(name, Target(name))
