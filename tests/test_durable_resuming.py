@@ -196,6 +196,21 @@ async def test_a_message_is_done_when_its_answer_is_safe(plane: str, monkeypatch
     assert asked == ["x", "x"]
 
 
+async def test_who_leaves_in_order_has_done_what_it_took(plane: str) -> None:
+    async with two(plane, "r-left", echo=echo) as (_, mesh):
+        async with await mesh.create_stream("r-left", "echo", durable=True, id="left") as stream:
+            await stream.send("x")
+            assert await stream.receive() == "x"
+        with suppress(ZeroDivisionError):
+            async with await mesh.create_stream("r-left", "echo", durable=True, id="left") as stream:
+                await stream.send("y")
+                assert await stream.receive() == "y"
+                raise ZeroDivisionError
+        async with await mesh.create_stream("r-left", "echo", durable=True, id="left") as stream:
+            stream.end()
+            assert [message async for message in stream] == ["y"]
+
+
 async def test_more_than_was_said_cannot_have_been_taken(plane: str) -> None:
     async with two(plane, "r-more", echo=echo) as (_, mesh):
         async with await mesh.create_stream("r-more", "echo", durable=True, id="more") as stream:

@@ -138,9 +138,10 @@ class Streams:
     ) -> DurableStream:
         """Open a durable stream to an agent, or go on with ours of that `id`, which both ends may have left in any way, for up to a week.
 
-        Who goes on says what follows the stream's `sent`: so many of its messages the broker has had. It reads from the first one that it
-        had not asked to follow, so up to a window of messages may come again, unless it says how many it is done with: `taken`, which the
-        stream counts as it is read. A stream to a role stays with the member who took it (`peer`), who is the one to name.
+        Who goes on says what follows the stream's `sent`: so many of its messages the broker has had. Where it had left in order, nothing
+        that it took comes again, unless it was written together with what it had not taken. Where it was killed, up to a window of messages
+        may, but for those that it is done with, if it has noted how many: `taken`, which the stream counts. A stream to a role stays with the
+        member who took it (`peer`), who is the one to name.
 
         Raises StreamRefused where that stream is over, or one with somebody else; StreamLost where less was said to us than was `taken`:
         the broker has forgotten it, or it is another one. And as `open`.

@@ -85,7 +85,7 @@ class DurableStream:
             await self.close()
         else:
             with suppress(MeshError):
-                await self.close(LEAVE_SECONDS)
+                await self._leave(LEAVE_SECONDS)
 
     @property
     def sent(self) -> int:
@@ -156,7 +156,13 @@ class DurableStream:
 
     async def close(self, timeout: float = DRAIN_SECONDS) -> None:
         """Leave: what is at the broker stays there, for whoever goes on with the stream's id. Raises StreamLost where the broker does not
-        have all that was said within `timeout` seconds, and as `send`."""
+        have all that was said within `timeout` seconds, and as `send`. Left by an exception, the message that was taken last comes again to
+        who goes on without having counted."""
+        if self._read_end is None:  # an end stays until both have ended
+            self._in.done()
+        await self._leave(timeout)
+
+    async def _leave(self, timeout: float) -> None:
         if self.on_close is not None:
             on_close, self.on_close = self.on_close, None
             await on_close()

@@ -79,8 +79,7 @@ class Inflow:
     async def next(self) -> Item:
         """The next message; the one before is acknowledged. It may be cancelled, and called again. Raises StreamLost, StreamIdle,
         Denied."""
-        held, self._held = self._held, None
-        self._acknowledge(self.taken, held)
+        self.done()
         while True:
             while self._waiting:
                 number, item, whole = self._waiting.popleft()
@@ -93,6 +92,11 @@ class Inflow:
     def touch(self) -> None:
         """The stream is in use: it is not quiet."""
         self.quiet_since = clock.monotonic()
+
+    def done(self) -> None:
+        """Acknowledge what was taken, as soon as its answers are stored."""
+        held, self._held = self._held, None
+        self._acknowledge(self.taken, held)
 
     def stop(self) -> None:
         """A reading that still waits raises StreamLost."""
