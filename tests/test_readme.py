@@ -41,16 +41,19 @@ def mesh_dir(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         yield directory
 
 
-@pytest.mark.parametrize("number", range(len(blocks("python"))))
+PROGRAMS = [block for block in blocks("python") if "asyncio.run(" in block]
+
+
+@pytest.mark.parametrize("number", range(len(PROGRAMS)))
 def test_python_runs(number: int, mesh_dir: Path) -> None:
-    out = run([sys.executable, "-c", blocks("python")[number]], mesh_dir)
+    out = run([sys.executable, "-c", PROGRAMS[number]], mesh_dir)
     said = ("Europe/Berlin", "add_note", "Hello, mesh", "{'sum': 7}", "'steps': 10", "[0, 1, 4, 9]", "again: ", "at /ok", "local True")
     assert said[number] in out
 
 
 @pytest.mark.parametrize(
     "command",
-    [line for line in commands() if re.match(rf"mesh ({GROUPS})\b|mesh-bridge connect --print", line)],
+    [line for line in commands() if re.match(rf"mesh ({GROUPS})\b(?! reviewer )|mesh-bridge connect --print", line)],
 )
 def test_commands_work_as_typed(command: str, mesh_dir: Path) -> None:
     refuses = command.startswith("mesh auth explain")  # what is asked there is not allowed, and 1 says so
@@ -76,6 +79,29 @@ def test_every_other_command_is_one_that_the_tests_know() -> None:
 def test_the_file_in_the_readme_is_read(tmp_path: Path) -> None:
     (tmp_path / "mesh.toml").write_text(blocks("toml")[0])
     assert [agent.name for agent in read_file(tmp_path / "mesh.toml").agents] == ["time", "docs", "notes"]
+
+
+@pytest.fixture(scope="module")
+def own_agent(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A directory with a running mesh of the README's own agent."""
+    directory = tmp_path_factory.mktemp("own")
+    [server] = [block for block in blocks("python") if block.startswith("# reviewer.py")]
+    (directory / "reviewer.py").write_text(server)
+    (directory / "mine.toml").write_text(next(block for block in blocks("toml") if "reviewer:server" in block))
+    with mesh_of("mine.toml", directory, cwd=directory):
+        yield directory
+
+
+def test_an_agent_of_ones_own(own_agent: Path) -> None:
+    sends, calls = (shlex.split(line) for line in commands() if re.match(r"mesh (send|call) reviewer ", line))
+    run(sends, own_agent)
+    deadline = 20
+    while "look at the tests" not in (said := run([word.replace("$PWD", str(ROOT)) for word in calls], own_agent)):
+        deadline -= 1
+        assert deadline, said
+    assert "On branch" in said or "HEAD detached" in said
+    assert "reviewer" in run(["mesh", "journal", "--caller", "reviewer"], own_agent)
+    run(["mesh", "auth", "explain", "reviewer", "call", "git/git_commit"], own_agent, code=1)
 
 
 async def test_a_server_is_served_as_typed(mesh_dir: Path) -> None:

@@ -15,12 +15,12 @@ BIN: Final = Path(sys.executable).parent
 
 
 @contextmanager
-def mesh_of(file: str, directory: Path, *options: str) -> Iterator[Path]:
+def mesh_of(file: str, directory: Path, *options: str, cwd: Path = ROOT) -> Iterator[Path]:
     """`mesh up FILE`, its state in `.mesh` of the directory, until the block ends. Yields the directory once all agents are ready."""
     state = directory / ".mesh"
     process = subprocess.Popen(
         [BIN / "mesh", "up", file, "--json", "--state-dir", state, "--broker-port", "0", *options],
-        cwd=ROOT,
+        cwd=cwd,
         stdout=subprocess.PIPE,
         text=True,
         env={**os.environ, "PATH": f"{BIN}:{os.environ['PATH']}"},
