@@ -13,22 +13,7 @@ from mesh import Mesh, clock
 from mesh.errors import BrokerUnavailable, CallTimeout, Disconnected, InstanceLost, NoSuchAgent
 from mesh.link.call import Call
 from tests.conftest import Broker
-from tests.helpers import (
-    CUT_WARNINGS,
-    Proxy,
-    Recorder,
-    all_retrieved,
-    arguments_of,
-    back,
-    figure,
-    finish,
-    hold,
-    live,
-    serving,
-    settled,
-    up,
-    watching,
-)
+from tests.helpers import CUT_WARNINGS, Proxy, Recorder, arguments_of, back, figure, finish, hold, live, serving, settled, up, watching
 
 pytestmark = CUT_WARNINGS
 
@@ -124,19 +109,6 @@ async def test_a_call_to_nobody_fails_at_once_with_the_names_that_come_close(pla
     figure(f"no such agent: median {statistics.median(taken) * 1000:.1f} ms, worst {max(taken) * 1000:.1f} ms")
     assert statistics.median(taken) < 0.05
     assert max(taken) < 1.0
-
-
-async def test_who_asks_for_nobody_and_is_gone_before_the_answer_leaves_no_error_behind(plane: str) -> None:
-    """The question is shared by all who ask, so it goes on; what it ends with is told to those who are left."""
-    async with asyncio.timeout(10), Mesh(name="caller", broker=plane) as mesh:
-        with all_retrieved():
-            asking = asyncio.create_task(mesh.target("qqqqqqqq"))
-            await asyncio.sleep(0)  # it has begun
-            (question,) = (each for each in asyncio.all_tasks() if each.get_name() == "resolve qqqqqqqq")
-            asking.cancel()
-            await asyncio.wait([asking, question])
-            assert asking.cancelled()
-            del asking, question
 
 
 async def test_an_agent_that_leaves_ends_its_calls_and_is_nobody_from_then_on(plane: str) -> None:

@@ -17,7 +17,7 @@ from mesh.link.connection import Message
 from mesh.registry.gone import caller_of
 from mesh.subjects import Gone, Subjects, client_name, escape
 from tests.connections import client_of
-from tests.helpers import CUT_WARNINGS, ROOT, Proxy, Recorder, Signals, back, bridges, ended, figure, finish, hold, serving
+from tests.helpers import CUT_WARNINGS, ROOT, Proxy, Recorder, Signals, all_retrieved, back, bridges, ended, figure, finish, hold, serving
 
 pytestmark = CUT_WARNINGS
 
@@ -210,3 +210,16 @@ def test_the_users_claims_say_which_agent_it_was() -> None:
     claims = jwt.sign_user(new_key(Kind.ACCOUNT), new_key(Kind.USER).public, escape("hôte"), account="A", issued=1)
     assert caller_of({"name": "another.0a1b", "jwt": claims}) == ("hôte", "0a1b")
     assert caller_of({"name": "host.0a1b", "jwt": "nonsense"}) is None
+
+
+async def test_who_asks_for_nobody_and_is_gone_before_the_answer_leaves_no_error_behind(plane: str) -> None:
+    """The question is shared by all who ask, so it goes on; what it ends with is told to those who are left."""
+    async with asyncio.timeout(10), Mesh(name="caller", broker=plane) as mesh:
+        with all_retrieved():
+            asking = asyncio.create_task(mesh.target("qqqqqqqq"))
+            await asyncio.sleep(0)  # it has begun
+            (question,) = (each for each in asyncio.all_tasks() if each.get_name() == "resolve qqqqqqqq")
+            asking.cancel()
+            await asyncio.wait([asking, question])
+            assert asking.cancelled()
+            del asking, question
