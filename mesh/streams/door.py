@@ -140,8 +140,8 @@ class Streams:
 
         Who goes on says what follows the stream's `sent`: so many of its messages the broker has had. Where it had left in order, nothing
         that it took comes again, unless it was written together with what it had not taken. Where it was killed, up to a window of messages
-        may, but for those that it is done with, if it has noted how many: `taken`, which the stream counts. A stream to a role stays with the
-        member who took it (`peer`), who is the one to name.
+        may come again; not those that it has noted as `taken`, which the stream counts. A stream to a role stays with the member who took
+        it (`peer`), who is the one to name.
 
         Raises StreamRefused where that stream is over, or one with somebody else; StreamLost where less was said to us than was `taken`:
         the broker has forgotten it, or it is another one. And as `open`.
