@@ -104,7 +104,7 @@ def _tools(options: argparse.Namespace) -> dict[str, dict[str, str]]:
 
 
 async def _connect(options: argparse.Namespace) -> int:
-    settings = _settings(options, options.caller)
+    settings = _settings(options, options.caller, usually="host")
     if options.find_only and options.name is not None:
         raise ConfigError("--find-only is for all agents as one", hint="leave the name out")
     if options.name == CONTROL_PLANE:
@@ -197,8 +197,9 @@ def _settled() -> None:
     gc.set_threshold(10_000, 20, 20)
 
 
-def _settings(options: argparse.Namespace, name: str) -> Settings:
+def _settings(options: argparse.Namespace, name: str | None, usually: str | None = None) -> Settings:
     return make_settings(
+        usually,
         name=name,
         state_dir=options.state_dir,
         broker=options.broker,

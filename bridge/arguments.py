@@ -80,7 +80,7 @@ def make_parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawTextHelpFormatter,
     )
     connect.add_argument("name", nargs="?", help="the agent (or role) that the host talks to; without it: all agents as one")
-    connect.add_argument("--as", dest="caller", default="host", help="the host's own name on the mesh (default: host)")
+    connect.add_argument("--as", dest="caller", help="the host's own name on the mesh (default: its credentials', MESH_NAME, or host)")
     connect.add_argument("--find-only", action="store_true", help="without a name: show only find_tools and call_tool")
     connect.add_argument(
         "--print-config",

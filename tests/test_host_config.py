@@ -11,6 +11,7 @@ import pytest
 
 from bridge.config import HostFile, read_file
 from bridge.host_config import HOSTS, advice, make_entry, make_http_entry
+from mesh.identity.authority import Authority
 from mesh.settings import make_settings
 from tests.helpers import ROOT
 
@@ -70,6 +71,13 @@ def test_the_command_prints_the_file_on_stdout_and_the_advice_on_stderr() -> Non
     assert printed.returncode == 0
     assert "time" in json.loads(printed.stdout)["mcpServers"]
     assert ".cursor/mcp.json" in printed.stderr
+
+
+def test_a_host_is_who_its_credentials_say(tmp_path: Path) -> None:
+    credentials = Authority.open(tmp_path, create=True).issue("ann", ("host",)).path
+    for words, name in (((), "host"), (("--credentials", str(credentials)), "ann")):
+        ((_, made),) = json.loads(run("connect", "--print-config", "cursor", *words).stdout)["mcpServers"].items()
+        assert made["args"][made["args"].index("--as") + 1] == name
 
 
 def test_find_only_is_for_all_agents() -> None:

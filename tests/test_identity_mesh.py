@@ -7,6 +7,7 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 
 from mesh import Mesh, clock
 from mesh.errors import CallTimeout, ConfigError, Denied, NotAdmitted
@@ -90,6 +91,17 @@ async def test_who_was_revoked_is_not_let_in_again(broker: Broker) -> None:
     with pytest.raises(NotAdmitted):
         async with Mesh(name="fired", broker=broker.url, credentials=copy):
             pass
+
+
+async def test_who_is_revoked_meanwhile_reads_it_in_its_log(broker: Broker) -> None:
+    with capture_logs() as logs:
+        async with asyncio.timeout(20), Mesh(name="sacked", broker=broker.url) as mesh:
+            broker.authority.revoke("sacked")
+            await push(broker.authority, broker.url)
+            while not mesh.connection.turned_away:  # noqa: ASYNC110 - the connection has nobody to tell
+                await asyncio.sleep(0.02)
+    [told] = [each for each in logs if each["event"].startswith("the broker does not admit 'sacked' any more")]
+    assert "`mesh auth issue sacked`" in told["hint"]
 
 
 # ---- calls that no role allows

@@ -447,7 +447,10 @@ class Connection:
                 self._tls_problem = getattr(error, "verify_message", "") or getattr(error, "reason", None) or str(error)
             # Who was revoked on this machine has no file any more.
             no_file = isinstance(error, FileNotFoundError) and error.filename == self._options.get("user_credentials")
-            self._turned_away = self._turned_away or no_file or _NOT_ADMITTED.search(str(error)) is not None
+            if not self._turned_away and (no_file or _NOT_ADMITTED.search(str(error))):
+                self._turned_away = True
+                if self._supervisor is not None:  # it was opened, and nobody awaits anything of it now
+                    _log.warning(self.why_down().message, connection=self.name, hint=self.why_down().hint)
         if (deaf := _SUBSCRIBE_REFUSED.search(str(error))) and deaf[1].lower() == f"{self._inbox}.*".lower():
             self._deaf = True
             self._fail_requests()
