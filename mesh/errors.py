@@ -2,6 +2,7 @@
 
 MeshError
 ├── ConfigError            what a person wrote is wrong               invalid_config, unknown_agent_file
+├── BadUsage               a command that was not asked properly      bad_usage
 ├── BrokerError            the broker cannot be used
 │   ├── BrokerUnavailable  not reachable, or gone                     broker_unavailable
 │   │   └── NotAdmitted    the broker does not take the credentials   not_admitted
@@ -32,6 +33,7 @@ MeshError
     ├── BadSchedule        a time that no message can be sent at      bad_schedule
     ├── NoSuchSchedule     the sender has no schedule of that id      no_such_schedule
     ├── NoSuchJob          the caller has no job of that id           no_such_job
+    ├── NoSuchDeadLetter   there is no dead letter of that number     no_such_dead_letter
     ├── JobFailed          a job that failed, or was not done in time job_failed
     ├── JobCancelled       its caller wanted it no more               job_cancelled
     ├── StreamRefused      no such stream there, or a broken protocol stream_refused
@@ -70,6 +72,12 @@ class MeshError(Exception):
         if self.details:
             body["details"] = {key: _plain(value) for key, value in self.details.items()}
         return body
+
+
+class BadUsage(MeshError):
+    """A command with an option that it does not have, without an argument that it needs, or with one that it cannot read."""
+
+    code = "bad_usage"
 
 
 class ConfigError(MeshError):
@@ -275,6 +283,12 @@ class NoSuchJob(CallError):
     """The caller has no job of that id, or it is over and no longer kept."""
 
     code = "no_such_job"
+
+
+class NoSuchDeadLetter(CallError):
+    """There is no dead letter of that number: it was sent again, mended (then it has another one), dropped, or never there."""
+
+    code = "no_such_dead_letter"
 
 
 class JobFailed(CallError):

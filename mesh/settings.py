@@ -111,9 +111,12 @@ def read_runtime(state_dir: Path) -> dict[str, Any]:
     try:
         found = json.loads(path.read_text())
     except FileNotFoundError:
-        raise BrokerUnavailable(
-            f"no mesh runs on {state_dir}", hint="start one with `mesh up`, or say where it is with --state-dir DIR or --broker URL"
-        ) from None
+        problem = BrokerUnavailable(
+            f"no mesh runs on {state_dir.absolute()}",
+            hint="start one with `mesh up`, or say where it is with --state-dir DIR or --broker URL; in Python: Mesh(state_dir=…)",
+        )
+        problem.add_note(f"hint: {problem.hint}")  # in another directory, a program's first traceback
+        raise problem from None
     except (OSError, ValueError) as error:
         raise BrokerUnavailable(f"{path} cannot be read: {error}") from None
     if not isinstance(found, dict) or not isinstance(found.get("broker"), str):

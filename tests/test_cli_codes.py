@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import traceback
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 from mesh import Mesh
 from mesh.broker import AgentMessage, Reject
 from mesh.cli.jobs import WITH_ERROR
+from mesh.errors import BrokerUnavailable
 from mesh.jobs import Reject as RejectJob
 from mesh.jobs import Work
 from tests.cli_helpers import mesh
@@ -126,3 +128,21 @@ async def test_a_job_whose_tool_failed_is_done_with_an_error(broker: Broker, job
         each for each in (await mesh("jobs", "list", "--json", *broker.options, cwd=tmp_path)).json if each["id"] == jobs["BROKEN"]
     ]
     assert (record["state"], record["result"]) == ("done", {"isError": True})
+
+
+async def test_what_is_not_asked_properly_is_json_too(tmp_path: Path) -> None:
+    for words in ("jobs list --nosuch", "send", "send a b --in soon", "nosuch", "dlq show x"):
+        ended = await mesh(*words.split(), "--json", cwd=tmp_path)
+        assert (ended.code, ended.out, json.loads(ended.err)["code"]) == (2, "", "bad_usage"), words
+        assert (await mesh(*words.split(), cwd=tmp_path)).code == 2
+
+
+async def test_a_program_in_another_directory_is_told_where_it_looked_and_what_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MESH_STATE_DIR", raising=False)
+    monkeypatch.delenv("MESH_BROKER", raising=False)
+    with pytest.raises(BrokerUnavailable, match=f"no mesh runs on {tmp_path}/.mesh") as gone:
+        await Mesh().__aenter__()
+    assert "hint: start one with `mesh up`" in "".join(traceback.format_exception(gone.value))

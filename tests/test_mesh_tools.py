@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from datetime import datetime, timedelta
 from typing import Any, Literal
 
 import jsonschema_rs
@@ -210,6 +211,14 @@ async def test_arguments_that_are_wrong_are_told(plane: str) -> None:
         assert "to: " in await failed(client, "send_message", type="t")
         assert "priorty" in await failed(client, "send_message", to="a", type="t", priorty="high")
         assert "bad_schedule" in await failed(client, "send_message", to="a", type="t", at="tomorrow")
+        assert "has passed" in await failed(client, "send_message", to="a", type="t", at="2020-01-01T00:00:00Z")
+        assert "delay" in await failed(client, "send_message", to="a", type="t", delay="soon")
+        for delay in ("1h", 3600):
+            scheduled = await called(client, "send_message", to="a", type="t", delay=delay)
+            (found,) = (await called(client, "list_schedules"))["schedules"]
+            assert found["id"] == scheduled["id"]
+            assert datetime.fromisoformat(found["at"]) > datetime.fromisoformat(found["made"]) + timedelta(minutes=59)
+            await called(client, "cancel_schedule", id=found["id"])
         asked = {"agent_tool": "send_message", "arguments": {"to": "a", "type": "t"}}
         async with Client(mesh_transport(mesh=mesh, only_find=True)) as other:
             assert (await other.call_tool("call_tool", asked)).structured_content

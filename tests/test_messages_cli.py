@@ -101,6 +101,8 @@ async def test_what_is_sent_later(broker: Broker, plane: str, tmp_path: Path) ->
             out, _ = await listening.communicate()
     heard = json.loads(out)
     assert (heard["sender"], heard["content"]) == ("planner", "soon")
+    past = await mesh("send", "later", "t", "--at", "2020-01-01T00:00", *as_planner, cwd=tmp_path)
+    assert (past.code, "that time has passed" in past.err) == (2, True)
     for number, when in enumerate(
         (("--every", "5m"), ("--cron", "0 9 * * 1-5", "--zone", "Europe/Berlin"), ("--at", "2100-01-01T00:00:00Z"))
     ):
@@ -194,7 +196,7 @@ async def test_dead_letters_are_dropped(broker: Broker, plane: str, tmp_path: Pa
     assert (await mesh("dlq", "drop", number, "--json", *broker.options, cwd=tmp_path)).json == [number]
     assert [each.item.content for each in await _letters(broker, "bin")] == [2]
     gone = await mesh("dlq", "show", number, "--json", *broker.options, cwd=tmp_path)
-    assert gone.error["code"] == "invalid_config"
+    assert gone.error["code"] == "no_such_dead_letter"
     unsaid = await mesh("dlq", "redrive", "--json", *broker.options, cwd=tmp_path)
     assert unsaid.error["code"] == "invalid_config"
     listed = await mesh("dlq", "list", *broker.options, cwd=tmp_path)

@@ -8,11 +8,12 @@ from typing import Any
 from bridge.mesh_tools import shapes
 from bridge.mesh_tools.hints import for_hosts
 from bridge.mesh_tools.inbox import Inbox
-from mesh import Mesh
+from mesh import Mesh, clock
 from mesh.broker.mailboxes import MOST_NAMES, nobody_at, nobody_takes
 from mesh.broker.sending import MessageOptions
-from mesh.errors import CallTimeout, MeshError, NoSuchAgent
+from mesh.errors import BadSchedule, CallTimeout, MeshError, NoSuchAgent
 from mesh.jobs import JobRecord
+from mesh.policy.when import at_ns, read_span
 from mesh.registry.directory import Directory
 from mesh.subjects import CONTROL_PLANE
 
@@ -48,7 +49,10 @@ class Doing:
                 problem.hint = ". ".join(each for each in (warning, problem.hint) if each)
                 raise
         else:
-            await messages.publish_message(*said, expires=asked.expires, delay=asked.delay, at=asked.at, **options)
+            delay = read_span(asked.delay) if isinstance(asked.delay, str) else asked.delay
+            if asked.at is not None and at_ns(asked.at) < clock.wall_ns():
+                raise BadSchedule(f"{asked.at} has passed", hint="leave at out to send it now")
+            await messages.publish_message(*said, expires=asked.expires, delay=delay, at=asked.at, **options)
         return {"id": id, "warning": warning}
 
     async def check_messages(self, asked: shapes.CheckMessages) -> Mapping[str, Any]:

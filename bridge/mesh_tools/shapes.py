@@ -1,8 +1,10 @@
 """What the mesh's own tools take and give: pydantic models, whose JSON schemas the hosts see. Times are ISO 8601, in UTC."""
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
+
+from mesh.policy.when import SPAN
 
 Priority = Literal["critical", "high", "normal", "low"]
 
@@ -34,7 +36,9 @@ class SendMessage(Takes):
     metadata: dict[str, Any] = Field({}, description="Whatever else the receiver should know.")
     expires: float | None = Field(None, gt=0, description="Seconds after which nobody begins to handle it.")
     wait: float | None = Field(None, gt=0, le=300, description="Wait so many seconds until it was handled, and return the answer.")
-    delay: float | None = Field(None, ge=0, description="Send it in so many seconds.")
+    delay: Annotated[float, Field(ge=0)] | Annotated[str, Field(pattern=f"^{SPAN}$")] | None = Field(
+        None, description="Send it in a while: 90s, 10m, 2h, 1d, or a number of seconds."
+    )
     at: str | None = Field(None, description="Send it at this time, ISO 8601 with its zone.")
     every: int | None = Field(None, ge=1, description="Send it every so many seconds, until it is cancelled.")
     cron: str | None = Field(None, description="Send it as a cron line says, in UTC, until it is cancelled: 0 9 * * 1-5.")

@@ -4,11 +4,15 @@ So `mesh --help` reads only the signatures: no broker client, no Rich tables, no
 """
 
 import sys
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
 
 from mesh.cli import agents, auth, call, dlq, doctor, events, jobs, journal, messages, stream, topology, up
+from mesh.errors import BadUsage
+
+_UsageError: Final[type[BaseException]] = typer.BadParameter.__bases__[0]
+"""Of all that a command line can be wrong in. Typer does not name it."""
 
 
 def _version(asked: bool) -> None:
@@ -47,4 +51,18 @@ def make_app() -> typer.Typer:
 
 def main() -> None:
     """The entry point of the console script."""
-    make_app()(prog_name="mesh")
+    if "--json" not in sys.argv:
+        make_app()(prog_name="mesh")
+        return
+    try:
+        code = make_app()(prog_name="mesh", standalone_mode=False)
+    except _UsageError as problem:
+        from mesh.cli.running import show_error
+
+        context = getattr(problem, "ctx", None)
+        hint = f"`{'mesh' if context is None else context.command_path} --help` shows what it takes"
+        show_error(BadUsage(getattr(problem, "format_message", problem.__str__)(), hint=hint), as_json=True)
+        sys.exit(2)
+    except typer.Abort:
+        sys.exit(1)
+    sys.exit(code)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from mesh import clock
 from mesh.cli import options
 from mesh.cli.running import execute, joined
 from mesh.cli.times import read_span, read_time
@@ -60,13 +61,14 @@ def send(
     if at is not None and at[-1:] in "smhdw":
         raise typer.BadParameter("a time, as 2026-01-31T12:00; for a while from now: --in 10m", param_hint="--at")
     delay, due = read_span("--in", after), read_time("--at", at)
+    if due is not None and due < clock.wall_ns():
+        raise typer.BadParameter("that time has passed; to send it now, leave --at out", param_hint="--at")
     period = read_span("--every", every)
     if period is not None and period != int(period):
         raise typer.BadParameter("whole seconds, at least one", param_hint="--every")
     said = read_content(sys.stdin.read() if content == "-" else content)
 
     async def work() -> None:
-        from mesh import clock
         from mesh.broker import MessageOptions
         from mesh.cli.render import print_json, print_text
 

@@ -15,7 +15,17 @@ from typing import Any, NamedTuple, Protocol
 from mesh import clock
 from mesh.delivery.dead import write_letter
 from mesh.delivery.storing import Store, what_is_full
-from mesh.errors import ApiError, BrokerUnavailable, ConfigError, MailboxFull, MalformedMessage, MeshError, Refused, TooLarge
+from mesh.errors import (
+    ApiError,
+    BrokerUnavailable,
+    ConfigError,
+    MailboxFull,
+    MalformedMessage,
+    MeshError,
+    NoSuchDeadLetter,
+    Refused,
+    TooLarge,
+)
 from mesh.link.connection import Connection
 from mesh.link.jetstream import NO_MESSAGE, JetStream
 from mesh.link.reader import Stored, read_message_at, read_stream
@@ -94,11 +104,11 @@ class DeadLetters:
         return [each async for each in self.read(target) if sender in (None, each.sender) and code in (None, each.letter.code)]
 
     async def get(self, number: int) -> Kept:
-        """Raises ConfigError where there is none of that number."""
+        """Raises NoSuchDeadLetter."""
         found = await read_message_at(self._js, DEAD_LETTERS, number)
         kept = None if found is None else self._kept(found)
         if kept is None:
-            raise ConfigError(f"there is no dead letter {number}", hint="`mesh dlq list` shows those that there are")
+            raise NoSuchDeadLetter(f"there is no dead letter {number}", hint="`mesh dlq list` shows those that there are")
         return kept
 
     async def edit(self, kept: Kept, content: Any) -> None:

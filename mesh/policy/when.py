@@ -18,8 +18,13 @@ LONGEST_EVERY: Final = 366 * 86_400
 LATEST_NS: Final = 9_000_000_000 * 10**9
 """The same bound for a time, in the year 2255."""
 
+SPAN: Final = r"(\d+(?:\.\d+)?)(ms|s|m|h|d|w)"
+
 _CRON: Final = re.compile(r"[0-9A-Za-z*/,?-]+( [0-9A-Za-z*/,?-]+){4,5}").fullmatch
 """Five or six fields. Nothing else may get into a header, least of all `@every 1ns`."""
+
+_SPAN: Final = re.compile(SPAN).fullmatch
+_SECONDS: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3_600.0, "d": 86_400.0, "w": 604_800.0}
 
 _ZONE: Final = re.compile(r"[A-Za-z0-9_+/-]{1,64}").fullmatch
 
@@ -75,6 +80,12 @@ def read_when(said: dict[str, Any]) -> When:
     if not (isinstance(cron, str | None) and isinstance(zone, str | None)):
         raise BadSchedule("a cron line and its time zone are texts", hint=_HINT)
     return When(at_ns=None if at is None else at_ns(at), every=every, cron=None if cron is None else " ".join(cron.split()), zone=zone)
+
+
+def read_span(text: str) -> float | None:
+    """Seconds of a span as people write it: 90s, 10m, 2h, 1.5d. None for what is none."""
+    said = _SPAN(text)
+    return None if said is None else float(said[1]) * _SECONDS[said[2]]
 
 
 def in_a_while(seconds: float, now_ns: int) -> When:
