@@ -75,6 +75,21 @@ def test_a_stream_that_takes_the_copies_of_a_bucket_is_found() -> None:
     assert double_captures(topology) == (("KV_b", "copy.b.>", "S", "copy.>"),)
 
 
+def test_a_stream_may_take_the_headers_of_another() -> None:
+    said = {"subjects": ("a.>",), "republish": ("a.>", "copy.>")}
+    for headers in (False, True):
+        topology = Topology((stream(**said, republish_headers=headers), stream(name="T", subjects=("copy.>",))))
+        assert bool(double_captures(topology)) is not headers
+
+
+async def test_the_plan_sees_whether_the_headers_alone_are_copied(js) -> None:
+    whole, headers = (stream(republish=("s.>", "copy.>"), republish_headers=only) for only in (False, True))
+    await ensure(js, whole)
+    (action,) = plan(Topology((headers,)), await read_actual(js, Topology()))
+    assert action.kind is Kind.UPDATE
+    await ensure(js, headers, update=True)
+
+
 def test_everything_declared_is_bounded() -> None:
     for spec in declare().all_streams():
         assert spec.max_bytes > 0, spec.name
