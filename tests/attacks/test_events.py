@@ -7,7 +7,7 @@ import pytest
 
 from mesh import Mesh, clock
 from mesh.broker import AgentMessage
-from mesh.errors import CallError, ConfigError, Denied
+from mesh.errors import CallError, Denied, NoSuchDeadLetter
 from mesh.wire.event import CONTENT_TYPE, STRUCTURED
 from mesh.wire.jsonrpc import dumps
 from mesh.wire.letter import DEAD_HEADER, DeadLetter
@@ -273,5 +273,5 @@ async def test_an_event_of_ones_own_dead_letter_reaches_nobody_else(world: World
         await now.holds(1)
         assert (heard.data, now.data) == (["true"], ["true"])
         assert [each.data async for each in honest.events.replay_events("build.>", start)] == ["true"]
-        with pytest.raises(ConfigError):
+        with pytest.raises(NoSuchDeadLetter):
             await operator.messages.dead_letters.get(kept.number)
