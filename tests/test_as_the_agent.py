@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from mesh.identity.authority import Authority
 from mesh.settings import make_settings
 from tests.cli_helpers import ENVIRONMENT, ROOT, Up, up
 from tests.test_up import NOTES
@@ -99,3 +100,13 @@ def test_an_environment_leads_to_nothing_of_others(monkeypatch: pytest.MonkeyPat
         "MESH_NAME": "agent", "MESH_PREFIX": "mesh", "MESH_BROKER": "nats://one:4222,two:4222", "MESH_HEALTH_PERIOD": "3"
     }  # fmt: skip
     assert made["PATH"] == os.environ["PATH"]
+
+
+def test_credentials_that_are_given_say_the_name_before_the_environment_does(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    path = Authority.open(tmp_path, create=True).issue("ann", ("host",)).path
+    monkeypatch.setenv("MESH_NAME", "agent")
+    assert make_settings().name == "agent"
+    assert make_settings(credentials=path).name == "ann"
+    assert make_settings(credentials=path, name="bob").name == "bob"
+    monkeypatch.setenv("MESH_CREDENTIALS", str(path))
+    assert make_settings().name == "agent"
