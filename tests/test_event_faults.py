@@ -22,9 +22,9 @@ class Everybody:
     def __init__(self, *barred: str) -> None:
         self.barred = barred
 
-    def check_hears(self, caller: str, filter: str, what: str) -> None:
+    def check_hears(self, caller: str, filter: str) -> None:
         if caller in self.barred:
-            raise Denied(f"{caller} may not {what}: {filter}")
+            raise Denied(f"{caller} may not hear {filter}")
 
     def rules(self, caller: str) -> bool:
         return False
