@@ -172,7 +172,8 @@ async def test_keep_a_call_out_of_the_journal(world: World, header: str, monkeyp
     with capture_logs() as logs:
         await attacker.publish(subject, body, reply, {header: KEEP_OUT[header]})
         await until(lambda: presence._responder.refused == 1)
-    assert [(each["agent"], each["subject"]) for each in logs if each["event"] == "message refused"] == [("victim", subject)]
+    refused = [(each["agent"], each["subject"]) for each in logs if each["event"] == "message refused"]
+    assert [each for each in refused if each[0] == "victim"] == [("victim", subject)]  # the control plane may refuse the note only now
     assert recorder.calls == []
     monkeypatch.setattr("mesh.link.responder.any", lambda _: False, raising=False)
     await attacker.publish(subject, body, reply, {header: KEEP_OUT[header]})
