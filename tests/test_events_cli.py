@@ -83,6 +83,7 @@ async def test_listen_ends_when_nobody_reads_it(broker: Broker, plane: str, tmp_
         await publisher.events.publish("head.x", 1)
         assert (await asyncio.wait_for(listening.stdout.readline(), 30)).endswith(b": 1\n")
         listening._transport.get_pipe_transport(1).close()  # type: ignore[attr-defined]
+        await asyncio.sleep(0)  # it is closed in the next round of the loop
         await publisher.events.publish("head.x", 2)
         assert await asyncio.wait_for(listening.wait(), 30) == 0
     again = await mesh("events", "listen", "head.x", "--durable", "head", "--count", "1", *broker.options, cwd=tmp_path)

@@ -59,6 +59,7 @@ async def test_what_nobody_reads_is_not_taken(broker: Broker, plane: str, tmp_pa
             assert listening.stdout is not None
             assert b"first" in await listening.stdout.readline()
             listening._transport.get_pipe_transport(1).close()  # type: ignore[attr-defined]
+            await asyncio.sleep(0)  # it is closed in the next round of the loop
             await sender.messages.publish_message("piped", "t", "second")
             async with asyncio.timeout(10):
                 assert await listening.wait() == 0
